@@ -1,0 +1,49 @@
+"""Bounds and weights from log importance weights log_w [k, batch], in nats. Torch only.
+
+Every bound and NLL the project reports comes from `iwae_bound` or its streaming form, whatever an
+objective differentiates.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+__all__ = ["StreamingBounds", "effective_sample_size", "elbo", "iwae_bound", "normalized_weights"]
+
+
+def iwae_bound(log_w: Tensor) -> Tensor:
+    """L̂_k = log (1/k) Σ_i w_i per datum (Burda et al. 2016, eq. 8). [k, batch] -> [batch], nats."""
+    return torch.logsumexp(log_w, dim=0) - math.log(len(log_w))
+
+
+def elbo(log_w: Tensor) -> Tensor:
+    """(1/k) Σ_i log w_i per datum: the ELBO averaged over samples. [k, batch] -> [batch], nats."""
+    return log_w.mean(0)
+
+
+def normalized_weights(log_w: Tensor) -> Tensor:
+    """w̃_i = w_i / Σ_j w_j per datum, cut from the graph. [k, batch] -> [k, batch]."""
+    return torch.softmax(log_w.detach(), dim=0)
+
+
+def effective_sample_size(log_w: Tensor) -> Tensor:
+    """1 / Σ_i w̃_i² per datum, between 1 and k. [k, batch] -> [batch]."""
+    return 1 / normalized_weights(log_w).square().sum(0)
+
+
+class StreamingBounds:
+    """`iwae_bound` and `elbo` of log-weights that arrive in chunks; keeps two float64 numbers a datum."""
+
+    def __init__(self) -> None:
+        self.k = 0
+
+    def add(self, log_w: Tensor) -> None:
+        """Take in the log-weights [chunk, batch] of more samples of the same data."""
+        log_w = log_w.double()
+        bound, mean, share = iwae_bound(log_w), elbo(log_w), len(log_w) / (self.k + len(log_w))
+        if self.k:
+            bound = torch.logaddexp(self.iwae_bound + math.log1p(-share), bound + math.log(share))
+            mean = torch.lerp(self.elbo, mean, share)
+        self.iwae_bound, self.elbo = bound, mean
+        self.k += len(log_w)

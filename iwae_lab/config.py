@@ -1,0 +1,218 @@
+"""The typed root of the configuration, its checks, and the only place that instantiates `_target_`s."""
+
+import ast
+import dataclasses
+import inspect
+import os
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from hydra.core.config_store import ConfigStore
+from hydra.utils import get_object
+from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from iwae_lab.errors import UserError, did_you_mean
+
+__all__ = ["Config", "Evaluation", "build", "check", "help_text", "known_keys", "register"]
+
+CONF = Path(__file__).parent.parent / "conf"
+PRECISIONS = ("auto", "32", "bf16")
+ACCELERATORS = ("auto", "cpu", "gpu")
+
+T = TypeVar("T")
+
+
+@dataclass
+class Evaluation:
+    """What is measured when training ends."""
+
+    k: int = 5000
+    """samples per image of the reported NLL"""
+    images: int | None = None
+    """evaluate on the first n test images; null: all"""
+
+    def __post_init__(self) -> None:
+        _require("evaluation.k", self.k, self.k >= 1, "an integer of at least 1")
+        if self.images is not None:
+            _require("evaluation.images", self.images, self.images >= 2, "null or an integer of at least 2")
+
+
+@dataclass
+class Config:
+    """One job: the groups chosen, and the keys that stand beside them."""
+
+    dataset: Any = MISSING
+    model: Any = MISSING
+    objective: Any = MISSING
+    schedule: Any = MISSING
+    optimizer: Any = MISSING
+    logger: Any = MISSING
+    k: int = 50
+    """importance samples per image in training"""
+    seed: int = 0
+    """seed of initialisation, batches, binarization and noise"""
+    evaluation: Evaluation = field(default_factory=Evaluation)
+    init_from: str | None = None
+    """run folder whose weights and optimizer state to start from"""
+    runs_dir: str = "runs"
+    """where run folders go"""
+    data_dir: str | None = None
+    """where datasets are; null: $IWAE_LAB_DATA, else the user's cache"""
+    accelerator: str = "auto"
+    """auto (gpu where there is one), cpu or gpu"""
+    precision: str = "auto"
+    """training arithmetic: auto, 32 or bf16 (autocast); what is reported is never below fp32"""
+    threads: str = "auto"
+    """CPU threads of this job; auto: all cores"""
+    force: bool = False
+    """run again although a finished run is there (the old folder is kept in runs_dir/.replaced)"""
+
+    def __post_init__(self) -> None:
+        _require("k", self.k, self.k >= 1, "an integer of at least 1")
+        _require("seed", self.seed, 0 <= self.seed < 2**32, "an integer from 0 to 2**32 - 1")
+        _require("precision", self.precision, self.precision in PRECISIONS, f"one of {', '.join(PRECISIONS)}")
+        _require("accelerator", self.accelerator, self.accelerator in ACCELERATORS, f"one of {', '.join(ACCELERATORS)}")
+        valid_threads = self.threads == "auto" or (self.threads.isdigit() and int(self.threads) >= 1)
+        _require("threads", self.threads, valid_threads, "auto or an integer of at least 1")
+        if self.data_dir is not None:
+            _require("data_dir", self.data_dir, Path(self.data_dir).is_dir(), "an existing directory")
+        if self.init_from is not None:
+            found = (Path(self.init_from) / "result.json").is_file()
+            _require("init_from", self.init_from, found, "the folder of a run, with its result.json")
+        _require("runs_dir", self.runs_dir, _writable(Path(self.runs_dir)), "a directory that can be written")
+
+
+def _require(key: str, value: object, holds: bool, expected: str) -> None:
+    if not holds:
+        raise UserError(f"{key}={value}: expected {expected}")
+
+
+def _writable(folder: Path) -> bool:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return False
+    return os.access(folder, os.W_OK | os.X_OK)
+
+
+def register() -> None:
+    """Make the schema (`config_schema`) and the help text known to Hydra."""
+    ConfigStore.instance().store(name="config_schema", node=Config)
+    OmegaConf.register_new_resolver("iwae_lab_help", help_text, replace=True)
+
+
+def check(cfg: DictConfig) -> Config:
+    """The composed configuration as a checked `Config`; groups become plain dictionaries.
+
+    Raises `UserError` for a value out of range, or a group key its class does not know.
+    """
+    try:
+        OmegaConf.resolve(cfg)
+        config = OmegaConf.to_object(cfg)
+    except OmegaConfBaseException as error:
+        if isinstance(error.__cause__, UserError):
+            raise error.__cause__ from None
+        raise
+    assert isinstance(config, Config)
+    for group in ("dataset", "model", "objective", "schedule", "optimizer"):
+        arguments(getattr(config, group), group)
+    return config
+
+
+def arguments(node: dict[str, Any], key: str) -> tuple[type, dict[str, Any]]:
+    """The class a group's node names and its arguments, checked against the class's signature.
+
+    A parameter without annotation, or keyword-only, is given by the program and no key of the node.
+    """
+    try:
+        cls = get_object(node["_target_"])
+    except (KeyError, ImportError, ValueError) as error:
+        raise UserError(f"{key}._target_={node.get('_target_')}: expected a class to import ({error})") from None
+    hints = typing.get_type_hints(cls.__init__)
+    fields = []
+    for name, parameter in inspect.signature(cls).parameters.items():
+        if parameter.kind is parameter.POSITIONAL_OR_KEYWORD:
+            default = MISSING if parameter.default is parameter.empty else parameter.default
+            mutable = isinstance(default, list | dict)
+            value = field(default_factory=lambda v=default: v) if mutable else field(default=default)
+            fields.append((name, hints[name], value))
+    given = {name: value for name, value in node.items() if name not in ("_target_", "name")}
+    names = [name for name, *_ in fields]
+    for name in given:
+        if name not in names:
+            expected = f"expected one of {', '.join(names)}" if names else f"{cls.__name__} has no parameters"
+            raise UserError(f"{key}.{name}={given[name]}: no such key{did_you_mean(name, names)}; {expected}")
+    schema = OmegaConf.structured(dataclasses.make_dataclass(cls.__name__, fields))
+    for name, value in given.items():
+        try:
+            OmegaConf.update(schema, name, value)
+        except OmegaConfBaseException as error:
+            hint = str(hints[name]).removeprefix("<class '").removesuffix("'>")
+            raise UserError(f"{key}.{name}={value}: expected {hint} ({str(error).splitlines()[0]})") from None
+    for name in names:
+        if OmegaConf.is_missing(schema, name):
+            raise UserError(f"{key}.{name} is missing: {cls.__name__} needs it")
+    return cls, typing.cast(dict[str, Any], OmegaConf.to_container(schema))
+
+
+def build(base: type[T], node: dict[str, Any], key: str, **given: Any) -> T:
+    """Instantiate a group's node, with the keyword-only arguments `given`, as an instance of `base`."""
+    cls, values = arguments(node, key)
+    if not issubclass(cls, base):
+        raise UserError(f"{key}._target_={node['_target_']}: expected a subclass of {base.__name__}")
+    try:
+        return cls(**values, **given)
+    except UserError as error:
+        raise UserError(f"{key}.{error}") from None
+
+
+def known_keys() -> list[str]:
+    """The keys of the root and of `evaluation`."""
+    nested = [f"evaluation.{f.name}" for f in dataclasses.fields(Evaluation)]
+    return [f.name for f in dataclasses.fields(Config)] + nested
+
+
+def _docstrings(cls: type) -> dict[str, str]:
+    """The string that follows each field in the source of a dataclass."""
+    body = ast.parse(inspect.getsource(cls)).body[0].body  # type: ignore[attr-defined]
+    docs = {}
+    for statement, following in zip(body, body[1:], strict=False):
+        if isinstance(statement, ast.AnnAssign) and isinstance(following, ast.Expr):
+            docs[statement.target.id] = following.value.value  # type: ignore[union-attr, attr-defined]
+    return docs
+
+
+def help_text() -> str:
+    """What `python train.py --help` prints: groups and their options, root keys, each with a line."""
+    entries = OmegaConf.load(CONF / "config.yaml").defaults
+    defaults = {k: v for entry in entries if isinstance(entry, DictConfig) for k, v in entry.items()}
+    lines = ["Train and evaluate one model.   python train.py [group=option] [key=value] [group.key=value]", ""]
+    for group in sorted(path for path in CONF.iterdir() if path.is_dir()):
+        lines.append(f"{group.name}=")
+        for option in sorted(group.glob("*.yaml")):
+            summary = next(
+                (
+                    line[2:].strip()
+                    for line in option.read_text().splitlines()
+                    if line.startswith("# ") and not line.startswith("# @")
+                ),
+                "",
+            )
+            mark = "*" if defaults.get(group.name) == option.stem else " "
+            lines.append(f" {mark} {option.stem:<16} {summary}")
+    lines += ["", "(* default)   keys:"]
+    for cls, prefix in ((Config, ""), (Evaluation, "evaluation.")):
+        docs = _docstrings(cls)
+        for f in dataclasses.fields(cls):
+            if f.name in docs:
+                default = "null" if f.default is None else str(f.default).lower()
+                lines.append(f"   {prefix + f.name + '=' + default:<20} {docs[f.name]}")
+    lines += [
+        "",
+        "A multirun takes lists:      python train.py -m objective=vae,iwae k=1,5,50",
+        "The composed configuration:  python train.py --cfg job [overrides]",
+    ]
+    return "\n".join(lines).replace("$", "$$")

@@ -1,0 +1,1 @@
+"""Datasets: locate, verify, read, split; then binarize on the device."""

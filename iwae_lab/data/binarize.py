@@ -1,0 +1,23 @@
+"""Grey levels to binary pixels."""
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+__all__ = ["draw_once", "resample"]
+
+
+def resample(images: Tensor) -> Tensor:
+    """Each pixel 1 with probability grey level / 255, drawn anew. uint8 -> float32, same shape."""
+    thresholds = torch.randint(0, 255, images.shape, dtype=torch.uint8, device=images.device)
+    return (thresholds < images).float()
+
+
+def draw_once(images: NDArray[np.uint8], seed: int) -> NDArray[np.uint8]:
+    """One draw of 0/1 pixels that depends on nothing but grey levels and seed.
+
+    RandomState's stream is frozen by numpy for ever, so the draw is the same on every machine.
+    """
+    thresholds = np.random.RandomState(seed).randint(0, 255, images.shape, dtype=np.uint8)
+    return (thresholds < images).astype(np.uint8)

@@ -1,0 +1,69 @@
+"""Errors a user can mend, and how the command line shows them: one line, exit code 1."""
+
+import difflib
+import os
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+__all__ = ["UserError", "did_you_mean", "explain", "one_line_errors"]
+
+
+class UserError(Exception):
+    """Something the user can mend; the message names the key, the value and what was expected."""
+
+
+def did_you_mean(word: str, known: list[str]) -> str:
+    """' (did you mean X?)' for the known word nearest to `word`, else ''."""
+    near = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    return f" (did you mean {near[0]}?)" if near else ""
+
+
+def explain(error: BaseException) -> str:
+    """One line for an error: the messages of a configuration error and its cause, else type and text."""
+    if isinstance(error, UserError):
+        return _one_line(str(error))
+    module = type(error).__module__
+    if module.startswith(("hydra.", "omegaconf.")):
+        return _explain_configuration(error)
+    return _one_line(f"{type(error).__name__}: {error}")
+
+
+def _explain_configuration(error: BaseException) -> str:
+    from iwae_lab.config import known_keys
+
+    text = f"{error}\n{error.__cause__ or ''}"
+    if missing := re.search(r"Could not override '([^']*)'", text):
+        key = missing[1]
+        group, _, name = key.rpartition(".")
+        siblings = [k for k in known_keys() if k.rpartition(".")[0] == group]
+        expected = f"; expected one of {', '.join(siblings)}" if siblings else ""
+        return f"{key}: no such key{did_you_mean(key, siblings)}{expected}"
+    if missing := re.search(r"Could not find '(\w+)/([^']*)'\s*Available options in '\w+':((?:\n\t\w+)*)", text):
+        group, name, options = missing[1], missing[2], missing[3].split()
+        return f"{group}={name}: no such option{did_you_mean(name, options)}; expected one of {', '.join(options)}"
+    if wrong := re.search(r"Error merging override (\S+)\s*(Value .*)", text):
+        return _one_line(f"{wrong[1]}: {wrong[2]}")
+    return _one_line(re.sub(r"\n\s*(full_key|object_type|reference_type).*", "", text))
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+@contextmanager
+def one_line_errors() -> Iterator[None]:
+    """Turn an error into one line on stderr and exit code 1; HYDRA_FULL_ERROR=1 shows the traceback."""
+    full = os.environ.get("HYDRA_FULL_ERROR") == "1"
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # makes Hydra raise what it would otherwise print and swallow
+    try:
+        yield
+    except Exception as error:
+        if full:
+            raise
+        print(f"error: {explain(error)}", file=sys.stderr)
+        sys.exit(1)
+    finally:
+        if not full:
+            del os.environ["HYDRA_FULL_ERROR"]

@@ -1,0 +1,68 @@
+"""Bounds on log p(x) from many samples, in memory that does not grow with their number."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from iwae_lab.bounds import StreamingBounds
+from iwae_lab.evaluation.noise import BLOCK, ImageNoise
+from iwae_lab.model import LatentVariableModel
+
+__all__ = ["Likelihood", "likelihood"]
+
+SEED = 5000  # of the samples of every reported NLL; training draws from elsewhere
+
+
+@dataclass(frozen=True)
+class Likelihood:
+    """Bounds on log p(x) per image, float64 [images], nats."""
+
+    bound: Tensor
+    """L̂_k; the NLL is its negative"""
+    elbo: Tensor
+    """mean log-weight of the same samples"""
+    k: int
+
+    @property
+    def nll(self) -> float:
+        """−L̂_k, averaged over images."""
+        return -self.bound.mean().item()
+
+    @property
+    def nll_se(self) -> float:
+        """Standard error of `nll` over images."""
+        return (self.bound.std() / math.sqrt(len(self.bound))).item()
+
+
+@torch.no_grad()
+def likelihood(
+    model: LatentVariableModel,
+    images: Tensor,
+    k: int,
+    *,
+    seed: int = SEED,
+    rows: int = 4000,
+    chunk: int = 250,
+    progress: Callable[[int], None] = lambda images_done: None,
+) -> Likelihood:
+    """L̂_k and ELBO of binary images [images, pixels] from k samples each (Burda et al. 2016, eq. 8).
+
+    `rows` image-sample pairs are weighed at a time, in chunks of some `chunk` samples an image. The result
+    depends on `seed` and, but for rounding, on neither of them.
+    """
+    chunk = BLOCK * math.ceil(min(chunk, k) / BLOCK)
+    batch = max(1, rows // chunk)
+    dtype = next(model.parameters()).dtype
+    finished = []
+    for start in range(0, len(images), batch):
+        x = images[start : start + batch].to(dtype)
+        noise = ImageNoise(seed, range(start, start + len(x)), x.device)
+        bounds = StreamingBounds()
+        while bounds.k < k:
+            bounds.add(model.log_weights(x, min(chunk, k - bounds.k), noise))
+        finished.append(bounds)
+        progress(start + len(x))
+    return Likelihood(torch.cat([b.iwae_bound for b in finished]), torch.cat([b.elbo for b in finished]), k)

@@ -1,0 +1,116 @@
+"""Distributions, and the small networks that give their parameters. Torch only."""
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Generator, Tensor, nn
+from torch.nn import functional as F
+
+__all__ = ["Bernoulli", "Conditional", "Distribution", "Gaussian", "StandardNormal"]
+
+HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
+
+
+class Gaussian(NamedTuple):
+    """A diagonal Gaussian; the last dimension holds its units."""
+
+    mean: Tensor
+    log_std: Tensor
+
+    def noise(self, shape: tuple[int, ...], generator: Generator | None = None) -> Tensor:
+        """Standard normal noise of `shape` for `sample`."""
+        return torch.randn(shape, generator=generator, dtype=self.mean.dtype, device=self.mean.device)
+
+    def sample(self, noise: Tensor) -> Tensor:
+        """mean + σ·noise."""
+        return torch.addcmul(self.mean, self.log_std.exp(), noise)
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        """log density summed over units, nats."""
+        return self.log_prob_of_sample((z - self.mean) * torch.exp(-self.log_std))
+
+    def log_prob_of_sample(self, noise: Tensor) -> Tensor:
+        """`log_prob` of `sample(noise)`: z standardizes to the noise, so the total derivative is short."""
+        return -0.5 * noise.square().sum(-1) - self.log_std.sum(-1) - HALF_LOG_2PI * noise.shape[-1]
+
+
+class Bernoulli(NamedTuple):
+    """Independent binary units; the last dimension holds them."""
+
+    logits: Tensor
+
+    @property
+    def mean(self) -> Tensor:
+        return torch.sigmoid(self.logits)
+
+    def noise(self, shape: tuple[int, ...], generator: Generator | None = None) -> Tensor:
+        """Uniform noise of `shape` for `sample`."""
+        return torch.rand(shape, generator=generator, dtype=self.logits.dtype, device=self.logits.device)
+
+    def sample(self, noise: Tensor) -> Tensor:
+        """1 where the noise is below the probability, else 0; no gradient."""
+        return (noise < self.mean).to(noise.dtype)
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        """log p = Σ z·l − log(1 + e^l) over units, nats."""
+        return (z * self.logits).sum(-1) - F.softplus(self.logits).sum(-1)
+
+
+class StandardNormal(NamedTuple):
+    """The prior N(0, I); `origin` [units] gives its units, type and device."""
+
+    origin: Tensor
+
+    def noise(self, shape: tuple[int, ...], generator: Generator | None = None) -> Tensor:
+        return torch.randn(shape, generator=generator, dtype=self.origin.dtype, device=self.origin.device)
+
+    def sample(self, noise: Tensor) -> Tensor:
+        return noise
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        return -0.5 * z.square().sum(-1) - HALF_LOG_2PI * z.shape[-1]
+
+
+Distribution = Gaussian | Bernoulli | StandardNormal
+
+
+class Conditional(nn.Module):
+    """h [rows, n_in] -> a distribution over n_out units: a tanh body, then one linear head a parameter.
+
+    Weights are Glorot-uniform, biases zero (Burda et al. 2016, section 5).
+    """
+
+    def __init__(self, family: type[Gaussian] | type[Bernoulli], n_in: int, hidden: list[int], n_out: int) -> None:
+        super().__init__()
+        self.family = family
+        widths = [n_in, *hidden]
+        self.body = nn.ModuleList(_glorot(a, b) for a, b in zip(widths, widths[1:], strict=False))
+        self.heads = nn.ModuleList(_glorot(widths[-1], n_out) for _ in family._fields)
+
+    def forward(self, h: Tensor) -> Gaussian | Bernoulli:
+        for linear in self.body:
+            h = torch.tanh(linear(h))
+        return self.family(*(head(h) for head in self.heads))
+
+    @torch.no_grad()
+    def narrow_inputs(self, keep: Tensor, constant: Tensor) -> None:
+        """Drop the inputs where `keep` [n_in] is False, fixing them at `constant` [n_in] for ever."""
+        for linear in self.body[:1] if len(self.body) else self.heads:
+            linear.bias += linear.weight[:, ~keep] @ constant[~keep].to(linear.weight)
+            linear.weight = nn.Parameter(linear.weight[:, keep])
+            linear.in_features = len(linear.weight[0])
+
+    @torch.no_grad()
+    def narrow_outputs(self, keep: Tensor) -> None:
+        """Drop the units where `keep` [n_out] is False."""
+        for linear in self.heads:
+            linear.weight, linear.bias = nn.Parameter(linear.weight[keep]), nn.Parameter(linear.bias[keep])
+            linear.out_features = len(linear.weight)
+
+
+def _glorot(n_in: int, n_out: int) -> nn.Linear:
+    linear = nn.Linear(n_in, n_out)
+    nn.init.xavier_uniform_(linear.weight)
+    nn.init.zeros_(linear.bias)
+    return linear

@@ -1,0 +1,229 @@
+"""Latent variable models with L stochastic layers, and their log importance weights. Torch only.
+
+generative:  p(x, z) = p(z_L) p(z_{L-1} | z_L) … p(x | z_1)         parameters θ, `decoder`
+inference:   q(z | x) = q(z_1 | x) q(z_2 | z_1) … q(z_L | z_{L-1})  parameters φ, `encoder`
+"""
+
+import copy
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal, Self, cast
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from iwae_lab.errors import UserError
+from iwae_lab.layers import Bernoulli, Conditional, Distribution, Gaussian, StandardNormal
+
+__all__ = ["Draw", "HierarchicalModel", "LatentVariableModel", "Noise"]
+
+Noise = Callable[[Distribution, int, tuple[int, int, int]], Tensor]
+"""(distribution, level, shape [k, batch, units]) -> the noise its `sample` takes."""
+
+Gradient = Literal["total", "path", "score"]
+
+
+def fresh_noise(distribution: Distribution, level: int, shape: tuple[int, int, int]) -> Tensor:
+    """Noise from torch's global generator."""
+    return distribution.noise(shape)
+
+
+@dataclass(frozen=True)
+class Draw:
+    """k posterior samples for each datum of a batch, and what they weigh (nats)."""
+
+    z: list[Tensor]
+    """[k, batch, units], one a stochastic layer"""
+    log_q: Tensor
+    """log q(z | x) [k, batch]"""
+    log_p: Tensor
+    """log p(x, z) [k, batch]"""
+    gates: list[Tensor] = field(default_factory=list)
+    """with gradient="path": the parameters of each q at each sample, through which alone φ acts"""
+
+    @property
+    def log_w(self) -> Tensor:
+        """log importance weights log p(x, z) − log q(z | x) [k, batch]."""
+        return self.log_p - self.log_q
+
+    def scale_inference_gradient(self, factor: Tensor) -> None:
+        """Multiply each sample's path derivative by `factor` [k, batch] where it enters φ; θ's stays.
+
+        Needs `gradient="path"`. The factor is applied once a sample, at the parameters of each q, never
+        to z itself: z_1's derivative also carries what came through q(z_2 | z_1).
+        """
+        for gate in self.gates:
+            gate.register_hook(lambda gradient: gradient * factor.unsqueeze(-1))
+
+
+class LatentVariableModel(nn.Module, ABC):
+    """What objectives and evaluation see of a model; subclasses say which layers it is made of."""
+
+    encoder: nn.ModuleList
+    """encoder[0]: x -> q(z_1 | x); encoder[l]: z_l -> q(z_{l+1} | z_l)"""
+    decoder: nn.ModuleList
+    """decoder[0]: z_1 -> p(x | z_1); decoder[l]: z_{l+1} -> p(z_l | z_{l+1})"""
+    reparameterized: ClassVar[bool]
+    """whether samples are differentiable in φ"""
+
+    @abstractmethod
+    def prior(self) -> Distribution:
+        """p(z_L), of shape [units]."""
+
+    def inference_parameters(self) -> list[nn.Parameter]:
+        """φ."""
+        return list(self.encoder.parameters())
+
+    def generative_parameters(self) -> list[nn.Parameter]:
+        """θ."""
+        inference = {id(p) for p in self.inference_parameters()}
+        return [p for p in self.parameters() if id(p) not in inference]
+
+    def log_weights(self, x: Tensor, k: int, noise: Noise = fresh_noise) -> Tensor:
+        """log w [k, batch] of k samples for each row of x [batch, pixels]; the encoder sees x once."""
+        return self.draw(x, k, noise=noise).log_w
+
+    def draw(self, x: Tensor, k: int, gradient: Gradient = "total", noise: Noise = fresh_noise) -> Draw:
+        """k samples for each row of x [batch, pixels], their log q and log p.
+
+        `gradient` says what differentiating them gives, at the same values:
+        "total": the derivative of reparameterised samples, in θ and φ.
+        "path": φ enters through z alone: its parameters are frozen inside log q, z is live everywhere.
+        "score": z is a constant: ∇_φ log q(z | x) and ∇_θ log p(x, z).
+
+        Raises `UserError` where samples of discrete latents are to be differentiated.
+        """
+        if gradient != "score" and not self.reparameterized:
+            raise UserError(f"{type(self).__name__} has discrete latents: its samples have no {gradient} derivative")
+        z, gates = [], []
+        log_q = x.new_zeros(())
+        below = x
+        for level, layer in enumerate(self.encoder):
+            q = _apply(layer, below if gradient != "path" else below.detach())
+            eps = noise(q, level, (k, len(x), q[0].shape[-1]))
+            if gradient == "total":
+                below = q.sample(eps)
+                log_q = log_q + q.log_prob_of_sample(eps)
+            elif gradient == "score":
+                below = q.sample(eps).detach()
+                log_q = log_q + q.log_prob(below)
+            else:
+                entries = [parameter.expand(eps.shape) for parameter in q]  # where φ enters sample i
+                frozen = [p.detach() for p in q] if level == 0 else _apply(_frozen(layer), below)
+                live = [f + (entry - entry.detach()) for f, entry in zip(frozen, entries, strict=True)]
+                below = type(q)(*live).sample(eps)
+                log_q = log_q + type(q)(*frozen).log_prob(below)
+                gates += entries
+            z.append(below)
+        return Draw(z, log_q, self.log_joint(x, z), gates)
+
+    def log_joint(self, x: Tensor, z: list[Tensor]) -> Tensor:
+        """log p(x, z) [k, batch] of x [batch, pixels] and samples z, one [k, batch, units] a layer."""
+        log_p = self.prior().log_prob(z[-1])
+        for layer, below, above in zip(self.decoder, [x, *z], z, strict=False):
+            log_p = log_p + _apply(layer, above).log_prob(below)
+        return log_p
+
+    def posteriors(self, x: Tensor, k: int, noise: Noise = fresh_noise) -> list[Gaussian | Bernoulli]:
+        """q(z_1 | x) with parameters [batch, units], then q(z_l | z_{l-1}) at k samples, [k, batch, units]."""
+        found: list[Gaussian | Bernoulli] = []
+        below = x
+        for level, layer in enumerate(self.encoder):
+            q = _apply(layer, below)
+            found.append(q)
+            if level + 1 < len(self.encoder):
+                below = q.sample(noise(q, level, (k, len(x), q[0].shape[-1])))
+        return found
+
+    def sample(self, n: int) -> Tensor:
+        """Pixel probabilities [n, pixels] of n draws from the generative network."""
+        prior = self.prior()
+        z = prior.sample(prior.noise((n, *prior[0].shape)))
+        for layer in reversed(self.decoder[1:]):
+            p = layer(z)
+            z = p.sample(p.noise(p[0].shape))
+        return self.decoder[0](z).mean
+
+    def reconstruct(self, x: Tensor) -> Tensor:
+        """Pixel probabilities [batch, pixels] given one sample of q(z_1 | x) for each row of x."""
+        q = self.encoder[0](x)
+        return self.decoder[0](q.sample(q.noise(q[0].shape))).mean
+
+    @torch.no_grad()
+    def without_units(self, keep: list[Tensor], constants: list[Tensor]) -> Self:
+        """A copy whose layer l has only the units where keep[l] [units] is True.
+
+        The others are removed from both networks, fixed at constants[l] [units] for the layers they fed.
+        """
+        model = copy.deepcopy(self)
+        encoder, decoder = cast(list[Conditional], model.encoder), cast(list[Conditional], model.decoder)
+        for level, (kept, constant) in enumerate(zip(keep, constants, strict=True)):
+            encoder[level].narrow_outputs(kept)
+            decoder[level].narrow_inputs(kept, constant)
+            if level + 1 < len(keep):
+                encoder[level + 1].narrow_inputs(kept, constant)
+                decoder[level + 1].narrow_outputs(kept)
+        model.narrow_prior(keep[-1])
+        return model
+
+    @abstractmethod
+    def narrow_prior(self, keep: Tensor) -> None:
+        """Drop the top layer's units where `keep` is False from the prior."""
+
+
+class HierarchicalModel(LatentVariableModel):
+    """The paper's architectures: Gaussian latents, tanh networks, Bernoulli pixels (section 5).
+
+    latents: units of each stochastic layer, from the image upwards.
+    hidden: widths of the tanh networks between a layer and the one above, the same in both directions.
+    mean_image: mean training pixels in [0, 1], [pixels]; the output bias starts at their logits.
+    """
+
+    reparameterized = True
+    origin: Tensor
+
+    def __init__(self, latents: list[int], hidden: list[list[int]], *, mean_image: Tensor) -> None:
+        super().__init__()
+        _check_widths(latents, hidden)
+        pixels = len(mean_image)
+        self.encoder = nn.ModuleList(
+            Conditional(Gaussian, below, widths, above)
+            for below, widths, above in zip([pixels, *latents], hidden, latents, strict=False)
+        )
+        self.decoder = nn.ModuleList(
+            Conditional(Gaussian if level else Bernoulli, above, widths[::-1], below)
+            for level, (below, widths, above) in enumerate(zip([pixels, *latents], hidden, latents, strict=False))
+        )
+        self.register_buffer("origin", torch.zeros(latents[-1]))
+        pixel_bias = cast(Conditional, self.decoder[0]).heads[0].bias
+        pixel_bias.data.copy_(torch.logit(mean_image.clamp(0.001, 0.999)))
+
+    def prior(self) -> StandardNormal:
+        return StandardNormal(self.origin)
+
+    def narrow_prior(self, keep: Tensor) -> None:
+        self.origin = self.origin[keep]
+
+
+def _check_widths(latents: list[int], hidden: list[list[int]]) -> None:
+    if not latents or min(latents) < 1:
+        raise UserError(f"latents={latents}: expected the units of one or more layers, each at least 1")
+    if len(hidden) != len(latents) or any(width < 1 for widths in hidden for width in widths):
+        raise UserError(f"hidden={hidden}: expected {len(latents)} lists of widths of at least 1, one a latent layer")
+
+
+def _apply(layer: Callable[[Tensor], Any], h: Tensor) -> Any:
+    """A layer's distribution given h [batch, units] or [k, batch, units]; layers see 2-D rows, which are fast."""
+    if h.dim() == 2:
+        return layer(h)
+    k_and_batch = h.shape[:2]
+    given = layer(h.flatten(0, 1))
+    return type(given)(*(parameter.unflatten(0, k_and_batch) for parameter in given))
+
+
+def _frozen(layer: nn.Module) -> Callable[[Tensor], Any]:
+    """The layer with its parameters cut from the graph."""
+    constants = {name: p.detach() for name, p in layer.named_parameters()}
+    return lambda h: functional_call(layer, constants, (h,))

@@ -1,0 +1,20 @@
+"""Variational autoencoder with k samples."""
+
+from torch import Tensor
+
+from iwae_lab.bounds import elbo
+from iwae_lab.model import LatentVariableModel
+from iwae_lab.objectives.base import Estimate, Objective
+
+__all__ = ["VAE"]
+
+
+class VAE(Objective):
+    """L = E[(1/k) Σ_i log w_i], the ELBO   (Kingma & Welling 2014, arXiv 1312.6114, eq. 7).
+
+    k samples only lower the variance of its gradient (1/k) Σ_i ∇log w_i.
+    """
+
+    def forward(self, model: LatentVariableModel, x: Tensor, k: int) -> Estimate:
+        log_w = model.log_weights(x, k)
+        return Estimate(-elbo(log_w).mean(), log_w)

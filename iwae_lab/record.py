@@ -1,0 +1,105 @@
+"""The record of a run: its identity, its folder's name, and result.json."""
+
+import dataclasses
+import hashlib
+import json
+import os
+import platform
+import subprocess
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from iwae_lab.errors import UserError
+
+__all__ = ["Record", "fingerprint", "read_record", "run_id", "write_atomically"]
+
+# Keys that change where and how fast a run computes, not what.
+_NO_PART_OF_THE_RESULT = ("logger", "accelerator", "runs_dir", "data_dir", "threads", "force")
+_PACKAGES = ("iwae-lab", "torch", "pytorch-lightning", "hydra-core", "omegaconf", "numpy")
+
+
+@dataclass
+class Record:
+    """What result.json holds. Metrics are in nats; README lists them."""
+
+    run_id: str
+    dataset: str
+    binarization: str
+    protocol: str
+    model: str
+    objective: str
+    k: int
+    schedule: str
+    seed: int
+    passes: int
+    config: dict[str, Any]
+    status: str = "running"
+    error: str | None = None
+    steps: int = 0
+    train_seconds: float = 0.0
+    images_per_second: float = 0.0
+    metrics: dict[str, Any] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=lambda: _versions())
+    git: dict[str, Any] | None = field(default_factory=lambda: _git())
+    started: str = field(default_factory=lambda: now())
+    finished: str | None = None
+
+    def write(self, folder: Path) -> None:
+        """Write result.json, whole or not at all."""
+        write_atomically(folder / "result.json", json.dumps(dataclasses.asdict(self), indent=2) + "\n")
+
+
+def read_record(folder: Path) -> Record:
+    """The record in a run folder. Raises `UserError` if there is none that can be read."""
+    path = folder / "result.json"
+    try:
+        return Record(**json.loads(path.read_text()))
+    except (OSError, ValueError, TypeError) as error:
+        raise UserError(f"{path}: expected the record of a run ({error})") from None
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write to a temporary name, then move."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    partial.write_text(text)
+    os.replace(partial, path)
+
+
+def fingerprint(config: dict[str, Any]) -> str:
+    """Eight hex digits over everything in a resolved configuration that changes the result."""
+    identity = {key: value for key, value in config.items() if key not in _NO_PART_OF_THE_RESULT}
+    if identity["init_from"] is not None:
+        identity["init_from"] = read_record(Path(identity["init_from"])).run_id
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def run_id(config: dict[str, Any]) -> str:
+    """<dataset>-<model>-<objective>-k<k>-s<seed>-<hash8>."""
+    names = "-".join(config[group]["name"] for group in ("dataset", "model", "objective"))
+    return f"{names}-k{config['k']}-s{config['seed']}-{fingerprint(config)}"
+
+
+def now() -> str:
+    """The time in UTC, ISO 8601."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _versions() -> dict[str, str]:
+    return {"python": platform.python_version()} | {name: metadata.version(name) for name in _PACKAGES}
+
+
+def _git() -> dict[str, Any] | None:
+    """Commit of the code and whether it was changed since; None outside a checkout."""
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(
+            ["git", *arguments], cwd=Path(__file__).parent, capture_output=True, text=True, check=True, timeout=10
+        ).stdout.strip()
+
+    try:
+        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "--untracked-files=no"))}
+    except (OSError, subprocess.SubprocessError):
+        return None

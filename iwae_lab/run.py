@@ -1,0 +1,266 @@
+"""run(cfg): the whole job, from a composed configuration to the record of a run."""
+
+import contextlib
+import logging
+import traceback
+import typing
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import pytorch_lightning as pl
+import torch
+from filelock import FileLock, Timeout
+from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.loggers import Logger
+
+from iwae_lab.config import Config, build, check
+from iwae_lab.data.base import Dataset, default_data_dir
+from iwae_lab.data.protocol import Data, prepare
+from iwae_lab.errors import UserError, explain
+from iwae_lab.evaluation.measure import Measurements, measure
+from iwae_lab.figures import draw_figures
+from iwae_lab.model import LatentVariableModel
+from iwae_lab.objectives.base import Objective
+from iwae_lab.optimizer import OptimizerFactory
+from iwae_lab.progress import Meter
+from iwae_lab.record import Record, now, read_record, run_id, write_atomically
+from iwae_lab.report import print_record
+from iwae_lab.schedule import Schedule
+from iwae_lab.training import ImageData, LastCheckpoint, Training, TrainingProgress
+
+__all__ = ["Parts", "measure_model", "read_checkpoint", "run"]
+
+log = logging.getLogger("iwae_lab")
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a configuration names, built and so checked, before there are data or a model."""
+
+    config: Config
+    dataset: Dataset
+    objective: Objective
+    schedule: Schedule
+    optimizer: OptimizerFactory
+
+    @classmethod
+    def of(cls, config: Config) -> Self:
+        """Raises `UserError` for a value that one of the parts refuses."""
+        return cls(
+            config,
+            build(Dataset, config.dataset, "dataset"),
+            build(Objective, config.objective, "objective"),
+            build(Schedule, config.schedule, "schedule"),
+            build(OptimizerFactory, config.optimizer, "optimizer"),
+        )
+
+    def data(self) -> Data:
+        """The data under the configuration's protocol."""
+        folder = Path(self.config.data_dir) if self.config.data_dir else default_data_dir()
+        return prepare(self.dataset, folder, self.config.evaluation.k, self.config.evaluation.images)
+
+    def model(self, data: Data) -> LatentVariableModel:
+        """A new model for images like those of `data`, initialised from torch's global generator."""
+        return build(LatentVariableModel, self.config.model, "model", mean_image=data.mean_image())
+
+    def device(self) -> torch.device:
+        """Where to compute."""
+        on_gpu = self.config.accelerator == "gpu" or (self.config.accelerator == "auto" and torch.cuda.is_available())
+        return torch.device("cuda" if on_gpu else "cpu")
+
+
+def run(cfg: DictConfig) -> Record:
+    """Train and evaluate what `cfg` says, in a folder of its own; gives the record.
+
+    A finished run is shown and left alone; an interrupted one goes on from its last checkpoint.
+    Raises `UserError`, before anything is written, for a configuration that can't be run.
+    """
+    config = check(cfg)
+    parts = Parts.of(config)
+    plain = typing.cast(dict[str, Any], OmegaConf.to_container(cfg))
+    name = run_id(plain)
+    folder = Path(config.runs_dir) / name
+    _log_to_console()
+    with _locked(folder):
+        if config.force:
+            _set_aside(folder)
+        elif (folder / "result.json").exists():
+            record = read_record(folder)
+            if record.status == "finished":
+                log.info("this run is finished; force=true runs it again")
+                print_record(record, folder)
+                return record
+        record = Record(
+            run_id=name,
+            dataset=config.dataset["name"],
+            binarization=parts.dataset.binarization,
+            protocol=f"{parts.dataset.name}/{parts.dataset.binarization}",
+            model=config.model["name"],
+            objective=config.objective["name"],
+            k=config.k,
+            schedule=config.schedule["name"],
+            seed=config.seed,
+            passes=parts.schedule.passes,
+            config=plain,
+        )
+        folder.mkdir(exist_ok=True)
+        with _log_file(folder / "log.txt"), _recorded(record, folder):
+            write_atomically(folder / "config.yaml", OmegaConf.to_yaml(cfg))
+            _train_and_measure(parts, record, folder)
+        print_record(record, folder)
+        return record
+
+
+def _train_and_measure(parts: Parts, record: Record, folder: Path) -> None:
+    config = parts.config
+    if config.threads != "auto":
+        torch.set_num_threads(int(config.threads))
+    pl.seed_everything(config.seed, verbose=False)
+    data = parts.data()
+    record.protocol = data.protocol
+    training = Training(parts.model(data), parts.objective, parts.optimizer, parts.schedule, config.k)
+    if config.init_from is not None:
+        checkpoint = read_checkpoint(Path(config.init_from))
+        training.start_from(checkpoint)
+    log.info("%s", folder)
+    trainer = _fit(training, data, parts, record, folder)
+    record.steps = trainer.global_step
+    record.train_seconds = training.seconds
+    record.images_per_second = training.images_seen / training.seconds
+    record.metrics["train/bound"] = trainer.callback_metrics["train/bound"].item()
+
+    model = training.model.to(parts.device())
+    found = measure_model(model, data, config.evaluation.k)
+    record.metrics |= found.metrics()
+    draw_figures(folder / "figures", model, data.test.to(parts.device()), data.shape, found.units)
+
+
+def _fit(training: Training, data: Data, parts: Parts, record: Record, folder: Path) -> pl.Trainer:
+    config = parts.config
+    checkpoints = folder / "checkpoints"
+    loggers = [
+        build(Logger, node, f"logger.{key}", folder=folder, record=record) for key, node in config.logger.items()
+    ]
+    best = ModelCheckpoint(
+        checkpoints, "best", "val/bound", mode="max", save_on_train_epoch_end=True, enable_version_counter=False
+    )
+    trainer = pl.Trainer(
+        accelerator=parts.device().type,
+        devices=1,
+        precision="bf16-mixed" if config.precision == "bf16" else "32-true",
+        logger=loggers,
+        callbacks=[TrainingProgress(), best, LastCheckpoint(checkpoints)],
+        max_epochs=parts.schedule.passes,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=folder,
+    )
+    last = checkpoints / "last.ckpt"
+    if last.exists():
+        log.info("going on from %s", last)
+    trainer.fit(
+        training,
+        datamodule=ImageData(data.train, data.valid, parts.schedule.batch_size),
+        ckpt_path=last if last.exists() else None,
+        weights_only=True,
+    )
+    return trainer
+
+
+def measure_model(model: LatentVariableModel, data: Data, k: int) -> Measurements:
+    """`measure` on the draws of `data`, showing how far it is."""
+    device = next(model.parameters()).device
+    meter = Meter("evaluation")
+
+    def progress(fraction: float) -> None:
+        if meter.due():
+            meter.show(fraction)
+
+    try:
+        return measure(model, data.test.to(device), data.valid.to(device), k, progress)
+    finally:
+        meter.close()
+
+
+def read_checkpoint(folder: Path) -> dict[str, Any]:
+    """The last checkpoint of a run. Raises `UserError` if it has none."""
+    path = folder / "checkpoints" / "last.ckpt"
+    if not path.exists():
+        raise UserError(f"{path}: expected the checkpoint of a run")
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
+@contextlib.contextmanager
+def _recorded(record: Record, folder: Path) -> Iterator[None]:
+    """Keep result.json true: running, then finished, or failed with the reason."""
+    record.write(folder)
+    try:
+        yield
+        record.status = "finished"
+    except Exception as error:
+        record.status, record.error = "failed", explain(error)
+        level = logging.DEBUG if isinstance(error, UserError) else logging.ERROR
+        log.log(level, "%s", traceback.format_exc())
+        raise
+    except BaseException:
+        record.error = "interrupted"
+        log.warning("interrupted; the same command goes on from the last pass")
+        raise
+    finally:
+        record.finished = None if record.status == "running" else now()
+        record.write(folder)
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Let one process at a time work on a run; a second one waits and says so."""
+    locks = folder.parent / ".locks"
+    locks.mkdir(exist_ok=True)
+    lock = FileLock(locks / f"{folder.name}.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        log.info("another process is at work on %s; waiting for it", folder)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _set_aside(folder: Path) -> None:
+    if folder.exists():
+        kept = folder.parent / ".replaced"
+        kept.mkdir(exist_ok=True)
+        folder.rename(kept / f"{folder.name}-{now().replace(':', '')}")
+
+
+def _log_to_console() -> None:
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    log.setLevel(logging.DEBUG)
+    log.propagate = False
+    if not log.handlers:
+        console = logging.StreamHandler()
+        console.setLevel(logging.INFO)
+        log.addHandler(console)
+
+
+@contextlib.contextmanager
+def _log_file(path: Path) -> Iterator[None]:
+    """Write our messages, Lightning's and warnings to `path` too."""
+    handler = logging.FileHandler(path)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    sources = [log, logging.getLogger("pytorch_lightning"), logging.getLogger("py.warnings")]
+    logging.captureWarnings(True)
+    for source in sources:
+        source.addHandler(handler)
+    try:
+        yield
+    finally:
+        for source in sources:
+            source.removeHandler(handler)
+        logging.captureWarnings(False)
+        handler.close()

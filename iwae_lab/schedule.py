@@ -1,0 +1,70 @@
+"""Schedules: how many passes over the data, in which batches, at which learning rates."""
+
+from abc import ABC, abstractmethod
+
+from iwae_lab.errors import UserError
+
+__all__ = ["LinearDecay", "Paper", "Schedule"]
+
+
+class Schedule(ABC):
+    """`passes` passes over the training data in batches of `batch_size`; the rate's shape stretches to them.
+
+    learning_rate: the highest rate.
+    """
+
+    def __init__(self, passes: int, batch_size: int, learning_rate: float) -> None:
+        for name, value in (("passes", passes), ("batch_size", batch_size)):
+            if value < 1:
+                raise UserError(f"{name}={value}: expected an integer of at least 1")
+        if not learning_rate > 0:
+            raise UserError(f"learning_rate={learning_rate}: expected a number above 0")
+        self.passes = passes
+        self.batch_size = batch_size
+        self.learning_rate = learning_rate
+
+    def rate(self, passes_done: float) -> float:
+        """The learning rate after `passes_done` passes, fractions included."""
+        return self.learning_rate * self.shape(passes_done / self.passes)
+
+    @abstractmethod
+    def shape(self, progress: float) -> float:
+        """The rate at `progress` in [0, 1], as a fraction of the highest."""
+
+    def evaluation_passes(self) -> list[int]:
+        """After which passes the validation bound is measured: some 30, dense at first, the last included."""
+        points = {round(self.passes ** (i / 20)) for i in range(21)} | {
+            round(self.passes * i / 10) for i in range(1, 11)
+        }
+        return sorted(p for p in points if p >= 1)
+
+
+class Paper(Schedule):
+    """3^i passes at learning_rate·10^(−i/7), i = 0…7: 3,280 passes (Burda et al. 2016, section 5).
+
+    The rate drops after passes 1, 4, 13, 40, 121, 364 and 1093.
+    """
+
+    STAGES = 8
+
+    def __init__(self, passes: int = 3280, batch_size: int = 20, learning_rate: float = 0.001) -> None:
+        super().__init__(passes, batch_size, learning_rate)
+
+    def shape(self, progress: float) -> float:
+        total = (3**self.STAGES - 1) // 2
+        position = progress * total + 1e-9  # a drop falls on its pass, whatever rounding made of the product
+        stage = sum(position >= (3**i - 1) // 2 for i in range(1, self.STAGES))
+        return 10 ** (-stage / 7)
+
+
+class LinearDecay(Schedule):
+    """The highest rate for the fraction `constant` of the passes, then linearly to zero."""
+
+    def __init__(self, passes: int, batch_size: int, learning_rate: float, constant: float = 0.3) -> None:
+        super().__init__(passes, batch_size, learning_rate)
+        if not 0 <= constant < 1:
+            raise UserError(f"constant={constant}: expected a number from 0 to below 1")
+        self.constant = constant
+
+    def shape(self, progress: float) -> float:
+        return min(1.0, (1 - progress) / (1 - self.constant))

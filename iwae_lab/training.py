@@ -1,0 +1,245 @@
+"""Training under Lightning: the module that wraps model and objective, its data, and its callbacks."""
+
+import os
+import random
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import Checkpoint
+from torch import Tensor
+
+from iwae_lab.bounds import iwae_bound
+from iwae_lab.data.binarize import resample
+from iwae_lab.errors import UserError
+from iwae_lab.evaluation.active_units import active_units
+from iwae_lab.evaluation.likelihood import likelihood
+from iwae_lab.model import LatentVariableModel
+from iwae_lab.objectives.base import Objective
+from iwae_lab.optimizer import OptimizerFactory
+from iwae_lab.progress import Meter
+from iwae_lab.schedule import Schedule
+
+__all__ = ["Batches", "ImageData", "LastCheckpoint", "Training", "TrainingProgress"]
+
+VALIDATION_K = 100  # samples of val/nll, the same for every objective and k
+
+
+class Batches:
+    """Shuffled, freshly binarized batches of images that stay on their device; one iteration is a pass.
+
+    images: grey levels, uint8 [images, pixels]. Yields float32 [batch, pixels]; the last may be smaller.
+    """
+
+    def __init__(self, images: Tensor, batch_size: int) -> None:
+        self.images = images
+        self.batch_size = batch_size
+
+    def __len__(self) -> int:
+        return -(-len(self.images) // self.batch_size)
+
+    def __iter__(self) -> Iterator[Tensor]:
+        order = torch.randperm(len(self.images), device=self.images.device)
+        for indices in order.split(self.batch_size):
+            yield resample(self.images[indices])
+
+
+class ImageData(pl.LightningDataModule):
+    """Training images and the validation draw, moved to the device once.
+
+    train: grey levels, uint8 [images, pixels]. valid: 0/1, uint8 [images, pixels].
+    """
+
+    def __init__(self, train: Tensor, valid: Tensor, batch_size: int) -> None:
+        super().__init__()
+        self.train, self.valid = train, valid
+        self.batch_size = batch_size
+
+    def setup(self, stage: str) -> None:
+        device = self.trainer.strategy.root_device  # type: ignore[union-attr]
+        self.train, self.valid = self.train.to(device), self.valid.to(device)
+
+    def train_dataloader(self) -> Batches:
+        return Batches(self.train, self.batch_size)
+
+
+class Training(pl.LightningModule):
+    """Trains `model` by `objective` with k samples; logs bounds that come from log-weights alone.
+
+    Once a pass: train/bound (mean L̂_k over the images of the pass), train/loss (what was differentiated),
+    learning_rate, images_per_second. At the schedule's evaluation passes, on the fixed validation draw:
+    val/bound (L̂_k), val/nll (−L̂_100) and val/active_units/1, … All in nats.
+    """
+
+    def __init__(
+        self,
+        model: LatentVariableModel,
+        objective: Objective,
+        optimizer: OptimizerFactory,
+        schedule: Schedule,
+        k: int,
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.objective = objective
+        self.optimizer = optimizer
+        self.schedule = schedule
+        self.k = k
+        self.seconds = 0.0
+        self.images_seen = 0
+        self.initial_optimizer: dict[int, Any] | None = None
+
+    def start_from(self, checkpoint: dict[str, Any]) -> None:
+        """Begin with another run's weights and, where the optimizer is of the same kind, its state.
+
+        As the second stage of Burda et al. 2016, section 5.2. Raises `UserError` if the model is another.
+        """
+        try:
+            self.load_state_dict(checkpoint["state_dict"])
+        except RuntimeError as error:
+            raise UserError(f"init_from: its weights fit another model ({error})") from None
+        self.initial_optimizer = checkpoint["optimizer_states"][0]["state"]
+
+    def configure_optimizers(self) -> Any:
+        parameters = [*self.model.parameters(), *self.objective.parameters()]
+        optimizer = self.optimizer.make(parameters, self.schedule.learning_rate)
+        if self.initial_optimizer is not None:
+            optimizer.load_state_dict({**optimizer.state_dict(), "state": self.initial_optimizer})
+        steps_a_pass = self.trainer.estimated_stepping_batches / self.schedule.passes
+        highest = self.schedule.learning_rate
+        rates = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: self.schedule.rate(step / steps_a_pass) / highest
+        )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": rates, "interval": "step"}}
+
+    def on_train_epoch_start(self) -> None:
+        self.pass_sums = torch.zeros(2, dtype=torch.float64, device=self.device)  # of L̂_k and of the loss
+        self.pass_images = 0
+        self.pass_start = time.monotonic()
+
+    def training_step(self, x: Tensor, batch_index: int) -> Tensor:
+        estimate = self.objective(self.model, x, self.k)
+        with torch.no_grad():
+            self.pass_sums += torch.stack([iwae_bound(estimate.log_w.float()).sum(), estimate.loss * len(x)])
+        self.pass_images += len(x)
+        return estimate.loss
+
+    def train_bound(self) -> float:
+        """Mean L̂_k of the pass so far (waits for the device)."""
+        return self.pass_sums[0].item() / max(1, self.pass_images)
+
+    def on_train_epoch_end(self) -> None:
+        bound, loss = (self.pass_sums / self.pass_images).tolist()
+        if not np.isfinite(loss):
+            raise FloatingPointError(f"the training loss became {loss} in pass {self.current_epoch + 1}")
+        seconds = time.monotonic() - self.pass_start
+        self.seconds += seconds
+        self.images_seen += self.pass_images
+        metrics = {
+            "pass": float(self.current_epoch + 1),
+            "train/bound": bound,
+            "train/loss": loss,
+            "learning_rate": self.trainer.optimizers[0].param_groups[0]["lr"],
+            "images_per_second": self.pass_images / seconds,
+        }
+        if self.current_epoch + 1 in self.schedule.evaluation_passes():
+            metrics |= self.validate()
+        self.log_dict(metrics)
+
+    def validate(self) -> dict[str, float]:
+        """Measures on the validation draw with noise of their own, so training goes on as if they were not."""
+        images = self.trainer.datamodule.valid  # type: ignore[attr-defined]
+        counts = active_units(self.model, images).counts
+        return {
+            "val/bound": -likelihood(self.model, images, self.k).nll,
+            "val/nll": likelihood(self.model, images, VALIDATION_K).nll,
+            **{f"val/active_units/{level}": float(count) for level, count in enumerate(counts, 1)},
+        }
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["spent"] = {"seconds": self.seconds, "images_seen": self.images_seen}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.seconds, self.images_seen = checkpoint["spent"]["seconds"], checkpoint["spent"]["images_seen"]
+
+
+class LastCheckpoint(Checkpoint):
+    """Keeps last.ckpt, with the state of every random generator, at the end of a pass.
+
+    Training resumed from it goes on as if it had not stopped. Skips passes so that saving takes at most
+    a twentieth of the time.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "last.ckpt"
+        self.next_save = 0.0
+        self.random_states: dict[str, Any] | None = None
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        start = time.monotonic()
+        if start < self.next_save and trainer.current_epoch + 1 < (trainer.max_epochs or 0):
+            return
+        partial = self.path.with_suffix(".partial")
+        trainer.save_checkpoint(partial)
+        os.replace(partial, self.path)
+        end = time.monotonic()
+        self.next_save = end + 20 * (end - start)
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        numpy_state: Any = np.random.get_state()
+        checkpoint["random_states"] = {
+            "torch": torch.get_rng_state(),
+            "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+            "numpy": (numpy_state[0], numpy_state[1].tolist(), *numpy_state[2:]),
+            "python": random.getstate(),
+        }
+
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        self.random_states = checkpoint["random_states"]
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self.random_states is None:
+            return
+        torch.set_rng_state(self.random_states["torch"])
+        if self.random_states["cuda"]:
+            torch.cuda.set_rng_state_all(self.random_states["cuda"])
+        np.random.set_state(self.random_states["numpy"])
+        random.setstate(self.random_states["python"])
+        self.random_states = None
+
+
+class TrainingProgress(pl.Callback):
+    """Shows the pass, the bound and the rate while training."""
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.steps = trainer.estimated_stepping_batches
+        self.first_step, self.start = trainer.global_step, time.monotonic()
+        self.meter = Meter("training", trainer.global_step / self.steps)
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if not self.meter.due():
+            return
+        assert isinstance(pl_module, Training)
+        steps_a_second = (trainer.global_step - self.first_step) / (time.monotonic() - self.start)
+        self.meter.show(
+            trainer.global_step / self.steps,
+            f"pass {trainer.current_epoch + 1}/{trainer.max_epochs}  bound {pl_module.train_bound():.2f}  "
+            f"{steps_a_second * pl_module.schedule.batch_size:,.0f} images/s",
+        )
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.meter.close()
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        if hasattr(self, "meter"):
+            self.meter.close()
