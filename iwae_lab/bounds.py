@@ -35,13 +35,19 @@ def effective_sample_size(log_w: Tensor) -> Tensor:
 class StreamingBounds:
     """`iwae_bound` and `elbo` of log-weights that arrive in chunks; keeps two float64 numbers a datum."""
 
+    iwae_bound: Tensor
+    """[batch], nats"""
+    elbo: Tensor
+    """[batch], nats"""
+
     def __init__(self) -> None:
         self.k = 0
 
     def add(self, log_w: Tensor) -> None:
         """Take in the log-weights [chunk, batch] of more samples of the same data."""
         log_w = log_w.double()
-        bound, mean, share = iwae_bound(log_w), elbo(log_w), len(log_w) / (self.k + len(log_w))
+        bound, mean = iwae_bound(log_w), elbo(log_w)
+        share = len(log_w) / (self.k + len(log_w))
         if self.k:
             bound = torch.logaddexp(self.iwae_bound + math.log1p(-share), bound + math.log(share))
             mean = torch.lerp(self.elbo, mean, share)

@@ -1,7 +1,9 @@
 """The typed root of the configuration, its checks, and the only place that instantiates `_target_`s."""
 
 import ast
+import copy
 import dataclasses
+import functools
 import inspect
 import os
 import typing
@@ -136,9 +138,7 @@ def arguments(node: dict[str, Any], key: str) -> tuple[type, dict[str, Any]]:
     for name, parameter in inspect.signature(cls).parameters.items():
         if parameter.kind is parameter.POSITIONAL_OR_KEYWORD:
             default = MISSING if parameter.default is parameter.empty else parameter.default
-            mutable = isinstance(default, list | dict)
-            value = field(default_factory=lambda v=default: v) if mutable else field(default=default)
-            fields.append((name, hints[name], value))
+            fields.append((name, hints[name], field(default_factory=functools.partial(copy.copy, default))))
     given = {name: value for name, value in node.items() if name not in ("_target_", "name")}
     names = [name for name, *_ in fields]
     for name in given:

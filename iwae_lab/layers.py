@@ -1,7 +1,7 @@
 """Distributions, and the small networks that give their parameters. Torch only."""
 
 import math
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Generator, Tensor, nn
@@ -96,17 +96,21 @@ class Conditional(nn.Module):
     @torch.no_grad()
     def narrow_inputs(self, keep: Tensor, constant: Tensor) -> None:
         """Drop the inputs where `keep` [n_in] is False, fixing them at `constant` [n_in] for ever."""
-        for linear in self.body[:1] if len(self.body) else self.heads:
-            linear.bias += linear.weight[:, ~keep] @ constant[~keep].to(linear.weight)
+        for linear in _linears(self.body[:1] if len(self.body) else self.heads):
+            linear.bias.add_(linear.weight[:, ~keep] @ constant[~keep].to(linear.weight))
             linear.weight = nn.Parameter(linear.weight[:, keep])
             linear.in_features = len(linear.weight[0])
 
     @torch.no_grad()
     def narrow_outputs(self, keep: Tensor) -> None:
         """Drop the units where `keep` [n_out] is False."""
-        for linear in self.heads:
+        for linear in _linears(self.heads):
             linear.weight, linear.bias = nn.Parameter(linear.weight[keep]), nn.Parameter(linear.bias[keep])
             linear.out_features = len(linear.weight)
+
+
+def _linears(layers: nn.ModuleList) -> list[nn.Linear]:
+    return cast(list[nn.Linear], list(layers))
 
 
 def _glorot(n_in: int, n_out: int) -> nn.Linear:

@@ -197,7 +197,7 @@ class HierarchicalModel(LatentVariableModel):
             for level, (below, widths, above) in enumerate(zip([pixels, *latents], hidden, latents, strict=False))
         )
         self.register_buffer("origin", torch.zeros(latents[-1]))
-        pixel_bias = cast(Conditional, self.decoder[0]).heads[0].bias
+        pixel_bias = self.decoder[0].get_submodule("heads.0").get_parameter("bias")
         pixel_bias.data.copy_(torch.logit(mean_image.clamp(0.001, 0.999)))
 
     def prior(self) -> StandardNormal:

@@ -31,8 +31,8 @@ class Meter:
             self.interval = SECONDS_BETWEEN_UPDATES
             columns = TextColumn("{task.description}"), BarColumn(bar_width=None), TextColumn("{task.fields[text]}")
             self.bar = Progress(*columns, console=Console(stderr=True), transient=True)
-            self.bar_task = self.bar.add_task(task, total=1.0, completed=start, text="")
-
+            self.bar_task = self.bar.add_task(task, total=1.0, text="")
+            self.bar.update(self.bar_task, completed=start)
             self.bar.start()
 
     def close(self) -> None:

@@ -68,8 +68,10 @@ class Parts:
 
     def device(self) -> torch.device:
         """Where to compute."""
-        on_gpu = self.config.accelerator == "gpu" or (self.config.accelerator == "auto" and torch.cuda.is_available())
-        return torch.device("cuda" if on_gpu else "cpu")
+        has_gpu = torch.cuda.is_available()
+        if self.config.accelerator == "gpu" and not has_gpu:
+            raise UserError("accelerator=gpu: expected auto or cpu, since torch sees no GPU here")
+        return torch.device("cuda" if has_gpu and self.config.accelerator != "cpu" else "cpu")
 
 
 def run(cfg: DictConfig) -> Record:
@@ -80,6 +82,7 @@ def run(cfg: DictConfig) -> Record:
     """
     config = check(cfg)
     parts = Parts.of(config)
+    parts.device()
     plain = typing.cast(dict[str, Any], OmegaConf.to_container(cfg))
     name = run_id(plain)
     folder = Path(config.runs_dir) / name

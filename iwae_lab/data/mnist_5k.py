@@ -28,4 +28,5 @@ class MNIST5k(Dataset):
         rows = np.loadtxt(gzip.decompress(packed).decode().splitlines(), delimiter=",", dtype=np.uint8)
         by_class = rows.reshape(_CLASSES, _PER_CLASS, 785)[:, :, :784]  # sorted by class in the file
         sets = np.split(by_class, [_TRAIN, _TRAIN + _VALID], axis=1)
-        return Splits(*(s.transpose(1, 0, 2).reshape(-1, 784).copy() for s in sets))
+        train, valid, test = (s.transpose(1, 0, 2).reshape(-1, 784).copy() for s in sets)
+        return Splits(train, valid, test)

@@ -35,6 +35,7 @@ class Measurements:
             "test/nll_k": self.test.k,
             "test/elbo": self.test.elbo.mean().item(),
             "test/active_units": self.units.counts,
+            "test/unit_variances": [variances.tolist() for variances in self.units.variances],
             "test/nll_active_only": self.test_active_only.nll,
             "val/nll": self.valid.nll,
         }
