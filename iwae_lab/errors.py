@@ -9,6 +9,8 @@ from contextlib import contextmanager
 
 __all__ = ["UserError", "did_you_mean", "explain", "one_line_errors"]
 
+FULL_ERROR = os.environ.get("HYDRA_FULL_ERROR") == "1"  # as the user set it
+
 
 class UserError(Exception):
     """Something the user can mend; the message names the key, the value and what was expected."""
@@ -55,15 +57,11 @@ def _one_line(text: str) -> str:
 @contextmanager
 def one_line_errors() -> Iterator[None]:
     """Turn an error into one line on stderr and exit code 1; HYDRA_FULL_ERROR=1 shows the traceback."""
-    full = os.environ.get("HYDRA_FULL_ERROR") == "1"
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # makes Hydra raise what it would otherwise print and swallow
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises what it would otherwise print and swallow
     try:
         yield
     except Exception as error:
-        if full:
+        if FULL_ERROR:
             raise
         print(f"error: {explain(error)}", file=sys.stderr)
         sys.exit(1)
-    finally:
-        if not full:
-            del os.environ["HYDRA_FULL_ERROR"]
