@@ -182,8 +182,8 @@ def test_a_unit_that_carries_nothing_can_be_removed_at_no_loss() -> None:
         for head in model.encoder[0].heads:
             head.weight[2], head.bias[2] = 0, 0
         model.decoder[0].body[0].weight[:, 2] = 0
-        model.encoder[0].heads[0].weight.mul_(3)
     found = measure(model, images(60), images(20), 2000)
     assert found.units.active[0].tolist() == [True, True, False, True, True]
-    assert found.test_active_only.nll == pytest.approx(found.test.nll, abs=0.02)
+    difference = found.test.bound - found.test_active_only.bound
+    assert difference.mean().abs() < 4 * difference.std() / 60**0.5 < 0.1
     assert found.metrics()["test/active_units"] == [4]
