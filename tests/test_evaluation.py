@@ -179,8 +179,10 @@ def test_a_unit_that_carries_nothing_can_be_removed_at_no_loss() -> None:
     torch.manual_seed(0)
     model = HierarchicalModel([5], [[8]], mean_image=torch.rand(20)).double()
     with torch.no_grad():
-        for head in model.encoder[0].heads:
-            head.weight[2], head.bias[2] = 0, 0
+        mean, log_std = model.encoder[0].heads
+        mean.weight.mul_(0.5)
+        mean.weight[2] = 0
+        log_std.weight.zero_()
         model.decoder[0].body[0].weight[:, 2] = 0
     found = measure(model, images(60), images(20), 2000)
     assert found.units.active[0].tolist() == [True, True, False, True, True]
