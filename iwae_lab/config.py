@@ -129,12 +129,12 @@ def arguments(node: dict[str, Any], key: str) -> tuple[type, dict[str, Any]]:
 
     A parameter without annotation, or keyword-only, is given by the program and no key of the node.
     """
-    target = node.get("_target_")
+    target = str(node.get("_target_"))
     try:
         cls = get_class(target)
     except Exception as error:  # whatever importing the user's module raises
         raise UserError(f"{key}._target_={target}: expected a class to import ({error})") from None
-    hints = typing.get_type_hints(cls.__init__)
+    hints = typing.get_type_hints(cls.__init__)  # type: ignore[misc]
     fields = []
     for name, parameter in inspect.signature(cls).parameters.items():
         if parameter.kind is parameter.POSITIONAL_OR_KEYWORD:

@@ -32,8 +32,7 @@ Composed = Callable[..., DictConfig]
 
 
 @pytest.mark.parametrize(("group", "option"), SHIPPED)
-def test_every_shipped_yaml_composes_and_builds(group: str, option: str, composed: Composed, tmp_path: Path) -> None:
-    path = CONF / group / f"{option}.yaml"
+def test_every_shipped_yaml_composes_and_builds(group: str, option: str, composed: Composed) -> None:
     assert f" {option} " in help_text(), "a comment at its head says what it is, for --help"
     required = {"dataset": {"npz": ["dataset.path=x.npz"]}}.get(group, {}).get(option, [])
     cfg = composed(f"{group}={option}", *required)
