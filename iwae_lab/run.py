@@ -100,7 +100,7 @@ def run(cfg: DictConfig) -> Record:
             run_id=name,
             dataset=config.dataset["name"],
             binarization=parts.dataset.binarization,
-            protocol=f"{parts.dataset.name}/{parts.dataset.binarization}",
+            protocol="",  # known once the data are loaded; no placeholder may look like an official one
             model=config.model["name"],
             objective=config.objective["name"],
             k=config.k,

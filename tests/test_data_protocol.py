@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from data_helpers import images, npz, real_data, small_dataset
+from data_helpers import images, npz, small_dataset
 
 from iwae_lab.data.base import BINARIZATIONS
 from iwae_lab.data.fashion_mnist import FashionMNIST
@@ -16,7 +16,7 @@ from iwae_lab.data.mnist import MNIST
 from iwae_lab.data.mnist_5k import MNIST5k
 from iwae_lab.data.npz import NPZ
 from iwae_lab.data.omniglot import Omniglot
-from iwae_lab.data.protocol import prepare
+from iwae_lab.data.protocol import content_hash, prepare
 from iwae_lab.errors import UserError
 
 OFFICIAL = {
@@ -38,11 +38,13 @@ def test_published_files_in_the_standard_setting_have_an_official_name(dataset, 
     assert prepare(small, tmp_path, k=5000, images=None).protocol != OFFICIAL[dataset]
 
 
-def test_real_files_and_the_small_omniglot(tmp_path):
+def test_real_files_and_the_small_omniglot(real_data, tmp_path):
     assert prepare(MNIST5k(), tmp_path, 5000, None).protocol == "mnist_5k/stochastic"
-    folder = real_data()
-    assert prepare(MNIST(), folder, 5000, None).protocol == "mnist/stochastic"
-    assert prepare(MNIST(), folder, 50, 100).protocol == "mnist#0b370899/stochastic 59600/400/100 L_50"
+    assert prepare(MNIST(), real_data, 5000, None).protocol == "mnist/stochastic"
+    assert prepare(MNIST(), real_data, 50, 100).protocol == "mnist#0b370899/stochastic 59600/400/100 L_50"
+    if not (omniglot := Omniglot().load(real_data)).published:
+        protocol = f"omniglot#{content_hash(omniglot)}/stochastic 3429/201/1210 L_5000"
+        assert prepare(Omniglot(), real_data, 5000, None).protocol == protocol
 
 
 def test_what_makes_results_incomparable_shows_in_the_name(tmp_path):
@@ -88,7 +90,7 @@ def test_sets_are_drawn_independently(tmp_path):
         assert (a == b).float().mean() == pytest.approx(0.5, abs=0.02)
 
 
-def test_draws_of_the_protocols_never_change(tmp_path):
+def test_draws_of_the_protocols_never_change(real_data, tmp_path):
     def digest(part: torch.Tensor) -> str:
         return hashlib.sha256(part.numpy().tobytes()).hexdigest()[:16]
 
@@ -98,7 +100,7 @@ def test_draws_of_the_protocols_never_change(tmp_path):
         "d305d74230c318c2",
         "b431336537e339a8",
     ]
-    assert digest(prepare(MNIST(), real_data(), 5000, None).test) == "52c7e6388856fade"
+    assert digest(prepare(MNIST(), real_data, 5000, None).test) == "52c7e6388856fade"
 
 
 def test_binarization_that_makes_no_sense_is_refused(tmp_path):
