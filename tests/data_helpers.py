@@ -106,8 +106,8 @@ class Mirror:
     """how many requests are answered with status 503 first"""
     cut: int = 0
     """bytes that are promised and not sent"""
-    delay: float = 0.0
-    """seconds before an answer"""
+    silence: float = 0.0
+    """seconds in the middle of the content"""
     url: str = ""
     requests: list[str] = field(default_factory=list)
 
@@ -119,7 +119,6 @@ def serve(mirror: Mirror) -> Iterator[Mirror]:
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             mirror.requests.append(self.path)
-            time.sleep(mirror.delay)
             content = mirror.files.get(self.path.rpartition("/")[2])
             if len(mirror.requests) <= mirror.failures:
                 self.send_error(503)
@@ -129,8 +128,11 @@ def serve(mirror: Mirror) -> Iterator[Mirror]:
                 self.send_response(200)
                 self.send_header("Content-Length", str(len(content)))
                 self.end_headers()
-                with contextlib.suppress(BrokenPipeError):  # whoever gave up waiting
-                    self.wfile.write(content[: len(content) - mirror.cut])
+                with contextlib.suppress(ConnectionError):  # whoever gave up waiting
+                    half = len(content) // 2
+                    self.wfile.write(content[:half])
+                    time.sleep(mirror.silence)
+                    self.wfile.write(content[half : len(content) - mirror.cut])
 
         def log_message(self, *args: object) -> None:
             pass

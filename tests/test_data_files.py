@@ -92,7 +92,7 @@ def test_a_downloaded_gzip_file_is_unpacked_and_kept_packed(folder):
 
 
 def test_silent_mirror_is_given_up(folder):
-    with serve(Mirror({"digits.bin": CONTENT}, delay=30)) as hung, serve(Mirror({"digits.bin": CONTENT})) as good:
+    with serve(Mirror({"digits.bin": CONTENT}, silence=30)) as hung, serve(Mirror({"digits.bin": CONTENT})) as good:
         start = time.monotonic()
         assert file(hung.url, good.url, timeout=0.3).read(folder).data == CONTENT
         assert time.monotonic() - start < 5
@@ -109,16 +109,35 @@ def test_a_download_must_be_the_published_file(folder):
     assert visible(folder) == []
 
 
-def test_two_processes_download_once(folder):
+def reader(mirror: Mirror, folder: Path) -> subprocess.Popen[str]:
+    """A process that reads the file from a mirror and prints its length."""
     program = (
         "import sys; from pathlib import Path; from iwae_lab.data.files import DataFile;"
         "print(len(DataFile('digits.bin', sys.argv[1], (sys.argv[2],)).read(Path(sys.argv[3])).data))"
     )
-    with serve(Mirror({"digits.bin": CONTENT}, delay=1.0)) as mirror:
-        command = [sys.executable, "-c", program, sha256(CONTENT), mirror.url, str(folder)]
-        both = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    command = [sys.executable, "-c", program, sha256(CONTENT), mirror.url, str(folder)]
+    return subprocess.Popen(command, cwd=Path(__file__).parent.parent, stdout=subprocess.PIPE, text=True)
+
+
+def test_two_processes_download_once(folder):
+    with serve(Mirror({"digits.bin": CONTENT}, silence=1.0)) as mirror:
+        both = [reader(mirror, folder) for _ in range(2)]
         assert [p.communicate(timeout=60)[0].strip() for p in both] == [str(len(CONTENT))] * 2
         assert len(mirror.requests) == 1
+
+
+def test_killed_download_leaves_nothing_in_place(folder):
+    with serve(Mirror({"digits.bin": CONTENT}, silence=30)) as mirror:
+        process = reader(mirror, folder)
+        while not (folder / ".digits.bin.partial").exists():
+            time.sleep(0.02)
+            assert process.poll() is None
+        process.kill()
+        process.communicate()
+        assert not (folder / "digits.bin").exists()
+        mirror.silence = 0
+        assert file(mirror.url).read(folder).data == CONTENT
+    assert visible(folder) == ["digits.bin"]
 
 
 def test_missing_file_and_no_network(folder):
@@ -143,6 +162,7 @@ def test_missing_file_and_no_network(folder):
         ("digits.gz", gzip.compress(CONTENT)[:-20], "expected a file that can be read to its end"),
         ("digits.gz", b"<html>no such page</html>", "expected a file that can be read to its end"),
     ],
+    ids=["short", "cut", "no gzip file"],
 )
 def test_damaged_file_is_named_and_left_alone(folder, name, damaged, expected):
     folder.mkdir(parents=True)

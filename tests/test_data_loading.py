@@ -79,6 +79,7 @@ def test_splits_hold_exactly_the_images_of_the_files(name, tmp_path):
         (NPZ("f"), npz(train=images(3), test=images(3).astype(int)), "test: expected uint8, bool or floats"),
         (NPZ("f"), npz(train=images(3), test=np.array([None] * 3)), "expected a .npz file, whole"),
     ],
+    ids=lambda value: value if isinstance(value, str) else type(value).__name__,
 )
 def test_what_is_no_such_file_is_refused_with_what_was_expected(dataset, data, found):
     with pytest.raises(ValueError, match=re.escape(found)):
@@ -99,6 +100,7 @@ def test_an_error_in_a_file_names_it(tmp_path):
         lambda array: (array / 255).astype(np.float32),
         lambda array: array.reshape(len(array), -1),
     ],
+    ids=["levels", "probabilities", "flat"],
 )
 def test_npz_arrays_of_every_kind_hold_the_same_levels(tmp_path, represented):
     path = tmp_path / "mine.npz"

@@ -52,10 +52,10 @@ class DataFile:
     """seconds that a mirror may keep silent"""
 
     def read(self, folder: Path) -> Content:
-        """The file from `places`, `folder` (a dataset's, in the data directory) or its parent, or else downloaded
-        into `folder`.
+        """The file, from one of `places`, `folder` or its parent, or else downloaded into `folder`.
 
-        Raises `UserError` if `folder` holds a damaged copy, or if no good one is anywhere or can be downloaded.
+        folder: of the dataset, in the data directory. Raises `UserError` if a damaged copy lies in it, or if
+        there is no good one anywhere and no mirror gives one.
         """
         found, problems = self.search(folder)
         if found is None and self.mirrors and not (folder / self.name).exists():
@@ -106,7 +106,6 @@ class DataFile:
                 for url in [mirror + self.name for mirror in self.mirrors] * ROUNDS:
                     log.info("downloading %s", url)
                     try:
-                        # a bar only where someone sees it, and none of requests' silent waiting for ever
                         pooch.HTTPDownloader(sys.stderr.isatty(), timeout=self.timeout)(url, str(partial), None)
                         found = self._checked(partial, exact=True)
                     except (requests.RequestException, ValueError) as error:
