@@ -121,6 +121,8 @@ def check(cfg: DictConfig) -> Config:
     assert isinstance(config, Config)
     for group in ("dataset", "model", "objective", "schedule", "optimizer"):
         arguments(getattr(config, group), group)
+    for key, node in config.logger.items():
+        arguments(node, f"logger.{key}")
     return config
 
 
