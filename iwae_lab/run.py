@@ -4,6 +4,7 @@ import contextlib
 import logging
 import traceback
 import typing
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from filelock import FileLock, Timeout
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import ModelCheckpoint
 
-from iwae_lab.config import Config, build, check
+from iwae_lab.config import Config, build, check, first_stage
 from iwae_lab.data.base import Dataset, default_data_dir
 from iwae_lab.data.protocol import Data, prepare
 from iwae_lab.errors import UserError, explain, interrupt_on_sigterm
@@ -77,13 +78,18 @@ class Parts:
 def run(cfg: DictConfig) -> Record:
     """Train and evaluate what `cfg` says, in a folder of its own; gives the record.
 
-    A finished run is shown and left alone; an interrupted one goes on from its last checkpoint.
+    A finished run is shown and left alone; an interrupted one goes on from its last checkpoint. A first
+    stage that `init_from` describes is run first, unless it is finished.
     Raises `UserError`, before anything is written, for a configuration that can't be run.
     """
     config = check(cfg)
     parts = Parts.of(config)
     parts.device()
     interrupt_on_sigterm()
+    if isinstance(config.init_from, dict):
+        first = run(first_stage(cfg))
+        cfg = cfg.copy()
+        cfg.init_from = config.init_from = str(Path(config.runs_dir) / first.run_id)
     plain = typing.cast(dict[str, Any], OmegaConf.to_container(cfg))
     name = run_id(plain)
     folder = Path(config.runs_dir) / name
@@ -259,6 +265,7 @@ def _set_aside(folder: Path) -> None:
 
 
 def _log_to_console() -> None:
+    warnings.filterwarnings("ignore", ".*(isinstance.treespec|smaller than the logging interval)")  # no news to users
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     log.setLevel(logging.DEBUG)
     log.propagate = False

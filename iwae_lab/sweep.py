@@ -109,16 +109,16 @@ def _read_jobs(folder: Path) -> list[Job]:
 
 def _print_jobs(jobs: list[Job]) -> None:
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
 
     common = set.intersection(*(set(job.overrides) for job in jobs)) if len(jobs) > 1 else set()
-    table = Table("job", "status", "test NLL or reason", "log", title="multirun", title_justify="left")
+    table = Table("job", "status", "test NLL or reason", Column("log", overflow="fold"), title="multirun")
     for job in jobs:
         name = " ".join(override for override in job.overrides if override not in common)
         result = f"{job.nll:.2f}" if job.nll is not None else job.reason or ""
         table.add_row(name, job.status, result, job.log or "")
-    console = Console()
-    console.print(table, soft_wrap=True)
+    console = Console(width=None if sys.stdout.isatty() else 200)
+    console.print(table)
     counts = Counter(job.status for job in jobs)
     console.print(", ".join(f"{count} {status}" for status, count in counts.items()))
     if counts.keys() - {"finished", "skipped"}:

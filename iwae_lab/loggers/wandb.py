@@ -48,6 +48,8 @@ class WandB(RunLogger):
         record: Record,
     ) -> None:
         super().__init__(folder, record)
+        for variable in ("WANDB_DATA_DIR", "WANDB_CACHE_DIR"):  # staged tables, logs: not in the user's home
+            os.environ.setdefault(variable, str(folder.parent.absolute() / ".wandb"))
         self.upload_checkpoint = upload_checkpoint
         arguments: dict[str, Any] = {
             "project": project or os.environ.get("WANDB_PROJECT", "iwae_lab"),
@@ -129,6 +131,7 @@ class WandB(RunLogger):
 
 def _start(arguments: dict[str, Any]) -> wandb.Run:
     """A W&B run in the mode that WANDB_MODE or, without it, the presence of credentials asks for."""
+    wandb.setup(wandb.Settings(silent=True))  # login has no such setting of its own
     mode: Any = os.environ.get("WANDB_MODE") or "online"
     with suppress(UsageError):  # a malformed key counts as none
         if mode != "online" or wandb.login(prompt=False, verify=False):
