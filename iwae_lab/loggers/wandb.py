@@ -123,6 +123,7 @@ class WandB(RunLogger):
 
     @rank_zero_only
     def close(self, failed: bool) -> None:
+        self.run.summary["status"] = "failed" if failed else "finished"
         try:
             self.run.finish(exit_code=int(failed))
         except TimeoutError:
@@ -132,11 +133,12 @@ class WandB(RunLogger):
 def _start(arguments: dict[str, Any]) -> wandb.Run:
     """A W&B run in the mode that WANDB_MODE or, without it, the presence of credentials asks for."""
     wandb.setup(wandb.Settings(silent=True))  # login has no such setting of its own
-    mode: Any = os.environ.get("WANDB_MODE") or "online"
+    mode: Any = os.environ.get("WANDB_MODE", "online")
     with suppress(UsageError):  # a malformed key counts as none
         if mode != "online" or wandb.login(prompt=False, verify=False):
             try:
                 return wandb.init(**arguments, mode=mode)
             except CommError as error:
                 log.warning("W&B: the server can't be reached (%s); going on offline", " ".join(str(error).split()))
+                wandb.teardown()  # its service would hold the failed run's id
     return wandb.init(**arguments, mode="offline")
