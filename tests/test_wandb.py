@@ -100,10 +100,10 @@ def test_an_offline_run_arrives_whole_by_wandb_sync(
 ) -> None:
     done = train(environment, f"runs_dir={tmp_path}/r", "logger.wandb.project=synced")
     assert done.returncode == 0, done.stderr
+    assert not list((tmp_path / ".cache").glob("wandb*")) and not list((tmp_path / ".local").rglob("wandb*"))
     (folder,) = run_folders(tmp_path / "r")
     sync(done.stderr, environment | server.environment)
     assert_whole(server, "synced", folder)
-    assert not list((tmp_path / ".cache").glob("wandb*")) and not list((tmp_path / ".local").rglob("wandb*"))
 
 
 @needs_server
