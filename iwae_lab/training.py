@@ -13,7 +13,7 @@ import torch
 from pytorch_lightning.callbacks import Checkpoint
 from torch import Tensor
 
-from iwae_lab.bounds import iwae_bound
+from iwae_lab.bounds import effective_sample_size, iwae_bound
 from iwae_lab.data.binarize import resample
 from iwae_lab.errors import UserError
 from iwae_lab.evaluation.active_units import active_units
@@ -70,8 +70,9 @@ class Training(pl.LightningModule):
     """Trains `model` by `objective` with k samples; logs bounds that come from log-weights alone.
 
     Once a pass: train/bound (mean L̂_k over the images of the pass), train/loss (what was differentiated),
-    learning_rate, images_per_second. At the schedule's evaluation passes, on the fixed validation draw:
-    val/bound (L̂_k), val/nll (−L̂_100) and val/active_units/1, … All in nats.
+    train/ess (mean effective sample size, 1 to k), learning_rate, images_per_second. At the schedule's
+    evaluation passes, on the fixed validation draw: val/bound (L̂_k), val/nll (−L̂_100) and
+    val/active_units/1, … Bounds, losses and NLL are in nats.
     """
 
     def __init__(
@@ -116,14 +117,17 @@ class Training(pl.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": rates, "interval": "step"}}
 
     def on_train_epoch_start(self) -> None:
-        self.pass_sums = torch.zeros(2, dtype=torch.float64, device=self.device)  # of L̂_k and of the loss
+        self.pass_sums = torch.zeros(3, dtype=torch.float64, device=self.device)  # of L̂_k, of the loss and of the ESS
         self.pass_images = 0
         self.pass_start = time.monotonic()
 
     def training_step(self, x: Tensor, batch_index: int) -> Tensor:
         estimate = self.objective(self.model, x, self.k)
         with torch.no_grad():
-            self.pass_sums += torch.stack([iwae_bound(estimate.log_w.float()).sum(), estimate.loss * len(x)])
+            log_w = estimate.log_w.float()
+            self.pass_sums += torch.stack(
+                [iwae_bound(log_w).sum(), estimate.loss * len(x), effective_sample_size(log_w).sum()]
+            )
         self.pass_images += len(x)
         return estimate.loss
 
@@ -132,7 +136,7 @@ class Training(pl.LightningModule):
         return self.pass_sums[0].item() / max(1, self.pass_images)
 
     def on_train_epoch_end(self) -> None:
-        bound, loss = (self.pass_sums / self.pass_images).tolist()
+        bound, loss, ess = (self.pass_sums / self.pass_images).tolist()
         if not np.isfinite(loss):
             raise FloatingPointError(f"the training loss became {loss} in pass {self.current_epoch + 1}")
         seconds = time.monotonic() - self.pass_start
@@ -142,6 +146,7 @@ class Training(pl.LightningModule):
             "pass": float(self.current_epoch + 1),
             "train/bound": bound,
             "train/loss": loss,
+            "train/ess": ess,
             "learning_rate": self.trainer.optimizers[0].param_groups[0]["lr"],
             "images_per_second": self.pass_images / seconds,
         }
