@@ -122,11 +122,16 @@ class Training(pl.LightningModule):
         self.pass_start = time.monotonic()
 
     def training_step(self, x: Tensor, batch_index: int) -> Tensor:
-        estimate = self.objective(self.model, x, self.k)
+        self.estimate = self.objective(self.model, x, self.k)
         with torch.no_grad():
-            self.pass_sums += torch.stack([iwae_bound(estimate.log_w.float()).sum(), estimate.loss * len(x)])
+            bound = iwae_bound(self.estimate.log_w.float()).mean()
+            self.pass_sums += torch.stack([bound, self.estimate.loss]) * len(x)
         self.pass_images += len(x)
-        return estimate.loss
+        return self.estimate.loss
+
+    def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        """Lightning's hook: the objective says how θ and φ descend."""
+        self.estimate.backward(self.model)
 
     def train_bound(self) -> float:
         """Mean L̂_k of the pass so far (waits for the device)."""
