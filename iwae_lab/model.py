@@ -138,6 +138,12 @@ class LatentVariableModel(nn.Module, ABC):
             log_q = log_q + _apply(layer, below).log_prob(here)
         return log_q
 
+    def conditionals(self, x: Tensor, z: list[Tensor]) -> tuple[list[Distribution], list[Distribution]]:
+        """Every layer's q(z_l | z_{l-1}) and p(z_l | z_{l+1}) at x [batch, pixels] and samples z as of `draw`."""
+        q = [_apply(layer, below) for layer, below in zip(self.encoder, [x, *z], strict=False)]
+        p = [_apply(layer, above) for layer, above in zip(list(self.decoder)[1:], z[1:], strict=True)]
+        return q, [*p, self.prior()]
+
     def posteriors(self, x: Tensor, k: int, noise: Noise = fresh_noise) -> list[Gaussian | Bernoulli]:
         """q(z_1 | x) with parameters [batch, units], then q(z_l | z_{l-1}) at k samples, [k, batch, units]."""
         found: list[Gaussian | Bernoulli] = []

@@ -17,6 +17,7 @@ from iwae_lab.bounds import iwae_bound
 from iwae_lab.data.binarize import resample
 from iwae_lab.errors import UserError
 from iwae_lab.evaluation.active_units import active_units
+from iwae_lab.evaluation.diagnostics import diagnose, gradient_snr
 from iwae_lab.evaluation.likelihood import likelihood
 from iwae_lab.model import LatentVariableModel
 from iwae_lab.objectives.base import Objective
@@ -24,7 +25,7 @@ from iwae_lab.optimizer import OptimizerFactory
 from iwae_lab.progress import Meter
 from iwae_lab.schedule import Schedule
 
-__all__ = ["Batches", "ImageData", "LastCheckpoint", "Training", "TrainingProgress"]
+__all__ = ["Batches", "Diagnostics", "ImageData", "LastCheckpoint", "Training", "TrainingProgress"]
 
 VALIDATION_K = 100  # samples of val/nll, the same for every objective and k
 
@@ -219,6 +220,31 @@ class LastCheckpoint(Checkpoint):
         np.random.set_state(self.random_states["numpy"])
         random.setstate(self.random_states["python"])
         self.random_states = None
+
+
+class Diagnostics(pl.Callback):
+    """Logs at the schedule's evaluation passes, on the validation draw, with noise of its own.
+
+    diagnostics/ess: effective samples of k; diagnostics/kl/1, …: nats a layer; diagnostics/snr/generative and
+    …/inference: the gradient's signal-to-noise ratio in θ and φ, of a batch of `SNR_IMAGES` images.
+    """
+
+    SNR_IMAGES = 20
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        assert isinstance(pl_module, Training)
+        if trainer.current_epoch + 1 not in pl_module.schedule.evaluation_passes():
+            return
+        model, images = pl_module.model, trainer.datamodule.valid  # type: ignore[attr-defined]
+        found = diagnose(model, images, pl_module.k)
+        snr = gradient_snr(pl_module.objective, model, images[: self.SNR_IMAGES].float(), pl_module.k)
+        metrics = {
+            "diagnostics/ess": found.effective_samples.mean().item(),
+            **{f"diagnostics/kl/{level}": kl.sum().item() for level, kl in enumerate(found.kl, 1)},
+            "diagnostics/snr/generative": snr.generative.overall,
+            "diagnostics/snr/inference": snr.inference.overall,
+        }
+        pl_module.log_dict(metrics)
 
 
 class TrainingProgress(pl.Callback):

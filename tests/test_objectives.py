@@ -171,7 +171,7 @@ class TestUnbiasedAndBiased:
         iwae = reference(iwae_bound, lambda w: w, model, x, 3, data=4000).inference
         assert compare(found, iwae).agrees
         for wrong in (dreg_with_detached_conditional, dreg_with_a_hook_on_every_z):
-            biased = stack(seeded_gradient(s, model, lambda: wrong(model, x.expand(4000, -1))) for s in range(30))
+            biased = stack(seeded_gradient(seed, model, wrong, x.expand(4000, -1)) for seed in range(30))
             assert not compare(biased.inference, iwae).agrees, wrong
 
     @pytest.mark.parametrize("layers", [1, 2, 3])
@@ -202,18 +202,20 @@ class TestUnbiasedAndBiased:
         assert found.inference.abs().max() < 1e-10
         assert found.generative.abs().max() > 0.01
 
-    @pytest.mark.parametrize("layers", [1, 2])
+    @pytest.mark.parametrize("layers", [1, pytest.param(2, marks=pytest.mark.slow)])
     def test_sumo_is_unbiased_for_log_p_in_value_and_gradient(self, layers):
         model, made = linear_gaussian(layers), objective("sumo")
-        truth = gradient_of(model, (-model.log_marginal(X).sum()).backward).generative
-        found = estimates(made, model, X, 2, data=20, replicates=1500).generative
-        assert compare(found, truth).agrees
+        truth = model.log_marginal(X).item()
+        gradient = gradient_of(model, (-model.log_marginal(X).sum()).backward).generative
+        found = estimates(made, model, X, 2, data=20, replicates=1200).generative
+        assert compare(found, gradient).agrees
         torch.manual_seed(0)
         with torch.no_grad():
-            values = -torch.stack([made(model, X.expand(20, -1), 2).loss for _ in range(1500)])
+            values = -torch.stack([made(model, X.expand(20, -1), 2).loss for _ in range(1200)])
         mean, error = mean_and_error(values)
-        assert abs(mean - model.log_marginal(X).item()) < 4 * error < 0.1
-        assert iwae_mean(model, 2) < mean - 4 * error  # which L_2, its first term, is far from
+        assert abs(mean - truth) < 4 * error
+        first_term = iwae_bound(model.log_weights(X.expand(20_000, -1), 2)).mean().item()
+        assert first_term < truth - 8 * error
 
     def test_sumo_draws_its_number_of_terms_with_the_tail_it_divides_by(self):
         sumo = objective("sumo")
@@ -369,11 +371,6 @@ def test_bad_parameters_are_refused_by_name(spec, message):
         objective(spec)
 
 
-def iwae_mean(model, k):
-    with torch.no_grad():
-        return iwae_bound(model.log_weights(X.expand(20_000, -1), k)).mean().item()
-
-
 def scalar_two_layer():
     one = torch.ones(1, dtype=torch.float64)
 
@@ -385,9 +382,9 @@ def scalar_two_layer():
     )
 
 
-def seeded_gradient(seed, model, loss):
+def seeded_gradient(seed, model, loss, x):
     torch.manual_seed(seed)
-    return gradient_of(model, lambda: loss().backward())
+    return gradient_of(model, lambda: loss(model, x).backward())
 
 
 def path_weights(model, x, live):
