@@ -14,6 +14,7 @@ def print_record(record: Record, folder: Path) -> None:
     """Print the result of a finished run: what was measured, how long it took, and where it lies."""
     metrics = record.metrics
     table = Table(title=record.run_id, show_header=False, title_justify="left")
+    speed = f"{record.steps:,} steps in {record.train_seconds:.0f} s, {record.images_per_second:,.0f} images/s"
     rows = {
         "protocol": record.protocol,
         f"test NLL (L_{metrics['test/nll_k']})": f"{metrics['test/nll']:.2f} ± {metrics['test/nll_se']:.2f} nats",
@@ -21,7 +22,7 @@ def print_record(record: Record, folder: Path) -> None:
         "active units": " + ".join(map(str, metrics["test/active_units"])),
         "NLL without inactive units": f"{metrics['test/nll_active_only']:.2f} nats",
         "validation NLL": f"{metrics['val/nll']:.2f} nats",
-        "training": f"{record.train_seconds:.0f} s, {record.passes} passes, {record.images_per_second:,.0f} images/s",
+        "training": speed,
         "folder": str(folder),
     }
     for label, value in rows.items():

@@ -216,10 +216,10 @@ def _recorded(record: Record, folder: Path) -> Iterator[None]:
         level = logging.DEBUG if isinstance(error, UserError) else logging.ERROR
         log.log(level, "%s", traceback.format_exc())
         raise
-    except BaseException:
+    except BaseException:  # Ctrl-C, or SIGTERM, which Lightning would let end with exit code 0
         record.error = "interrupted"
         log.warning("interrupted; the same command goes on from the last pass")
-        raise
+        raise SystemExit(1) from None
     finally:
         record.finished = None if record.status == "running" else now()
         record.write(folder)

@@ -19,6 +19,7 @@ from iwae_lab.errors import UserError
 from iwae_lab.evaluation.active_units import active_units
 from iwae_lab.evaluation.diagnostics import diagnose, gradient_snr
 from iwae_lab.evaluation.likelihood import likelihood
+from iwae_lab.evaluation.measure import VALIDATION_K
 from iwae_lab.model import LatentVariableModel
 from iwae_lab.objectives.base import Objective
 from iwae_lab.optimizer import OptimizerFactory
@@ -26,8 +27,6 @@ from iwae_lab.progress import Meter
 from iwae_lab.schedule import Schedule
 
 __all__ = ["Batches", "Diagnostics", "ImageData", "LastCheckpoint", "Training", "TrainingProgress"]
-
-VALIDATION_K = 100  # samples of val/nll, the same for every objective and k
 
 
 class Batches:

@@ -11,7 +11,9 @@ from iwae_lab.evaluation.active_units import ActiveUnits, active_units
 from iwae_lab.evaluation.likelihood import Likelihood, likelihood
 from iwae_lab.model import LatentVariableModel
 
-__all__ = ["Measurements", "measure"]
+__all__ = ["VALIDATION_K", "Measurements", "measure"]
+
+VALIDATION_K = 100  # samples of val/nll, the same for every objective and k
 
 
 @dataclass(frozen=True)
@@ -23,7 +25,7 @@ class Measurements:
     test_active_only: Likelihood
     """L̂_k of the model without its inactive units"""
     valid: Likelihood
-    """L̂_k of the validation images"""
+    """L̂_100 of the validation images, as throughout training"""
     units: ActiveUnits
     """on the test images"""
 
@@ -53,13 +55,6 @@ def measure(
     model = model.eval()
     units = active_units(model, test)
     pruned = model.without_units(units.active, units.means)
-    done = 0
-
-    def bounds(model: LatentVariableModel, images: Tensor) -> Likelihood:
-        nonlocal done
-        before = done
-        found = likelihood(model, images, k, progress=lambda n: progress((before + n) / (2 * len(test) + len(valid))))
-        done += len(images)
-        return found
-
-    return Measurements(bounds(model, test), bounds(pruned, test), bounds(model, valid), units)
+    whole = likelihood(model, test, k, progress=lambda n: progress(0.5 * n / len(test)))
+    active_only = likelihood(pruned, test, k, progress=lambda n: progress(0.5 + 0.5 * n / len(test)))
+    return Measurements(whole, active_only, likelihood(model, valid, VALIDATION_K), units)

@@ -1,0 +1,67 @@
+"""Fixtures shared by all tests: the command line, tiny runs, real data where it is."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig
+
+from iwae_lab.config import register
+
+ROOT = Path(__file__).parent.parent
+TINY = [
+    "threads=1", "schedule.passes=2", "schedule.batch_size=100", "k=3", "evaluation.k=20", "evaluation.images=30",
+    "model.latents=[4]", "model.hidden=[[8]]",
+]  # fmt: skip
+
+register()
+
+
+@pytest.fixture
+def composed() -> Callable[..., DictConfig]:
+    """composed(*overrides) -> the configuration the command line would compose."""
+
+    def make(*overrides: str) -> DictConfig:
+        with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+            return compose("config", overrides=list(overrides))
+
+    return make
+
+
+@pytest.fixture
+def cli(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """cli("train.py", *overrides) -> the finished process; runs go to tmp_path/runs."""
+
+    def call(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, *arguments],
+            cwd=ROOT, env=os.environ | environment, capture_output=True, text=True, timeout=300,
+        )  # fmt: skip
+
+    return call
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> list[str]:
+    """Overrides of a run that takes a second or two, into tmp_path/runs."""
+    return [*TINY, f"runs_dir={tmp_path / 'runs'}"]
+
+
+def records(folder: Path) -> list[dict[str, Any]]:
+    """Every result.json in a runs folder, by run_id."""
+    return [json.loads(path.read_text()) for path in sorted(folder.glob("*/result.json"))]
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder with the real datasets; skips where there is none."""
+    for folder in (os.environ.get("IWAE_LAB_DATA"), ROOT.parent / "shared" / "data"):
+        if folder and (Path(folder) / "mnist").is_dir():
+            return Path(folder)
+    pytest.skip("no real datasets: neither $IWAE_LAB_DATA nor ../shared/data has mnist/")

@@ -1,0 +1,198 @@
+"""The command line, as a user meets it."""
+
+import csv
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, TINY, records
+
+Cli = Callable[..., subprocess.CompletedProcess[str]]
+
+KEYS = [
+    "run_id", "status", "error", "dataset", "binarization", "protocol", "model", "objective", "k", "schedule", "seed",
+    "passes", "steps", "train_seconds", "images_per_second", "metrics", "config", "versions", "git", "started",
+    "finished",
+]  # fmt: skip
+METRICS = [
+    "test/nll", "test/nll_se", "test/nll_k", "test/elbo", "test/active_units", "test/nll_active_only", "val/nll",
+    "train/bound",
+]  # fmt: skip
+
+
+def test_a_run_leaves_a_whole_record_and_is_not_run_twice(cli: Cli, tiny: list[str], tmp_path: Path) -> None:
+    done = cli("train.py", *tiny, "objective=iwae")
+    assert done.returncode == 0, done.stderr
+    (record,) = records(tmp_path / "runs")
+    assert set(KEYS) <= record.keys()
+    assert set(METRICS) <= record["metrics"].keys()
+    assert record["status"] == "finished" and record["error"] is None
+    assert (record["objective"], record["model"], record["dataset"], record["k"]) == (
+        "iwae",
+        "one_layer",
+        "mnist_5k",
+        3,
+    )
+    assert (record["passes"], record["steps"]) == (2, 80)
+    assert record["metrics"]["test/nll_k"] == 20
+    assert record["metrics"]["test/nll"] < 250
+    folder = tmp_path / "runs" / record["run_id"]
+    assert {path.name for path in folder.iterdir()} >= {
+        "config.yaml", "result.json", "metrics.csv", "log.txt", "checkpoints", "figures",
+    }  # fmt: skip
+    figures = {path.name: path.read_bytes() for path in (folder / "figures").iterdir()}
+    assert figures.keys() == {"samples.png", "reconstructions.png", "log_variances.png", "training_curve.png"}
+    assert all(content.startswith(b"\x89PNG") and len(content) > 5000 for content in figures.values())
+    with (folder / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [float(row["pass"]) for row in rows] == [1, 2]
+    assert float(rows[1]["train/bound"]) == pytest.approx(record["metrics"]["train/bound"])
+    assert float(rows[1]["train/bound"]) > float(rows[0]["train/bound"])
+    for shown in (f"{record['metrics']['test/nll']:.2f}", "± ", "active units", record["protocol"]):
+        assert shown in done.stdout
+
+    before = (folder / "result.json").read_bytes()
+    again = cli("train.py", *tiny, "objective=iwae")
+    assert again.returncode == 0
+    assert "finished" in again.stderr and "force=true" in again.stderr
+    assert f"{record['metrics']['test/nll']:.2f}" in again.stdout
+    assert (folder / "result.json").read_bytes() == before
+
+    evaluated = cli("-m", "iwae_lab.evaluate", str(folder))
+    assert evaluated.returncode == 0, evaluated.stderr
+    assert evaluated.stdout.rstrip().endswith(": equal")
+    assert repr(record["metrics"]["test/nll"]) in evaluated.stdout
+    fewer = cli("-m", "iwae_lab.evaluate", str(folder), "evaluation.k=10", "evaluation.images=20")
+    assert "L_10" in fewer.stdout and "equal" not in fewer.stdout
+    refused = cli("-m", "iwae_lab.evaluate", str(folder), "k=5")
+    assert refused.returncode == 1 and refused.stderr.count("\n") == 1 and "evaluation.k" in refused.stderr
+    assert (folder / "result.json").read_bytes() == before
+
+    forced = cli("train.py", *tiny, "objective=iwae", "force=true")
+    assert forced.returncode == 0, forced.stderr
+    (second,) = records(tmp_path / "runs")
+    assert second["metrics"] == record["metrics"], "same seed, same machine: the same to the last digit"
+    assert second["started"] > record["started"]
+    (kept,) = (tmp_path / "runs" / ".replaced").iterdir()
+    assert (kept / "result.json").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["k=0"], "k=0"),
+        (["k=abc"], "k=abc"),
+        (["kk=5"], "kk"),
+        (["objective=nope"], "objective=nope"),
+        (["schedule.nope=1"], "schedule.nope"),
+        (["runs_dir=/dev/null/runs"], "runs_dir=/dev/null/runs"),
+        (["k=[1"], "[1"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_1(cli: Cli, arguments: list[str], named: str, tmp_path: Path) -> None:
+    done = cli("train.py", f"runs_dir={tmp_path}", *arguments)
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1, done.stderr
+    assert named in done.stderr
+    assert not any(path.is_dir() for path in tmp_path.iterdir()), "nothing was started"
+
+
+@pytest.mark.parametrize("argument", ["k=0", "kk=5"])
+def test_the_traceback_is_there_for_who_asks(cli: Cli, argument: str) -> None:
+    done = cli("train.py", argument, HYDRA_FULL_ERROR="1")
+    assert done.returncode == 1 and "Traceback" in done.stderr
+
+
+def test_seeds_differ(cli: Cli, tiny: list[str], tmp_path: Path) -> None:
+    done = cli("train.py", "-m", *tiny, "seed=0,1")
+    assert done.returncode == 0, done.stderr
+    first, second = records(tmp_path / "runs")
+    assert first["metrics"]["test/nll"] != second["metrics"]["test/nll"]
+
+
+def test_a_failing_job_stops_no_other_and_is_recorded(cli: Cli, tiny: list[str], tmp_path: Path) -> None:
+    """The second of three jobs diverges."""
+    overrides = [*tiny, "schedule.learning_rate=0.001,1e30,0.002"]
+    done = cli("train.py", "-m", *overrides)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr.split("error: ")[-1]
+    by_rate = {record["config"]["schedule"]["learning_rate"]: record for record in records(tmp_path / "runs")}
+    assert [by_rate[rate]["status"] for rate in (0.001, 1e30, 0.002)] == ["finished", "failed", "finished"]
+    assert "loss became" in by_rate[1e30]["error"]
+    assert "Traceback" in (tmp_path / "runs" / by_rate[1e30]["run_id"] / "log.txt").read_text()
+    again = cli("train.py", "-m", *overrides)
+    assert again.returncode == 1
+    assert again.stderr.count("this run is finished") == 2, "only the failed one was tried again"
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The runs folder of one run of 12 passes that nothing disturbed."""
+    runs = tmp_path_factory.mktemp("whole")
+    subprocess.run(
+        [sys.executable, "train.py", *TINY, "schedule.passes=12", f"runs_dir={runs}"],
+        cwd=ROOT, check=True, capture_output=True,
+    )  # fmt: skip
+    return runs
+
+
+@pytest.mark.parametrize("kill", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_a_killed_run_goes_on_and_ends_as_if_it_had_not_been(
+    cli: Cli, tiny: list[str], tmp_path: Path, uninterrupted: Path, kill: signal.Signals
+) -> None:
+    overrides = [*tiny, "schedule.passes=12"]
+    (expected,) = records(uninterrupted)
+    process = subprocess.Popen(
+        [sys.executable, "train.py", *overrides], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
+    folder = tmp_path / "runs" / expected["run_id"]
+    while not (folder / "checkpoints" / "last.ckpt").exists():
+        assert process.poll() is None, process.stderr and process.stderr.read()
+        time.sleep(0.002)
+    process.send_signal(kill)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode != 0
+    assert json.loads((folder / "result.json").read_text())["status"] == "running"
+    if kill != signal.SIGKILL:
+        assert "the same command goes on" in said
+    rows = (folder / "metrics.csv").read_text().count("\n") - 1
+    assert 0 < rows < 12
+
+    done = cli("train.py", *overrides)
+    assert done.returncode == 0, done.stderr
+    assert "going on from" in done.stderr
+    (record,) = records(tmp_path / "runs")
+    assert record["status"] == "finished"
+    assert record["metrics"] == expected["metrics"]
+
+    def curve(runs: Path) -> list[tuple[str, str]]:
+        with (runs / expected["run_id"] / "metrics.csv").open() as file:
+            return [(row["step"], row["train/bound"]) for row in csv.DictReader(file)]
+
+    assert curve(tmp_path / "runs") == curve(uninterrupted)
+
+
+def test_help_is_fast_and_lists_groups_options_and_keys(cli: Cli) -> None:
+    start = time.monotonic()
+    done = cli("train.py", "--help")
+    assert time.monotonic() - start < 10
+    for word in ("objective=", "iwae", "model=", "two_layer", "schedule=", "paper", "evaluation.k=5000", "force="):
+        assert word in done.stdout
+
+
+def test_init_from_starts_with_another_runs_weights(cli: Cli, tiny: list[str], tmp_path: Path) -> None:
+    assert cli("train.py", *tiny, "objective=vae").returncode == 0
+    (first,) = records(tmp_path / "runs")
+    folder = tmp_path / "runs" / first["run_id"]
+    done = cli("train.py", *tiny, "objective=iwae", f"init_from={folder}", "schedule.learning_rate=1e-7")
+    assert done.returncode == 0, done.stderr
+    (second,) = (record for record in records(tmp_path / "runs") if record["objective"] == "iwae")
+    assert second["metrics"]["test/nll"] == pytest.approx(first["metrics"]["test/nll"], abs=0.1)
+    other = cli("train.py", *tiny, "model.latents=[5]", f"init_from={folder}")
+    assert other.returncode == 1 and other.stderr.splitlines()[-1].startswith("error: init_from")

@@ -1,0 +1,147 @@
+"""The configuration: every shipped YAML builds, every bad value is refused by name."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from hydra.errors import HydraException
+from hydra.utils import get_class
+from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning.loggers import Logger
+
+from iwae_lab.config import CONF, Config, Evaluation, build, check, help_text, known_keys
+from iwae_lab.data.base import Dataset
+from iwae_lab.errors import UserError, explain
+from iwae_lab.model import LatentVariableModel
+from iwae_lab.objectives.base import Objective
+from iwae_lab.optimizer import OptimizerFactory
+from iwae_lab.record import fingerprint, run_id
+from iwae_lab.schedule import Schedule
+
+GROUPS = {
+    "dataset": Dataset,
+    "model": LatentVariableModel,
+    "objective": Objective,
+    "schedule": Schedule,
+    "optimizer": OptimizerFactory,
+}
+SHIPPED = [(path.parent.name, path.stem) for path in sorted(CONF.glob("*/*.yaml"))]
+Composed = Callable[..., DictConfig]
+
+
+@pytest.mark.parametrize(("group", "option"), SHIPPED)
+def test_every_shipped_yaml_composes_and_builds(group: str, option: str, composed: Composed, tmp_path: Path) -> None:
+    path = CONF / group / f"{option}.yaml"
+    assert path.read_text().startswith("# "), "its first line says what it is, for --help"
+    required = {"dataset": {"npz": ["dataset.path=x.npz"]}}.get(group, {}).get(option, [])
+    cfg = composed(f"{group}={option}" if group != "experiment" else f"+experiment={option}", *required)
+    config = check(cfg)
+    if group in GROUPS:
+        node = getattr(config, group)
+        assert node["name"] == option, "the name by which records and tables know it"
+        given = {"mean_image": torch.rand(16)} if group == "model" else {}
+        assert isinstance(build(GROUPS[group], node, group, **given), GROUPS[group])
+    elif group == "logger":
+        assert all(issubclass(get_class(node["_target_"]), Logger) for node in config.logger.values())
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("k=0", "k=0: expected"),
+        ("k=-1", "k=-1: expected"),
+        ("k=abc", "k=abc: .*'abc'.*Integer"),
+        ("kk=5", r"kk: no such key \(did you mean k\?\)"),
+        ("seed=-1", "seed=-1: expected"),
+        ("objective=nope", "objective=nope: no such option; expected one of .*iwae.*vae"),
+        ("objective=iwea", r"did you mean iwae\?"),
+        ("schedule=nope", "schedule=nope: no such option; expected one of .*paper"),
+        ("dataset=nope", "dataset=nope: no such option"),
+        ("model=nope", "model=nope: no such option"),
+        ("optimizer=nope", "optimizer=nope: no such option"),
+        ("logger=nope", "logger=nope: no such option"),
+        ("evaluation.k=0", "evaluation.k=0: expected"),
+        ("evaluation.images=1", "evaluation.images=1: expected"),
+        ("evaluation.kk=5", r"evaluation.kk: no such key \(did you mean evaluation.k\?\)"),
+        ("threads=0", "threads=0: expected auto or"),
+        ("threads=many", "threads=many: expected auto or"),
+        ("precision=16", "precision=16: expected one of auto"),
+        ("accelerator=tpu", "accelerator=tpu: expected one of auto"),
+        ("data_dir=/no/such/folder", "data_dir=/no/such/folder: expected an existing directory"),
+        ("runs_dir=/dev/null/runs", "runs_dir=/dev/null/runs: expected a directory that can be written"),
+        ("init_from=/no/such/run", "init_from=/no/such/run: expected the folder of a run"),
+        ("schedule.passes=0", "schedule.passes=0: expected"),
+        ("schedule.passes=2.5", "schedule.passes=2.5: expected int"),
+        ("schedule.batch_size=0", "schedule.batch_size=0: expected"),
+        ("schedule.learning_rate=-1", "schedule.learning_rate=-1.0: expected"),
+        ("schedule.constant=2", "schedule.constant=2.0: expected"),
+        ("optimizer.beta1=1", "optimizer.beta1=1.0: expected"),
+        ("optimizer.epsilon=0", "optimizer.epsilon=0.0: expected"),
+        ("dataset.binarization=nope", "dataset.binarization=nope: expected"),
+        ("model.latents=[]", r"model.latents=\[\]: expected"),
+        ("model.latents=many", "model.latents=many: expected"),
+        *((f"{group}.nope=1", f"{group}.nope: no such key") for group in GROUPS),
+        *((f"+{group}.nope=1", f"{group}.nope=1: no such key") for group in GROUPS),
+        ("objective._target_=os.system", "objective._target_=os.system: expected"),
+        ("objective._target_=no.such.thing", "objective._target_=no.such.thing: expected"),
+        ("objective._target_=iwae_lab.schedule.Paper", "objective._target_=.*: expected a subclass of Objective"),
+    ],
+)
+def test_bad_values_are_refused_in_one_line_by_name(override: str, message: str, composed: Composed) -> None:
+    with pytest.raises((UserError, HydraException)) as caught:
+        config = check(composed(override))
+        for group, base in GROUPS.items():
+            given = {"mean_image": torch.rand(16)} if group == "model" else {}
+            build(base, getattr(config, group), group, **given)
+    line = explain(caught.value)
+    assert "\n" not in line
+    assert re.search(message, line), line
+
+
+def test_every_root_key_is_in_the_help_with_a_line() -> None:
+    text = help_text()
+    for key in known_keys():
+        if key not in {*GROUPS, "logger", "evaluation"}:
+            (line,) = [line for line in text.splitlines() if line.strip().startswith(f"{key}=")]
+            assert len(line.split(maxsplit=1)[1]) > 10
+    for group, option in SHIPPED:
+        assert f"{group}=" in text
+        assert any(line[3:].split(maxsplit=1)[:1] == [option] for line in text.splitlines() if line[:1] == " ")
+
+
+def test_defaults_are_those_promised(composed: Composed) -> None:
+    config = check(composed())
+    chosen = [getattr(config, group)["name"] for group in ("dataset", "model", "objective", "schedule")]
+    assert chosen == ["mnist_5k", "one_layer", "iwae", "quick"]
+    assert (config.k, config.seed, config.evaluation) == (50, 0, Evaluation(k=5000, images=None))
+
+
+def container(cfg: DictConfig) -> dict:  # type: ignore[type-arg]
+    return OmegaConf.to_container(cfg, resolve=True)  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize(
+    "override", ["k=5", "seed=1", "objective=vae", "model=two_layer", "schedule=paper", "schedule.passes=3",
+                 "evaluation.k=10", "evaluation.images=10", "optimizer.beta1=0.99", "precision=bf16", "dataset=mnist"],
+)  # fmt: skip
+def test_whatever_changes_the_result_changes_the_fingerprint(override: str, composed: Composed) -> None:
+    assert fingerprint(container(composed(override))) != fingerprint(container(composed()))
+
+
+@pytest.mark.parametrize(
+    "override", ["logger=none", "accelerator=cpu", "runs_dir=elsewhere", "threads=1", "force=true"]
+)
+def test_where_and_how_fast_changes_no_fingerprint(override: str, composed: Composed) -> None:
+    assert fingerprint(container(composed(override))) == fingerprint(container(composed()))
+
+
+def test_run_ids_say_what_a_run_is(composed: Composed) -> None:
+    name = run_id(container(composed("objective=vae", "k=5", "seed=3", "model=two_layer")))
+    assert name.startswith("mnist_5k-two_layer-vae-k5-s3-")
+    assert len(name.rsplit("-", 1)[1]) == 8
+
+
+def test_schema_is_the_dataclass(composed: Composed) -> None:
+    assert OmegaConf.get_type(composed()) is Config

@@ -1,0 +1,191 @@
+"""Streaming likelihoods and active units."""
+
+import tracemalloc
+
+import pytest
+import torch
+from torch import Tensor
+
+from iwae_lab.bounds import iwae_bound
+from iwae_lab.evaluation.active_units import active_units
+from iwae_lab.evaluation.likelihood import likelihood
+from iwae_lab.evaluation.measure import measure
+from iwae_lab.model import HierarchicalModel
+
+
+@pytest.fixture
+def model() -> HierarchicalModel:
+    torch.manual_seed(0)
+    model = HierarchicalModel([6, 4], [[10], [8]], mean_image=torch.rand(20))
+    with torch.no_grad():  # weights large enough that images, samples and layers matter
+        for parameter in model.parameters():
+            parameter.mul_(1.3)
+    return model.double()
+
+
+def images(n: int) -> Tensor:
+    return (torch.rand(n, 20, generator=torch.Generator().manual_seed(1)) < 0.4).byte()
+
+
+@pytest.mark.parametrize(("rows", "chunk"), [(50, 50), (100, 50), (300, 100), (7000, 1000)])
+@pytest.mark.parametrize("k", [1, 49, 130])
+def test_bounds_do_not_depend_on_batches_or_chunks(model: HierarchicalModel, rows: int, chunk: int, k: int) -> None:
+    reference = likelihood(model, images(13), k)
+    found = likelihood(model, images(13), k, rows=rows, chunk=chunk)
+    torch.testing.assert_close(found.bound, reference.bound, rtol=1e-12, atol=0)
+    torch.testing.assert_close(found.elbo, reference.elbo, rtol=1e-12, atol=0)
+
+
+def test_bounds_do_not_depend_on_the_other_images(model: HierarchicalModel) -> None:
+    x = images(11)
+    torch.testing.assert_close(likelihood(model, x[:4], 60).bound, likelihood(model, x, 60).bound[:4])
+
+
+def test_bounds_depend_on_the_seed_and_not_on_the_global_generator(model: HierarchicalModel) -> None:
+    before = torch.get_rng_state()
+    first = likelihood(model, images(5), 10).bound
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.randn(3)
+    assert torch.equal(likelihood(model, images(5), 10).bound, first)
+    assert not torch.equal(likelihood(model, images(5), 10, seed=1).bound, first)
+
+
+def test_streams_differ_between_images_and_layers(model: HierarchicalModel) -> None:
+    seen: list[Tensor] = []
+
+    def log_weights(x: Tensor, k: int, noise: object) -> Tensor:
+        draw = model.draw(x, k, noise=noise)  # type: ignore[arg-type]
+        seen.extend(draw.z)
+        return draw.log_w
+
+    model.log_weights = log_weights  # type: ignore[method-assign, assignment]
+    likelihood(model, images(1).repeat(3, 1), 50)
+    z = seen[0]
+    assert len({tuple(row.tolist()) for row in z.flatten(0, 1)[:, :2]}) == 150
+
+
+def test_the_bound_is_the_one_function_of_the_log_weights(model: HierarchicalModel) -> None:
+    log_w = torch.randn(40, 3, dtype=torch.float64)
+    model.log_weights = lambda x, k, noise: log_w[:k, : len(x)]  # type: ignore[method-assign, assignment, misc]
+    found = likelihood(model, images(3), 40)
+    torch.testing.assert_close(found.bound, iwae_bound(log_w))
+    assert found.nll == pytest.approx(-iwae_bound(log_w).mean().item())
+    assert found.nll_se == pytest.approx(iwae_bound(log_w).std().item() / 3**0.5)
+
+
+def test_more_samples_give_a_tighter_bound_and_agree_with_fresh_ones(model: HierarchicalModel) -> None:
+    x = images(40)
+    bounds = [likelihood(model, x, k).nll for k in (1, 10, 100, 1000)]
+    assert bounds == sorted(bounds, reverse=True)
+    torch.manual_seed(1)
+    with torch.no_grad():
+        fresh = torch.stack([iwae_bound(model.log_weights(x.double(), 100)).mean() for _ in range(40)])
+    streamed = torch.tensor([-likelihood(model, x, 100, seed=seed).nll for seed in range(40)])
+    standard_error = ((fresh.var() + streamed.var()) / 40).sqrt()
+    assert (fresh.mean() - streamed.mean()).abs() < 4 * standard_error
+
+
+def test_memory_does_not_grow_with_k(model: HierarchicalModel) -> None:
+    def peak(k: int) -> int:
+        sizes: list[int] = []
+        original = model.log_weights
+        model.log_weights = lambda x, k, noise: (sizes.append(k * len(x)), original(x, k, noise))[1]  # type: ignore[method-assign, assignment, misc, func-returns-value]
+        tracemalloc.start()
+        likelihood(model, images(30), k, rows=500)
+        tracemalloc.stop()
+        model.log_weights = original  # type: ignore[method-assign]
+        return max(sizes)
+
+    assert peak(500) == peak(5000) <= 500
+
+
+def linear_encoder(pixel_weights: Tensor, log_std: float, latents: list[int]) -> HierarchicalModel:
+    """q(z_1 | x) with means x·pixel_weights [pixels, units] and one σ; layers above still random."""
+    model = HierarchicalModel(
+        latents, [[] for _ in latents], mean_image=torch.full((len(pixel_weights),), 0.5)
+    ).double()
+    mean, log_sigma = model.encoder[0].heads
+    mean.weight.data.copy_(pixel_weights.T)
+    log_sigma.weight.data.zero_()
+    log_sigma.bias.data.fill_(log_std)
+    return model
+
+
+def half_and_half(n: int, pixels: int) -> Tensor:
+    """Pixel 0 is 1 in every second image; the others are 0."""
+    x = torch.zeros(n, pixels, dtype=torch.uint8)
+    x[::2, 0] = 1
+    return x
+
+
+def test_active_units_know_just_above_from_just_below_the_threshold() -> None:
+    n = 200
+    pixel_variance = 0.25 * n / (n - 1)
+    scales = [(0.0101 / pixel_variance) ** 0.5, (0.0099 / pixel_variance) ** 0.5, 0.0, 3.0]
+    weights = torch.zeros(5, 4)
+    weights[0] = torch.tensor(scales)
+    model = linear_encoder(weights, log_std=2.0, latents=[4])  # samples vary by far more than means
+    found = active_units(model, half_and_half(n, 5))
+    expected = torch.tensor([0.0101, 0.0099, 0.0, 9 * pixel_variance], dtype=torch.float64)
+    torch.testing.assert_close(found.variances[0], expected, rtol=1e-6, atol=1e-12)
+    assert found.active[0].tolist() == [True, False, False, True]
+    assert found.counts == [2]
+
+
+def test_noise_from_below_does_not_count_in_the_second_layer() -> None:
+    """Unit 0 above follows a unit that is all noise, unit 1 one that has a signal of variance 0.05."""
+    n = 500
+    weights = torch.zeros(5, 2)
+    weights[0, 1] = (0.05 / (0.25 * n / (n - 1))) ** 0.5
+    model = linear_encoder(weights, log_std=0.0, latents=[2, 2])
+    mean, log_sigma = model.encoder[1].heads
+    mean.weight.data.copy_(torch.eye(2))
+    log_sigma.weight.data.zero_()
+    found = active_units(model, half_and_half(n, 5), samples=50)
+    assert found.variances[1][0].item() == pytest.approx(0.0, abs=0.005)
+    assert found.variances[1][1].item() == pytest.approx(0.05, abs=0.01)
+    assert found.counts == [1, 1]
+    # the biased estimate, from one sample of the layer below, would count the noise:
+    z = model.posteriors(half_and_half(n, 5).double(), 1)[1].mean[0]
+    assert (z.var(0) > 0.01).all()
+
+
+def test_the_second_layers_variances_are_unbiased() -> None:
+    n = 400
+    model = linear_encoder(torch.zeros(5, 1), log_std=0.0, latents=[1, 1])
+    model.encoder[1].heads[0].weight.data.fill_(1.0)
+    found = [active_units(model, half_and_half(n, 5), samples=2, seed=s).variances[1].item() for s in range(60)]
+    values = torch.tensor(found)
+    assert abs(values.mean()) < 4 * values.std() / 60**0.5  # a plain variance would give 1/2
+
+
+@pytest.mark.parametrize("latents", [[6], [6, 4], [6, 4, 3]])
+def test_removing_no_unit_changes_nothing_and_removing_all_leaves_the_biases(latents: list[int]) -> None:
+    torch.manual_seed(0)
+    model = HierarchicalModel(latents, [[7] for _ in latents], mean_image=torch.rand(20)).double()
+    x = images(9)
+    keep = [torch.ones(n, dtype=torch.bool) for n in latents]
+    constants = [torch.randn(n, dtype=torch.float64) for n in latents]
+    same = likelihood(model.without_units(keep, constants), x, 30)
+    torch.testing.assert_close(same.bound, likelihood(model, x, 30).bound)
+    nothing = model.without_units([~k for k in keep], constants)
+    logits = nothing.decoder[0](torch.zeros(1, 0, dtype=torch.float64)).logits
+    independent = torch.distributions.Bernoulli(logits=logits).log_prob(x.double()).sum(-1)
+    torch.testing.assert_close(likelihood(nothing, x, 30).bound, independent)
+
+
+def test_a_unit_that_carries_nothing_can_be_removed_at_no_loss() -> None:
+    """A unit with q = p that no network looks at: log p − log q is the same without it."""
+    torch.manual_seed(0)
+    model = HierarchicalModel([5], [[8]], mean_image=torch.rand(20)).double()
+    with torch.no_grad():
+        mean, log_std = model.encoder[0].heads
+        mean.weight.mul_(0.5)
+        mean.weight[2] = 0
+        log_std.weight.zero_()
+        model.decoder[0].body[0].weight[:, 2] = 0
+    found = measure(model, images(60), images(20), 2000)
+    assert found.units.active[0].tolist() == [True, True, False, True, True]
+    difference = found.test.bound - found.test_active_only.bound
+    assert difference.mean().abs() < 4 * difference.std() / 60**0.5 < 0.1
+    assert found.metrics()["test/active_units"] == [4]
