@@ -1,9 +1,13 @@
 """Every objective of conf/objective, held to what it claims, on models where the truth is known."""
 
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
+from conftest import records
 from omegaconf import OmegaConf
 from oracle import (
     BINARY_X,
@@ -159,10 +163,10 @@ def check_gradient(spec: str, layers: int, k: int, replicates: int = 30) -> None
             assert comparison.agrees, (part, comparison)
 
 
-class TestUnbiasedAndBiased:
+class TestOfOneObjective:
     """What only one or two objectives claim."""
 
-    def test_dreg_matches_iwae_with_two_layers_and_the_two_wrong_forms_of_it_do_not(self):
+    def test_dreg_matches_iwae_with_two_layers_and_two_wrong_forms_do_not(self):
         """Scalar two-layer Gaussian, K = 3; the derivative in the first encoder mean among others."""
         model = scalar_two_layer()
         made = objective("dreg")
@@ -415,3 +419,56 @@ def dreg_with_a_hook_on_every_z(model, x):
     for latent in z:
         latent.register_hook(lambda gradient: gradient * weights.unsqueeze(-1))
     return -(weights * log_w).sum(0).mean()
+
+
+MINE = """
+import torch
+from iwae_lab.bounds import iwae_bound
+from iwae_lab.objectives.base import Estimate, Objective
+
+class Mine(Objective):
+    def __init__(self, power: float = 1.0) -> None:
+        super().__init__()
+        self.power = power
+
+    def forward(self, model, x, k):
+        log_w = model.log_weights(x, k)
+        return Estimate(-self.power * iwae_bound(log_w).mean(), log_w)
+
+    def target(self, log_w):
+        return iwae_bound(log_w)
+"""
+
+
+def mine_yaml(name: str, target: str, power: float) -> str:
+    return f"# Mine\nname: {name}\n_target_: {target}\npower: {power}\n"
+
+
+class TestAddAnObjective:
+    """Needs one file and one YAML, anywhere."""
+
+    def test_from_the_command_line(self, cli, tiny, tmp_path):
+        (tmp_path / "my_module.py").write_text(MINE)
+        (tmp_path / "objective").mkdir()
+        (tmp_path / "objective/mine.yaml").write_text(mine_yaml("mine", "my_module.Mine", 1.0))
+        done = cli(
+            "train.py", "-cd", str(tmp_path), *tiny, "schedule.passes=1", "objective=mine", PYTHONPATH=str(tmp_path)
+        )
+        assert done.returncode == 0, done.stderr
+        (record,) = records(tmp_path / "runs")
+        assert (record["objective"], record["status"]) == ("mine", "finished")
+
+    def test_by_the_property_tests_which_tell_a_wrong_one(self, tmp_path):
+        for part in ("conf", "iwae_lab", "tests"):
+            shutil.copytree(ROOT / part, tmp_path / part, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copy(ROOT / "pyproject.toml", tmp_path)
+        (tmp_path / "iwae_lab/objectives/mine.py").write_text(MINE)
+        for name, power in (("mine", 1.0), ("mine_wrong", 2.0)):
+            yaml = mine_yaml(name, "iwae_lab.objectives.mine.Mine", power)
+            (tmp_path / f"conf/objective/{name}.yaml").write_text(yaml)
+        command = ["-m", "pytest", "-p", "no:cacheprovider", "-q", "tests/test_objectives.py", "-k", "mine"]
+        done = subprocess.run([sys.executable, *command], cwd=tmp_path, capture_output=True, text=True, timeout=300)
+        failed = [line for line in done.stdout.splitlines() if line.startswith("FAILED")]
+        assert len(failed) == 3, done.stdout
+        assert all("what_it_claims_to_maximise[mine_wrong-" in line for line in failed)
+        assert "passed" in done.stdout
