@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from hydra.core.config_store import ConfigStore
-from hydra.utils import get_object
+from hydra.utils import get_class
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -131,11 +131,12 @@ def arguments(node: dict[str, Any], key: str) -> tuple[type, dict[str, Any]]:
 
     A parameter without annotation, or keyword-only, is given by the program and no key of the node.
     """
+    target = str(node.get("_target_"))
     try:
-        cls = get_object(node["_target_"])
-    except (KeyError, ImportError, ValueError) as error:
-        raise UserError(f"{key}._target_={node.get('_target_')}: expected a class to import ({error})") from None
-    hints = typing.get_type_hints(cls.__init__)
+        cls = get_class(target)
+    except Exception as error:  # whatever importing the user's module raises
+        raise UserError(f"{key}._target_={target}: expected a class to import ({error})") from None
+    hints = typing.get_type_hints(cls.__init__)  # type: ignore[misc]
     fields = []
     for name, parameter in inspect.signature(cls).parameters.items():
         if parameter.kind is parameter.POSITIONAL_OR_KEYWORD:

@@ -91,7 +91,8 @@ class Conditional(nn.Module):
     def forward(self, h: Tensor) -> Gaussian | Bernoulli:
         for linear in self.body:
             h = torch.tanh(linear(h))
-        return self.family(*(head(h) for head in self.heads))
+        # under autocast heads give bf16; densities are computed in the precision of the weights
+        return self.family(*(head(h).to(head.weight.dtype) for head in _linears(self.heads)))
 
     @torch.no_grad()
     def narrow_inputs(self, keep: Tensor, constant: Tensor) -> None:
