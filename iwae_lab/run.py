@@ -152,12 +152,9 @@ def _fit(training: Training, data: Data, parts: Parts, record: Record, folder: P
     best = ModelCheckpoint(
         checkpoints, "best", "val/bound", mode="max", save_on_train_epoch_end=True, enable_version_counter=False
     )
-    callbacks = [
-        TrainingProgress(),
-        best,
-        LastCheckpoint(checkpoints),
-        *([Diagnostics()] if config.diagnostics else []),
-    ]
+    callbacks = [TrainingProgress(), best, LastCheckpoint(checkpoints)]
+    if config.diagnostics:
+        callbacks.append(Diagnostics())
     trainer = pl.Trainer(
         accelerator=parts.device().type,
         devices=1,

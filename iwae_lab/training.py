@@ -70,9 +70,9 @@ class ImageData(pl.LightningDataModule):
 class Training(pl.LightningModule):
     """Trains `model` by `objective` with k samples; logs bounds that come from log-weights alone.
 
-    Once a pass: train/bound (mean L̂_k over the images of the pass), train/loss (what was differentiated),
-    learning_rate, images_per_second. At the schedule's evaluation passes, on the fixed validation draw:
-    val/bound (L̂_k), val/nll (−L̂_100) and val/active_units/1, … All in nats.
+    Once a pass: train/bound (mean L̂_k over the images of the pass, whatever the objective), train/loss (what
+    was differentiated), learning_rate, images_per_second. At the schedule's evaluation passes, on the fixed
+    validation draw: val/bound (L̂_k), val/nll (−L̂_100) and val/active_units/1, … All in nats.
     """
 
     def __init__(

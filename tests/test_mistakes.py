@@ -5,6 +5,7 @@ import importlib
 from pathlib import Path
 
 import pytest
+import pytorch_lightning as pl
 import torch
 from conftest import records
 
@@ -13,10 +14,11 @@ from iwae_lab.data.mnist_5k import MNIST5k
 from iwae_lab.data.protocol import prepare
 from iwae_lab.layers import StandardNormal
 from iwae_lab.model import HierarchicalModel
+from iwae_lab.objectives.base import Estimate, Objective
 from iwae_lab.objectives.dreg import DReG
 from iwae_lab.optimizer import Adam
 from iwae_lab.schedule import LinearDecay
-from iwae_lab.training import Batches, Training
+from iwae_lab.training import Batches, ImageData, Training
 
 GRADIENTS = "test_objectives.TestEveryObjective.test_gradient_is_that_of_what_it_claims_to_maximise"
 ELSEWHERE = {
@@ -63,17 +65,36 @@ def test_stands_where_the_table_says(mistake):
         assert callable(found)
 
 
-def training() -> Training:
+def training(objective: Objective) -> Training:
     torch.manual_seed(0)
     model = HierarchicalModel([4], [[8]], mean_image=torch.full((6,), 0.4))
-    module = Training(model, DReG(), Adam(), LinearDecay(1, 2, 0.001), k=3)
+    module = Training(model, objective, Adam(), LinearDecay(1, 2, 0.001), k=3)
     module.on_train_epoch_start()
     return module
 
 
+class NothingForPhi(Objective):
+    def forward(self, model, x, k):
+        log_w = model.log_weights(x, k)
+        return Estimate(-iwae_bound(log_w).mean(), log_w, 0 * log_w.mean())
+
+
+def test_the_encoder_descends_its_own_loss_in_training_too():
+    module = training(NothingForPhi())
+    before = {name: parameter.clone() for name, parameter in module.model.named_parameters()}
+    images = torch.randint(0, 256, (8, 6), dtype=torch.uint8)
+    trainer = pl.Trainer(
+        accelerator="cpu", max_epochs=1, logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False,
+    )  # fmt: skip
+    trainer.fit(module, datamodule=ImageData(images, (images > 127).byte(), 4))
+    for name, parameter in module.model.named_parameters():
+        assert torch.equal(parameter, before[name]) == name.startswith("encoder"), name
+
+
 def test_the_surrogate_is_not_logged_as_the_bound():
     """Σ w̃·log w ≥ L̂_k would flatter the objective."""
-    module, x = training(), torch.eye(6)
+    module, x = training(DReG()), torch.eye(6)
     torch.manual_seed(1)
     surrogate = -module.training_step(x, 0)
     torch.manual_seed(1)
@@ -83,7 +104,7 @@ def test_the_surrogate_is_not_logged_as_the_bound():
 
 
 def test_a_ragged_last_batch_counts_by_its_images():
-    module, batches = training(), [torch.eye(6)[:4], torch.eye(6)[4:5]]
+    module, batches = training(DReG()), [torch.eye(6)[:4], torch.eye(6)[4:5]]
     torch.manual_seed(1)
     for x in batches:
         module.training_step(x, 0)

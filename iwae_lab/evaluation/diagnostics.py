@@ -65,7 +65,7 @@ class SignalToNoise:
 
     @property
     def per_coordinate(self) -> Tensor:
-        """|mean| / σ (Rainforth et al. 2018, arXiv 1802.04537, eq. 4); noise alone gives some 0.8/√draws."""
+        """|mean| / σ (Rainforth et al. 2018, arXiv 1802.04537); noise alone gives some 0.8/√draws."""
         return self.mean.abs() / self.variance.sqrt()
 
     @property

@@ -12,7 +12,7 @@ __all__ = ["CIWAE"]
 
 
 class CIWAE(Objective):
-    """β·ELBO + (1−β)·L_k   (Rainforth et al. 2018, arXiv 1802.04537, eq. 11).
+    """β·ELBO + (1−β)·L_k   (Rainforth et al. 2018, arXiv 1802.04537).
 
     With learned=true, β is a parameter that ascends the objective from the given value. Since L_k ≥ ELBO,
     that takes it to 0: from a clear gradient in φ to a tight bound.

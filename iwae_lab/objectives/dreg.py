@@ -10,7 +10,7 @@ __all__ = ["DReG"]
 
 
 class DReG(Objective):
-    """φ: Σ_i w̃_i² D_i, with D the path derivative of log w   (Tucker et al. 2019, arXiv 1810.04152, eq. 8).
+    """φ: Σ_i w̃_i² D_i, with D the path derivative of log w   (Tucker et al. 2019, arXiv 1810.04152).
 
     θ: Σ_i w̃_i ∇log w_i, as IWAE. Unbiased for IWAE with any number of stochastic layers, since z_1 stays
     live inside q(z_2 | z_1); its signal-to-noise ratio in φ grows with k.

@@ -12,7 +12,7 @@ __all__ = ["IWAESingle"]
 
 
 class IWAESingle(Objective):
-    """∇log w_j with one j ~ Categorical(w̃)   (Burda, Grosse & Salakhutdinov 2016, arXiv 1509.00519, section 3).
+    """∇log w_j with one j ~ Categorical(w̃)   (Burda, Grosse & Salakhutdinov 2016, arXiv 1509.00519).
 
     Unbiased for IWAE's Σ_i w̃_i ∇log w_i, at a higher variance. The k samples are weighed without a graph;
     the chosen one is then computed again from its noise.

@@ -14,7 +14,7 @@ __all__ = ["JVI"]
 
 
 class JVI(Objective):
-    """Σ_{j=0}^{order} c_j L̄_{k−j}, c_j = (−1)^j (k−j)^order / (j! (order−j)!)   (Nowozin 2018, ICLR, eqs. 10, 11).
+    """Σ_{j=0}^{order} c_j L̄_{k−j}, c_j = (−1)^j (k−j)^order / (j! (order−j)!)   (Nowozin, ICLR 2018).
 
     L̄_{k−j} averages L̂_{k−j} over all ways of leaving out j of the k samples; order 1 is
     k·L̂_k − (k−1)·L̄_{k−1}. Its bias as an estimate of log p(x) is O(k^−(order+1)), where IWAE's is O(1/k).

@@ -11,7 +11,7 @@ __all__ = ["MIWAE"]
 
 
 class MIWAE(Objective):
-    """(1/m) Σ_j log (1/k) Σ_i w_ij, from m groups of k samples   (Rainforth et al. 2018, arXiv 1802.04537, eq. 9).
+    """(1/m) Σ_j log (1/k) Σ_i w_ij, from m groups of k samples   (Rainforth et al. 2018, arXiv 1802.04537).
 
     The bound L_k, estimated with m·k samples in all.
     """

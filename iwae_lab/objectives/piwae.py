@@ -11,7 +11,7 @@ __all__ = ["PIWAE"]
 
 
 class PIWAE(Objective):
-    """θ: L_{m·k}; φ: (1/m) Σ_j log (1/k) Σ_i w_ij   (Rainforth et al. 2018, arXiv 1802.04537, eq. 10).
+    """θ: L_{m·k}; φ: (1/m) Σ_j log (1/k) Σ_i w_ij   (Rainforth et al. 2018, arXiv 1802.04537).
 
     From one set of m groups of k samples: θ has the tighter bound, φ the one with the better gradient.
     """

@@ -12,7 +12,7 @@ __all__ = ["Reinforce"]
 
 
 class Reinforce(Objective):
-    """(L̂_k − b) Σ_i ∇log q(z_i | x) + Σ_i w̃_i ∇log w_i   (Mnih & Rezende 2016, arXiv 1602.06725, eqs. 5, 8).
+    """(L̂_k − b) Σ_i ∇log q(z_i | x) + Σ_i w̃_i ∇log w_i   (Mnih & Rezende 2016, arXiv 1602.06725).
 
     b is the running mean of L̂_k over past minibatches (Williams 1992). Unbiased for IWAE; samples need no
     derivative, so latents may be discrete.

@@ -13,7 +13,7 @@ __all__ = ["Renyi"]
 
 
 class Renyi(Objective):
-    """L_α = 1/(1−α) · log (1/k) Σ_i w_i^(1−α)   (Li & Turner 2016, arXiv 1602.02311, eq. 14).
+    """L_α = 1/(1−α) · log (1/k) Σ_i w_i^(1−α)   (Li & Turner 2016, arXiv 1602.02311).
 
     α = 1 is the ELBO, α = 0 is IWAE, α → −∞ is `vr_max`. For α < 0 it is no lower bound of log p(x).
     """

@@ -12,7 +12,7 @@ __all__ = ["RWS"]
 
 
 class RWS(Objective):
-    """Reweighted wake-sleep   (Bornschein & Bengio 2015, arXiv 1406.2751, eqs. 5, 8, 9).
+    """Reweighted wake-sleep   (Bornschein & Bengio 2015, arXiv 1406.2751).
 
     wake-θ: Σ_i w̃_i ∇_θ log p(x, z_i), which is IWAE's. φ follows KL(p ‖ q), by inference="wake":
     Σ_i w̃_i ∇_φ log q(z_i | x), biased for finite k; "sleep": ∇_φ log q(z | x) at (x, z) ~ p, one for each

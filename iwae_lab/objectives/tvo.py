@@ -12,7 +12,7 @@ __all__ = ["TVO"]
 
 
 class TVO(Objective):
-    """Σ_i (β_{i+1} − β_i) E_{π_βi}[log w], π_β ∝ q^(1−β) p^β   (Masrani et al. 2019, arXiv 1907.00031, eqs. 9, 13).
+    """Σ_i (β_{i+1} − β_i) E_{π_βi}[log w], π_β ∝ q^(1−β) p^β   (Masrani et al. 2019, arXiv 1907.00031).
 
     A left Riemann sum of d/dβ log Z_β, so at most log p(x). Its gradient E[∇log w] + Cov(∇log π̃_β, log w)
     needs no derivative of samples; expectations are self-normalised with weights ∝ w^β, hence biased for

@@ -14,7 +14,7 @@ __all__ = ["VIMCO"]
 
 
 class VIMCO(Objective):
-    """Σ_i (L̂_k − L̂_k^{−i}) ∇log q(z_i | x) + Σ_i w̃_i ∇log w_i   (Mnih & Rezende 2016, arXiv 1602.06725, eq. 10).
+    """Σ_i (L̂_k − L̂_k^{−i}) ∇log q(z_i | x) + Σ_i w̃_i ∇log w_i   (Mnih & Rezende 2016, arXiv 1602.06725).
 
     L̂_k^{−i} is L̂_k with w_i replaced by the geometric mean of the others: a baseline that does not depend on
     z_i. Unbiased for IWAE; samples need no derivative, so latents may be discrete.

@@ -9,7 +9,7 @@ __all__ = ["VRMax"]
 
 
 class VRMax(Objective):
-    """max_i log w_i   (Li & Turner 2016, arXiv 1602.02311, section 4.2). No lower bound of log p(x)."""
+    """max_i log w_i   (Li & Turner 2016, arXiv 1602.02311). No lower bound of log p(x)."""
 
     def forward(self, model: LatentVariableModel, x: Tensor, k: int) -> Estimate:
         log_w = model.log_weights(x, k)
