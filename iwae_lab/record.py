@@ -17,7 +17,7 @@ from iwae_lab.errors import UserError
 __all__ = ["Record", "fingerprint", "read_record", "run_id", "write_atomically"]
 
 # Keys that change where and how fast a run computes, not what.
-_NO_PART_OF_THE_RESULT = ("logger", "accelerator", "runs_dir", "data_dir", "threads", "force")
+_NO_PART_OF_THE_RESULT = ("logger", "accelerator", "runs_dir", "data_dir", "threads", "diagnostics", "force")
 _PACKAGES = ("iwae-lab", "torch", "pytorch-lightning", "hydra-core", "omegaconf", "numpy")
 
 
