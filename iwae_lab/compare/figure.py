@@ -16,7 +16,7 @@ _MARKERS = ("o", "s", "^", "D", "v")
 
 def draw(tables: list[Table]) -> Figure:
     """A row of two plots for each protocol; hollow marks are the paper's."""
-    figure = Figure(figsize=(11, 3.8 * len(tables)), layout="constrained")
+    figure = Figure(figsize=(12, 3.6 * len(tables)), layout="constrained")
     for axes, table in zip(figure.subplots(len(tables), 2, squeeze=False), tables, strict=True):
         _draw_table(axes[0], axes[1], table)
     return figure
@@ -24,13 +24,13 @@ def draw(tables: list[Table]) -> Figure:
 
 def _draw_table(nll: Axes, units: Axes, table: Table) -> None:
     numbers = [as_number(column) for column in table.columns]
-    x_of: dict[str, float] = dict(enumerate_columns(table.columns, numbers))
+    x_of = dict(_positions(table.columns, numbers))
     models = sorted({row.model for row in table.rows})
     colors = dict(zip(dict.fromkeys(row.label for row in table.rows), itertools.cycle(_COLORS), strict=False))
     for row in table.rows:
-        marker = _MARKERS[models.index(row.model) % len(_MARKERS)]
+        marker, line = _MARKERS[models.index(row.model) % len(_MARKERS)], "-" if row.model == models[0] else ":"
         label = row.label if len(models) == 1 else f"{row.label}, {row.model}"
-        _draw_row(nll, units, row, x_of, {"color": colors[row.label], "marker": marker, "label": label})
+        _draw_row(nll, units, row, x_of, {"color": colors[row.label], "marker": marker, "linestyle": line, "label": label})
     for axes, name in ((nll, "test NLL (nats)"), (units, "active units, all layers")):
         if all(number is not None and number > 0 for number in numbers):
             axes.set_xscale("log")
@@ -41,10 +41,11 @@ def _draw_table(nll: Axes, units: Axes, table: Table) -> None:
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
     nll.set_title(table.protocol, loc="left", fontsize=10)
+    units.set_ylim(bottom=0)
     units.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
 
 
-def enumerate_columns(columns: list[str], numbers: list[float | None]) -> list[tuple[str, float]]:
+def _positions(columns: list[str], numbers: list[float | None]) -> list[tuple[str, float]]:
     """Where each column lies on the axis: at its number, or one after the other."""
     if any(number is None for number in numbers):
         return [(column, float(position)) for position, column in enumerate(columns)]

@@ -9,15 +9,15 @@ from rich.text import Text
 
 from iwae_lab.compare.tables import Cell, Row, Table
 
-__all__ = ["LEGEND", "format_units", "print_tables", "write_csv", "write_markdown"]
+__all__ = ["format_units", "legend", "print_tables", "write_csv", "write_markdown"]
 
-LEGEND = (
+_LEGEND = (
     "Test NLL in nats, lower is better; ± its standard error: over the n seeds marked ×n, or, where there is one "
     "seed, over the test images (†), which says nothing about other seeds. [active units per layer, from the image up]. "
     "Bold: lowest of its model and k, by more than √(se₁² + se₂²) of it and the next; with † that is "
     "conservative, as both were measured on the same images."
 )
-PAPER_LEGEND = (
+_PAPER_LEGEND = (
     "paper: Burda et al. 2016, table 1, and our value minus it; (v) read in an independent publication too, "
     "(r) recalled from the paper and not read again."
 )
@@ -39,9 +39,10 @@ def _against_paper(cell: Cell) -> str | None:
     return f"paper {cell.paper.nll:.2f} ({cell.paper.mark}) {cell.minus_paper:+.2f}"
 
 
-def _legend(tables: list[Table]) -> list[str]:
+def legend(tables: list[Table]) -> list[str]:
+    """What the figures in the tables mean, a paragraph each."""
     has_paper = any(cell.paper for table in tables for row in table.rows for cell in row.cells.values())
-    return [LEGEND, PAPER_LEGEND] if has_paper else [LEGEND]
+    return [_LEGEND, _PAPER_LEGEND] if has_paper else [_LEGEND]
 
 
 def print_tables(tables: list[Table], notes: list[str]) -> None:
@@ -58,7 +59,7 @@ def print_tables(tables: list[Table], notes: list[str]) -> None:
         for row in table.rows:
             grid.add_row(row.model, _styled_label(row), *(_styled(row.cells.get(column)) for column in table.columns))
         console.print(grid)
-    for line in [*(_legend(tables) if tables else []), *notes]:
+    for line in [*(legend(tables) if tables else []), *notes]:
         console.print(Text(line, style="dim"))
 
 
@@ -89,7 +90,7 @@ def write_markdown(path: Path, tables: list[Table], notes: list[str]) -> None:
             cells = [row.cells.get(column) for column in table.columns]
             lines.append(_markdown([row.model, row.label, *(_markdown_cell(cell) for cell in cells)]))
         lines.append("")
-    lines += [f"{line}\n" for line in _legend(tables)] + [f"- {note}" for note in notes]
+    lines += [f"{line}\n" for line in legend(tables)] + [f"- {note}" for note in notes]
     path.write_text("\n".join(lines).rstrip() + "\n")
 
 

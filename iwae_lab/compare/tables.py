@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from iwae_lab.compare.runs import PROTOCOL_KEYS, Run, differences, known_key, sort_key
 from iwae_lab.errors import UserError
-from iwae_lab.paper import Published, published
+from iwae_lab.paper import TABLE_1, Published, published
 
 __all__ = ["Cell", "Row", "Table", "make_tables", "not_compared"]
 
@@ -93,7 +93,11 @@ def make_tables(runs: list[Run], by: str) -> list[Table]:
     for run in runs:
         if run.measured:
             protocols[run.record.protocol].append(run)
-    return [_table(protocol, members, by) for protocol, members in sorted(protocols.items())]
+
+    def paper_first(item: tuple[str, list[Run]]) -> tuple[bool, str]:
+        return item[0] not in TABLE_1, item[0]
+
+    return [_table(protocol, members, by) for protocol, members in sorted(protocols.items(), key=paper_first)]
 
 
 def _table(protocol: str, runs: list[Run], by: str) -> Table:
