@@ -64,8 +64,10 @@ def make_run(
         "test/nll_active_only": nll + 0.01,
         "val/nll": nll + 0.3,
     }
+    start = Path(config["init_from"] or "").name
+    name = run_id(config | {"init_from": None, "start": start})
     record = Record(
-        run_id=run_id(config),
+        run_id=name,
         dataset=config["dataset"]["name"],
         binarization=config["dataset"]["binarization"],
         protocol=protocol,
@@ -85,7 +87,7 @@ def make_run(
         git=None,
         finished="2026-01-01T01:00:00+00:00",
     )
-    folder = runs_dir / record.run_id
+    folder = runs_dir / name
     folder.mkdir(parents=True)
     record.write(folder)
     if status == "finished":

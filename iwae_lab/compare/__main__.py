@@ -14,7 +14,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m iwae_lab.compare", description="Compare runs by their records, one table a protocol."
     )
-    parser.add_argument("directories", nargs="*", type=Path, default=[Path("runs")], metavar="DIR", help="default: runs")
+    parser.add_argument(
+        "directories", nargs="*", type=Path, default=[Path("runs")], metavar="DIR", help="default: runs"
+    )
     parser.add_argument(
         "--where",
         nargs="+",

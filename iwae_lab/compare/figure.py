@@ -30,7 +30,9 @@ def _draw_table(nll: Axes, units: Axes, table: Table) -> None:
     for row in table.rows:
         marker, line = _MARKERS[models.index(row.model) % len(_MARKERS)], "-" if row.model == models[0] else ":"
         label = row.label if len(models) == 1 else f"{row.label}, {row.model}"
-        _draw_row(nll, units, row, x_of, {"color": colors[row.label], "marker": marker, "linestyle": line, "label": label})
+        _draw_row(
+            nll, units, row, x_of, {"color": colors[row.label], "marker": marker, "linestyle": line, "label": label}
+        )
     for axes, name in ((nll, "test NLL (nats)"), (units, "active units, all layers")):
         if all(number is not None and number > 0 for number in numbers):
             axes.set_xscale("log")

@@ -229,13 +229,14 @@
         line: { color: color(names.indexOf(rowName(row))), width: 2, dash: models.indexOf(row.model) ? "dot" : "solid" },
         marker: { symbol: SYMBOLS[models.indexOf(row.model) % 5], size: 8 },
       };
-      const paper = (y) => ({
+      const paper = (y, text) => ({
         x: columns.filter((_, i) => cells[i].paper),
         y,
+        text,
         name: escaped(`${name}, paper`),
         mode: "markers",
         marker: { symbol: base.marker.symbol + "-open", size: 11, color: base.line.color },
-        hovertemplate: `<b>%{fullData.name}</b><br>${escaped(table.by)}=%{x}: %{y}<extra></extra>`,
+        hovertemplate: `<b>%{fullData.name}</b><br>${escaped(table.by)}=%{x}: %{text}<extra></extra>`,
       });
       const papers = cells.filter((cell) => cell.paper).map((cell) => cell.paper);
       const over = (cell) => (cell.seeds === 1 ? "over images, one seed" : `over ${cell.seeds} seeds`);
@@ -253,8 +254,8 @@
         hovertemplate: `<b>%{fullData.name}</b><br>${escaped(table.by)}=%{x}: %{text} active units<extra></extra>`,
       });
       if (papers.length) {
-        traces.nll.push(paper(papers.map((cell) => cell.nll)));
-        traces.total.push(paper(papers.map((cell) => cell.active_units.reduce((a, b) => a + b))));
+        traces.nll.push(paper(papers.map((cell) => cell.nll), papers.map((cell) => `${fixed(cell.nll)} nats (${cell.mark})`)));
+        traces.total.push(paper(papers.map((cell) => cell.active_units.reduce((a, b) => a + b)), papers.map((cell) => `${cell.units} active units`)));
       }
     });
     legend("rows", entries);
@@ -310,7 +311,7 @@
     const layout = {
       height: histogramsHeight(drawn.length),
       bargap: 0.06,
-      xaxis: { title: { text: "log₁₀ A_u, the variance of a unit's posterior mean" }, anchor: "free", position: 0 },
+      xaxis: { title: { text: "log₁₀ A<sub>u</sub>" }, anchor: "free", position: 0 },
       shapes: [threshold],
       annotations: [{ x: THRESHOLD, y: 1, yref: "paper", yanchor: "bottom", text: "active above 0.01", showarrow: false, font: { size: 11 } }],
       margin: { t: 22, r: 10, b: 45, l: 35 },
@@ -323,7 +324,7 @@
       const most = Math.max(...counts);
       layout["yaxis" + suffix] = { domain: [top - 0.86 / drawn.length, top], showgrid: false, tickvals: [most], range: [0, most * 1.6] };
       const active = run.variances[view.layer].filter((value) => value > THRESHOLD).length;
-      const text = `${escaped(run.name)}: <b>${active}</b> of ${run.variances[view.layer].length}`;
+      const text = `<b>${active}</b> of ${run.variances[view.layer].length}: ${escaped(run.name)}`;
       layout.annotations.push({ text, x: 0, xref: "paper", xanchor: "left", y: top, yref: "paper", yanchor: "top", showarrow: false, font: { color: css("--ink"), size: 11.5 } });
       return {
         type: "bar",
@@ -388,7 +389,7 @@
         papers ? element("p", { class: "hint" }, "Hollow marks are the paper's.") : null,
       ),
       panel("Runs", [button("first choice", () => initialChoice(table)), button("all shown", () => shownRuns().map((run) => run.id)), button("none", () => [])], element("p", { class: "hint" }, "Those ticked are in the plots and grids below."), element("div", { id: "runs" })),
-      element("div", { class: "pair" }, panel("Training", [curveChoice], element("p", { class: "hint" }, "Drag to look closer; a double click shows the whole range."), element("div", { id: "curves" }), element("ul", { id: "chosen", class: "legend" })), panel("Variance of the units", [layerChoice], element("div", { id: "variances" }))),
+      element("div", { class: "pair" }, panel("Training", [curveChoice], element("p", { class: "hint" }, "Drag to look closer; a double click shows the whole range."), element("div", { id: "curves" }), element("ul", { id: "chosen", class: "legend" })), panel("Variance of the units", [layerChoice], element("p", { class: "hint" }, "A", element("sub", {}, "u"), ": how much a unit's posterior mean varies over test images."), element("div", { id: "variances" }))),
       panel("Samples", [], element("p", { class: "hint", id: "missing" }), element("div", { id: "grids", class: "grids" })),
     );
     for (const tab of document.querySelectorAll("nav button")) tab.setAttribute("aria-selected", String(tab.dataset.protocol === table.protocol));

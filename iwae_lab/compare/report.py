@@ -51,7 +51,8 @@ def print_tables(tables: list[Table], notes: list[str]) -> None:
     if not console.is_terminal:
         console = Console(width=10_000)  # nothing is to be wrapped or cut in a file or pipe
     for table in tables:
-        grid = RichTable(title=f"{table.protocol}  ({len(table.runs)} runs)", title_justify="left", show_lines=True)
+        count = "1 run" if len(table.runs) == 1 else f"{len(table.runs)} runs"
+        grid = RichTable(title=f"{table.protocol}  ({count})", title_justify="left", show_lines=True)
         grid.add_column("model")
         grid.add_column("objective")
         for column in table.columns:
@@ -85,7 +86,12 @@ def write_markdown(path: Path, tables: list[Table], notes: list[str]) -> None:
     lines = ["# Comparison", ""]
     for table in tables:
         head = ["model", "objective", *(f"{table.by}={column}" for column in table.columns)]
-        lines += [f"## {table.protocol}", "", _markdown(head), _markdown(["---", "---"] + ["---:"] * len(table.columns))]
+        lines += [
+            f"## {table.protocol}",
+            "",
+            _markdown(head),
+            _markdown(["---", "---"] + ["---:"] * len(table.columns)),
+        ]
         for row in table.rows:
             cells = [row.cells.get(column) for column in table.columns]
             lines.append(_markdown([row.model, row.label, *(_markdown_cell(cell) for cell in cells)]))

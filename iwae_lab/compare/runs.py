@@ -16,6 +16,7 @@ from iwae_lab.record import NO_PART_OF_THE_RESULT, Record, read_record
 __all__ = ["Found", "Run", "differences", "find_runs", "select", "as_number", "known_key", "sort_key", "text"]
 
 IDENTITY = ("run_id", "dataset", "binarization", "protocol", "model", "objective", "k", "schedule", "seed", "status")
+# Keys whose values make, or go with, the protocol.
 PROTOCOL_KEYS = re.compile(r"protocol|binarization|(dataset|evaluation)(\..*)?")
 ALIASES = {"passes": "schedule.passes"}
 
@@ -194,6 +195,7 @@ def select(runs: list[Run], conditions: list[str]) -> list[Run]:
 
     Raises `UserError` for a key or value no run has, and where a condition asks for several protocols at once.
     """
+    chosen, mixing = runs, None
     for condition in conditions:
         key, equals, wanted = condition.partition("=")
         if not equals:
@@ -203,21 +205,22 @@ def select(runs: list[Run], conditions: list[str]) -> list[Run]:
         values = [wanted] if wanted in present else [_canonical(value) for value in wanted.split(",")]
         for value in values:
             if value not in present:
-                listed = ", ".join(sorted(present, key=sort_key)) if len(present) <= 12 else f"one of {len(present)} values"
+                listed = ", ".join(sorted(present, key=sort_key)) if len(present) <= 12 else "another value"
                 hint = did_you_mean(value, sorted(present))
                 raise UserError(f"--where {key}={value}: no run has it{hint}; expected {listed}")
-        chosen = [run for run in runs if run.facts.get(key) in values]
-        protocols = sorted({run.record.protocol for run in chosen})
-        if len(values) > 1 and PROTOCOL_KEYS.fullmatch(key) and len(protocols) > 1:
-            raise UserError(
-                f"--where {condition}: it mixes {len(protocols)} protocols ({'; '.join(protocols)}), and an NLL "
-                f"under one is not comparable with an NLL under another; expected one value of {key}, or none: "
-                f"every protocol then has a table of its own"
-            )
-        runs = chosen
-        if not runs:
-            raise UserError(f"--where {' '.join(conditions)}: no run meets all of them")
-    return runs
+        chosen = [run for run in chosen if run.facts.get(key) in values]
+        if len(values) > 1 and PROTOCOL_KEYS.fullmatch(key):
+            mixing = condition
+    protocols = sorted({run.record.protocol for run in chosen})
+    if mixing and len(protocols) > 1:
+        raise UserError(
+            f"--where {mixing}: it mixes {len(protocols)} protocols ({'; '.join(protocols)}), and an NLL under one "
+            f"is not comparable with an NLL under another; expected one value, or no such condition: every protocol "
+            f"then has a table of its own"
+        )
+    if not chosen:
+        raise UserError(f"--where {' '.join(conditions)}: no run meets all of them")
+    return chosen
 
 
 def known_key(runs: list[Run], key: str, option: str) -> str:
