@@ -54,7 +54,7 @@ def _compare(arguments: argparse.Namespace) -> None:
     if arguments.workspace:
         from iwae_lab.compare.workspace import save_workspaces
 
-        for url in save_workspaces(arguments.workspace, tables, arguments.where):
+        for url in save_workspaces(arguments.workspace, tables, chosen=bool(arguments.where)):
             print(f"saved: {url}")
 
 

@@ -1,6 +1,7 @@
 """comparison.png: NLL and active units against the columns' key."""
 
 import itertools
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -54,13 +55,18 @@ def _positions(columns: list[str], numbers: list[float | None]) -> list[tuple[st
     return [(column, number or 0.0) for column, number in zip(columns, numbers, strict=True)]
 
 
-def _draw_row(nll: Axes, units: Axes, row: Row, x_of: dict[str, float], style: dict[str, str]) -> None:
+def _draw_row(nll: Axes, units: Axes, row: Row, x_of: dict[str, float], style: dict[str, Any]) -> None:
     columns = [column for column in x_of if column in row.cells]
     cells = [row.cells[column] for column in columns]
     x = [x_of[column] for column in columns]
     nll.errorbar(x, [cell.nll for cell in cells], [cell.se for cell in cells], capsize=2, markersize=5, **style)
     units.plot(x, [sum(cell.active_units) for cell in cells], markersize=5, **style)
-    hollow = {"color": style["color"], "marker": style["marker"], "linestyle": "none", "markerfacecolor": "none"}
+    hollow: dict[str, Any] = {
+        "color": style["color"],
+        "marker": style["marker"],
+        "linestyle": "none",
+        "markerfacecolor": "none",
+    }
     papers = [(position, cell.paper) for position, cell in zip(x, cells, strict=True) if cell.paper]
     if papers:
         x = [position for position, _ in papers]

@@ -13,7 +13,7 @@ __all__ = ["format_units", "legend", "print_tables", "write_csv", "write_markdow
 
 _LEGEND = (
     "Test NLL in nats, lower is better; ± its standard error: over the n seeds marked ×n, or, where there is one "
-    "seed, over the test images (†), which says nothing about other seeds. [active units per layer, from the image up]. "
+    "seed, over the test images (†), which says nothing about other seeds. [active units per layer, image first]. "
     "Bold: lowest of its model and k, by more than √(se₁² + se₂²) of it and the next; with † that is "
     "conservative, as both were measured on the same images."
 )

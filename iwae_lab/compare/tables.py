@@ -105,16 +105,16 @@ def _table(protocol: str, runs: list[Run], by: str) -> Table:
     for run, differs in zip(runs, differences(runs), strict=True):
         setting = tuple((key, value) for key, value in differs.items() if key not in (by, "model", "objective"))
         names = ["any" if key == by else run.facts[key] for key in ("model", "objective")]
-        columns = cells.setdefault((names[0], names[1], setting), defaultdict(list))
-        columns[run.facts.get(by, "absent")].append(run)
+        row_cells = cells.setdefault((names[0], names[1], setting), defaultdict(list))
+        row_cells[run.facts.get(by, "absent")].append(run)
 
     def order(row: Row) -> tuple[str, int, str, list[tuple[bool, float, str]]]:
         rank = _FIRST_OBJECTIVES.index(row.objective) if row.objective in _FIRST_OBJECTIVES else 9
         return row.model, rank, row.objective, [sort_key(value) for value in row.setting.values()]
 
     rows = [
-        Row(model, objective, dict(setting), {column: _cell(members) for column, members in columns.items()})
-        for (model, objective, setting), columns in cells.items()
+        Row(model, objective, dict(setting), {column: _cell(members) for column, members in row_cells.items()})
+        for (model, objective, setting), row_cells in cells.items()
     ]
     rows.sort(key=order)
     columns = sorted({column for row in rows for column in row.cells}, key=sort_key)
