@@ -44,6 +44,7 @@ def test_with_one_seed_the_error_is_that_over_images_and_is_marked(tmp_path):
         ("schedule.passes", (20, 400)),
         ("precision", ("auto", "bf16")),
         ("objective.alpha", (0.5, 2)),
+        ("schedule.learning_rate", (0.001, 0.0010000001)),
         ("init_from", ("a", "b")),
     ],
 )
@@ -190,6 +191,7 @@ def test_what_is_in_no_table_is_counted_and_named(tmp_path):
     make_run(tmp_path / "a", seed=0)
     make_run(tmp_path / "b", seed=0)  # a copy: the same run
     running = make_run(tmp_path / "a", seed=1, status="running")
+    diverged = make_run(tmp_path / "a", seed=3, nll=float("nan"))
     failed = make_run(tmp_path / "a", seed=2, status="failed", error="UserError: no data")
     broken = tmp_path / "a" / "broken"
     broken.mkdir()
@@ -198,6 +200,7 @@ def test_what_is_in_no_table_is_counted_and_named(tmp_path):
     assert "mnist/stochastic  (1 run)" in output
     assert f"1 failed: {failed.name} (UserError: no data)" in output
     assert f"1 running: {running.name}" in output
+    assert f"1 finished without a finite test NLL: {diverged.name}" in output
     assert "in two folders, counted once" in output
     assert str(broken) in output
 

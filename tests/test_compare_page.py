@@ -1,15 +1,16 @@
 """comparison.html in a headless browser."""
 
 import shutil
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from compare_helpers import make_run
-
-from iwae_lab.compare.__main__ import main
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="needs selenium")
 BROWSER, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
@@ -33,9 +34,12 @@ def page_path(tmp_path_factory: pytest.TempPathFactory) -> Any:
     make_run(runs, objective="vr</script><b>x", k=50, nll=84.0, objective__alpha=0.5)
     make_run(runs, protocol="omniglot/burda", nll=108.0)
     make_run(runs, seed=5, status="failed", error="it broke")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sys.argv", ["compare", str(runs), "--out", str(out)])
-        main()
+    return write(runs, out)
+
+
+def write(runs: Path, out: Path) -> Path:
+    command = [sys.executable, "-m", "iwae_lab.compare", str(runs), "--out", str(out)]
+    subprocess.run(command, check=True, cwd=Path(__file__).parent.parent, capture_output=True)
     return out / "comparison.html"
 
 
@@ -136,6 +140,12 @@ def test_ticked_runs_are_plotted_and_their_samples_stand_side_by_side(page):
     wait_for(page, f"{lines} === 5")
     click(page, ".controls .quiet:nth-child(3)")  # none
     wait_for(page, f"{lines} === 0")
+
+
+def test_a_page_of_no_results_opens(page, tmp_path):
+    make_run(tmp_path / "runs", status="failed", error="it broke")
+    page.get(write(tmp_path / "runs", tmp_path / "out").as_uri())
+    assert "it broke" in page.find_element("id", "notes").text
 
 
 def test_protocols_stand_apart(page):

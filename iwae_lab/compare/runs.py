@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import os
 import re
 from collections import defaultdict
@@ -35,7 +36,7 @@ class Run:
     @property
     def measured(self) -> bool:
         """Whether there is a result to compare."""
-        return self.record.status == "finished" and "test/nll" in self.record.metrics
+        return self.record.status == "finished" and math.isfinite(self.record.metrics.get("test/nll", math.nan))
 
     @property
     def nll(self) -> float:
@@ -66,7 +67,7 @@ class Found:
 def text(value: Any) -> str:
     """A value as a person would type it: null, true, 0.001, [200,200]."""
     if isinstance(value, float):
-        return format(value, "g")
+        return repr(value).removesuffix(".0")
     return value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
 
 

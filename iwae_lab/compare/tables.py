@@ -94,8 +94,8 @@ def make_tables(runs: list[Run], by: str) -> list[Table]:
         if run.measured:
             protocols[run.record.protocol].append(run)
 
-    def paper_first(item: tuple[str, list[Run]]) -> tuple[bool, str]:
-        return item[0] not in TABLE_1, item[0]
+    def paper_first(item: tuple[str, list[Run]]) -> tuple[int, str]:
+        return [*TABLE_1, item[0]].index(item[0]), item[0]
 
     return [_table(protocol, members, by) for protocol, members in sorted(protocols.items(), key=paper_first)]
 
@@ -148,5 +148,5 @@ def not_compared(runs: list[Run]) -> list[str]:
         elif record.status != "finished":
             kinds[record.error or record.status].append(record.run_id)
         elif not run.measured:
-            kinds["finished without a test NLL"].append(record.run_id)
+            kinds["finished without a finite test NLL"].append(record.run_id)
     return [f"{len(which)} {kind}: {', '.join(sorted(which))}" for kind, which in sorted(kinds.items())]
