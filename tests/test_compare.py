@@ -2,39 +2,63 @@ import csv
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from compare_helpers import make_run
 
+from iwae_lab.compare.__main__ import main
 from iwae_lab.compare.runs import find_runs, select
 from iwae_lab.compare.tables import make_tables
 from iwae_lab.errors import UserError
 from iwae_lab.paper import TABLE_1
 
 
-def compare(*arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "iwae_lab.compare", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parent.parent)
+@dataclass
+class Done:
+    """What a command left behind."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def compare(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Done]:
+    """The command line, in this process."""
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")  # the command sets it: it is to be put back
+
+    def run(*arguments: object) -> Done:
+        monkeypatch.setattr(sys, "argv", ["compare", *map(str, arguments)])
+        code = 0
+        try:
+            main()
+        except SystemExit as leave:
+            code = int(str(leave.code))
+        return Done(code, *capsys.readouterr())
+
+    return run
 
 
 def tables_of(runs: Path, *where: str, by: str = "k"):
     return make_tables(select(find_runs([runs]).runs, list(where)), by)
 
 
-def test_a_cell_is_the_mean_over_seeds_and_their_standard_error(tmp_path):
+def test_a_cell_is_the_mean_over_seeds_and_their_standard_error(compare, tmp_path):
     for seed, nll in enumerate((85.0, 86.0, 87.0)):
         make_run(tmp_path, seed=seed, nll=nll)
     [table] = tables_of(tmp_path)
     [row] = table.rows
     assert row.cells["1"].nll == pytest.approx(86.0)
     assert row.cells["1"].se == pytest.approx(1 / 3**0.5)
-    assert "86.00 ± 0.58 ×3" in compare(tmp_path).stdout
+    assert "86.00 ± 0.58 ×3" in compare(tmp_path).out
 
 
-def test_with_one_seed_the_error_is_that_over_images_and_is_marked(tmp_path):
+def test_with_one_seed_the_error_is_that_over_images_and_is_marked(compare, tmp_path):
     make_run(tmp_path, nll=85.0, nll_se=0.21)
-    assert "85.00 ± 0.21†" in compare(tmp_path).stdout
+    assert "85.00 ± 0.21†" in compare(tmp_path).out
 
 
 @pytest.mark.parametrize("by", ["k", "seed"])
@@ -128,13 +152,13 @@ def test_the_paper_s_table_is_whole():
         ["--by", "protocol"],
     ],
 )
-def test_mixing_protocols_is_refused_with_the_reason(tmp_path, option):
+def test_mixing_protocols_is_refused_with_the_reason(compare, tmp_path, option):
     for protocol in ("mnist/stochastic", "mnist/larochelle"):
         make_run(tmp_path, protocol=protocol)
     done = compare(tmp_path, *option)
-    assert done.returncode == 1 and done.stdout == ""
-    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
-    assert "not comparable" in done.stderr
+    assert done.code == 1 and done.out == ""
+    assert done.err.startswith("error: ") and done.err.count("\n") == 1
+    assert "not comparable" in done.err
 
 
 @pytest.mark.parametrize(
@@ -167,12 +191,12 @@ def test_where_takes_identity_keys_and_dotted_keys(tmp_path, where, found):
         (["elsewhere"], "elsewhere: expected a directory"),
     ],
 )
-def test_a_mistake_is_one_line(tmp_path, arguments, expected):
+def test_a_mistake_is_one_line(compare, tmp_path, arguments, expected):
     make_run(tmp_path, objective="vae", k=5)
     make_run(tmp_path, objective="iwae", k=1)
     done = compare(tmp_path, *arguments)
-    assert done.returncode == 1
-    assert expected in done.stderr and done.stderr.count("\n") == 1
+    assert done.code == 1
+    assert expected in done.err and done.err.count("\n") == 1
 
 
 def test_by_another_key(tmp_path):
@@ -187,7 +211,7 @@ def test_by_another_key(tmp_path):
     assert [row.setting for row in table.rows] == [{"schedule.passes": "20"}, {"schedule.passes": "100"}]
 
 
-def test_what_is_in_no_table_is_counted_and_named(tmp_path):
+def test_what_is_in_no_table_is_counted_and_named(compare, tmp_path):
     make_run(tmp_path / "a", seed=0)
     make_run(tmp_path / "b", seed=0)  # a copy: the same run
     running = make_run(tmp_path / "a", seed=1, status="running")
@@ -196,7 +220,7 @@ def test_what_is_in_no_table_is_counted_and_named(tmp_path):
     broken = tmp_path / "a" / "broken"
     broken.mkdir()
     (broken / "result.json").write_text("{")
-    output = compare(tmp_path).stdout
+    output = compare(tmp_path).out
     assert "mnist/stochastic  (1 run)" in output
     assert f"1 failed: {failed.name} (UserError: no data)" in output
     assert f"1 running: {running.name}" in output
@@ -216,11 +240,11 @@ def test_no_run_at_all_is_an_error(tmp_path):
         find_runs([tmp_path])
 
 
-def test_files_say_the_same(tmp_path):
+def test_files_say_the_same(compare, tmp_path):
     for objective, nll in (("vae", 86.5), ("iwae", 84.9)):
         make_run(tmp_path / "runs", objective=objective, k=50, nll=nll)
     done = compare(tmp_path / "runs", "--out", tmp_path / "out")
-    assert done.returncode == 0, done.stderr
+    assert done.code == 0, done.err
     markdown = (tmp_path / "out" / "comparison.md").read_text()
     assert "**84.90 ± 0.20†** [25]<br>paper 84.78 (v) +0.12" in markdown
     with (tmp_path / "out" / "comparison.csv").open(newline="") as file:
@@ -234,11 +258,11 @@ def test_files_say_the_same(tmp_path):
     assert (tmp_path / "out" / "comparison.html").stat().st_size < 8e6
 
 
-def test_only_unfinished_runs_are_reported_and_written_too(tmp_path):
+def test_only_unfinished_runs_are_reported_and_written_too(compare, tmp_path):
     make_run(tmp_path / "runs", status="failed", error="lost")
     done = compare(tmp_path / "runs", "--out", tmp_path / "out")
-    assert done.returncode == 0, done.stderr
-    assert "1 failed" in done.stdout
+    assert done.code == 0, done.err
+    assert "1 failed" in done.out
     assert "1 failed" in (tmp_path / "out" / "comparison.md").read_text()
 
 
@@ -260,6 +284,8 @@ def test_a_thousand_records_take_less_than_two_seconds(tmp_path):
     for seed in range(500):
         for model in ("one_layer", "two_layer"):
             make_run(tmp_path, seed=seed, model=model)
+    command = [sys.executable, "-m", "iwae_lab.compare", str(tmp_path)]
     start = time.monotonic()
-    assert "(1000 runs)" in compare(tmp_path).stdout
+    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parent.parent)
+    assert "(1000 runs)" in done.stdout
     assert time.monotonic() - start < 2
