@@ -95,7 +95,7 @@ class DataFile:
         return Content(path, data, published=found == self.digest)
 
     def _download(self, folder: Path) -> tuple[Content | None, list[str]]:
-        """The file from the first mirror that gives it, and why others did not; one process at a time."""
+        """The file from the first mirror that gives it, else why none did; one process at a time."""
         target, partial = folder / self.name, folder / f".{self.name}.partial"
         failures: dict[str, str] = {}
         try:
@@ -103,20 +103,25 @@ class DataFile:
             with FileLock(folder / f".{self.name}.lock"):
                 if target.exists():  # brought by another process while this one waited
                     return self.search(folder)
-                for url in [mirror + self.name for mirror in self.mirrors] * ROUNDS:
-                    log.info("downloading %s", url)
-                    try:
-                        pooch.HTTPDownloader(sys.stderr.isatty(), timeout=self.timeout)(url, str(partial), None)
-                        found = self._checked(partial, exact=True)
-                    except (requests.RequestException, ValueError) as error:
-                        failures[url] = _reason(error)
-                        continue
-                    os.replace(partial, target)
-                    return dataclasses.replace(found, path=target), []
-                partial.unlink(missing_ok=True)
+                try:
+                    for url in [mirror + self.name for mirror in self.mirrors] * ROUNDS:
+                        try:
+                            found = self._download_from(url, partial)
+                        except (requests.RequestException, ValueError) as error:
+                            failures[url] = _reason(error)
+                        else:
+                            os.replace(partial, target)
+                            return dataclasses.replace(found, path=target), []
+                finally:
+                    partial.unlink(missing_ok=True)
         except OSError as error:
             failures[str(folder)] = f"expected a directory that can be written, found {error}"
         return None, [f"{where}: {reason}" for where, reason in failures.items()]
+
+    def _download_from(self, url: str, partial: Path) -> Content:
+        log.info("downloading %s", url)
+        pooch.HTTPDownloader(progressbar=sys.stderr.isatty(), timeout=self.timeout)(url, str(partial), None)
+        return self._checked(partial, exact=True)
 
     def _how_to_mend(self, folder: Path, problems: list[str]) -> str:
         places = ", ".join(str(path.parent) for path in self._paths(folder))
