@@ -156,7 +156,10 @@ class Training(pl.LightningModule):
         }
         if self.current_epoch + 1 in self.schedule.evaluation_passes():
             metrics |= self.validate()
-        self.log_dict(metrics)
+        self.log_dict(metrics, logger=False)
+        for logger in self.loggers:  # now, before the pass is checkpointed: Lightning would log it afterwards
+            logger.log_metrics(metrics, self.global_step)
+            logger.save()
 
     def validate(self) -> dict[str, float]:
         """Measures on the validation draw with noise of their own, so training goes on as if they were not."""

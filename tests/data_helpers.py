@@ -1,6 +1,7 @@
 """Small files in every dataset's format, and mirrors on this machine."""
 
 import contextlib
+import dataclasses
 import functools
 import gzip
 import hashlib
@@ -92,7 +93,8 @@ def small_dataset(name: str, data_dir: Path) -> Dataset:
         path = data_dir / name / file.name if name != "npz" else data_dir / file.name
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(gzip.compress(content, 1) if file.name.endswith(".gz") else content)
-        files.append(DataFile(file.name, sha256(content) if file.digest else None))
+        digest = sha256(content) if file.digest else None
+        files.append(dataclasses.replace(file, digest=digest, mirrors=(), places=()))
     dataset.files = tuple(files)
     return dataset
 

@@ -51,6 +51,25 @@ def test_splits_hold_exactly_the_images_of_the_files(name, tmp_path):
     assert content_hash(again) == content_hash(splits)
 
 
+def test_fixed_mnist_keeps_packed_copies_that_hold_the_published_content(tmp_path):
+    dataset = small_dataset("fixed_mnist", tmp_path)
+    expected = content_hash(dataset.load(tmp_path))
+    texts = sorted((tmp_path / "fixed_mnist").glob("*.amat"))
+    packed = sorted((tmp_path / "fixed_mnist").glob("*.amat.packed"))
+    assert [path.stat().st_size * 16 for path in packed] == [path.stat().st_size for path in texts]
+    for text in texts:
+        text.rename(text.with_suffix(".away"))
+    assert content_hash(dataset.load(tmp_path)) == expected, "the packed copies are enough"
+    damaged = bytearray(packed[0].read_bytes())
+    damaged[0] ^= 1
+    packed[0].write_bytes(damaged)
+    with pytest.raises(UserError, match=r"amat.packed: expected content of sha256"):
+        dataset.load(tmp_path)
+    for text in texts:
+        text.with_suffix(".away").rename(text)
+    assert content_hash(dataset.load(tmp_path)) == expected, "the file stands in for its damaged copy"
+
+
 @pytest.mark.parametrize(
     ("dataset", "data", "found"),
     [

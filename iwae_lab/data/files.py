@@ -1,5 +1,6 @@
 """Files of a dataset: found where they lie or downloaded from mirrors, and checked either way."""
 
+import contextlib
 import dataclasses
 import gzip
 import hashlib
@@ -7,6 +8,7 @@ import logging
 import os
 import sys
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +18,7 @@ from filelock import FileLock
 
 from iwae_lab.errors import UserError
 
-__all__ = ["Content", "DataFile"]
+__all__ = ["Content", "DataFile", "Packing"]
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +37,15 @@ class Content:
 
 
 @dataclass(frozen=True)
+class Packing:
+    """A small form of a file's bytes: unpack(pack(data)) == data."""
+
+    pack: Callable[[bytes], bytes]
+    unpack: Callable[[bytes], bytes]
+    """raises `ValueError` for what `pack` did not make"""
+
+
+@dataclass(frozen=True)
 class DataFile:
     """A file known by the hash of what it holds."""
 
@@ -50,6 +61,8 @@ class DataFile:
     """False: a copy with other content is taken for the user's own, unless it was downloaded"""
     timeout: float = 30.0
     """seconds that a mirror may keep silent"""
+    packing: Packing | None = None
+    """keep a small copy, NAME.packed, beside the file, and read that where it is; it too is checked by `digest`"""
 
     def read(self, folder: Path) -> Content:
         """The file, from one of `places`, `folder` or its parent, or else downloaded into `folder`.
@@ -63,6 +76,9 @@ class DataFile:
             problems += failures
         if found is None:
             raise UserError(self._how_to_mend(folder, problems))
+        if self.packing and found.path.name == self.name:
+            with contextlib.suppress(OSError):  # a directory that can't be written has no packed copies
+                _write(found.path.with_name(f"{self.name}.packed"), self.packing.pack(found.data))
         return found
 
     def search(self, folder: Path) -> tuple[Content | None, list[str]]:
@@ -77,13 +93,16 @@ class DataFile:
         return None, problems
 
     def _paths(self, folder: Path) -> list[Path]:
-        return [place / self.name for place in (*self.places, folder, folder.parent)]
+        names = [f"{self.name}.packed", self.name] if self.packing else [self.name]
+        return [place / name for place in (*self.places, folder, folder.parent) for name in names]
 
     def _checked(self, path: Path, exact: bool) -> Content:
         """Raises `ValueError` with what was expected and what was found."""
         try:
             data = path.read_bytes()
-            if self.name.endswith(".gz"):
+            if path.suffix == ".packed" and self.packing:
+                data = self.packing.unpack(data)
+            elif self.name.endswith(".gz"):
                 data = gzip.decompress(data)
         except (OSError, EOFError, zlib.error) as error:
             raise ValueError(f"expected a file that can be read to its end, found {error}") from None
@@ -124,7 +143,7 @@ class DataFile:
         return self._checked(partial, exact=True)
 
     def _how_to_mend(self, folder: Path, problems: list[str]) -> str:
-        places = ", ".join(str(path.parent) for path in self._paths(folder))
+        places = ", ".join(dict.fromkeys(str(path.parent) for path in self._paths(folder)))
         text = f"{self.name}: expected in one of {places}"
         if problems:
             text += f"; found: {'; '.join(problems)}"
@@ -135,6 +154,12 @@ class DataFile:
             curl = f"curl -L --create-dirs -o {folder / self.name} {self.mirrors[0]}{self.name}"
             text += f". Where there is a network, bring it with `{fetch}` or `{curl}`"
         return text
+
+
+def _write(path: Path, data: bytes) -> None:
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    partial.write_bytes(data)
+    os.replace(partial, path)
 
 
 def _digest(data: bytes, kind: str) -> str:
