@@ -3,6 +3,8 @@
   const data = JSON.parse(document.getElementById("data").textContent);
   const dark = matchMedia("(prefers-color-scheme: dark)");
   const MAX_CHOSEN = 8; // chosen at first
+  const MAX_TICKED = 24; // by one click
+  const FILTER_DELAY = 120; // ms after the last key
   const THRESHOLD = -2; // log10 of the variance above which a unit is active
   const BIN = 0.25;
   const PALETTE = {
@@ -388,7 +390,7 @@
         element("ul", { id: "rows", class: "legend" }),
         papers ? element("p", { class: "hint" }, "Hollow marks are the paper's.") : null,
       ),
-      panel("Runs", [button("first choice", () => initialChoice(table)), button("all shown", () => shownRuns().map((run) => run.id)), button("none", () => [])], element("p", { class: "hint" }, "Those ticked are in the plots and grids below."), element("div", { id: "runs" })),
+      panel("Runs", [button("first choice", () => initialChoice(table)), button(`up to ${MAX_TICKED} shown`, () => shownRuns().slice(0, MAX_TICKED).map((run) => run.id)), button("none", () => [])], element("p", { class: "hint" }, "Those ticked are in the plots and grids below."), element("div", { id: "runs" })),
       element("div", { class: "pair" }, panel("Training", [curveChoice], element("p", { class: "hint" }, "Drag to look closer; a double click shows the whole range."), element("div", { id: "curves" }), element("ul", { id: "chosen", class: "legend" })), panel("Variance of the units", [layerChoice], element("p", { class: "hint" }, "A", element("sub", {}, "u"), ": how much a unit's posterior mean varies over test images."), element("div", { id: "variances" }))),
       panel("Samples", [], element("p", { class: "hint", id: "missing" }), element("div", { id: "grids", class: "grids" })),
     );
@@ -396,9 +398,12 @@
     showFiltered();
   }
 
+  let waiting;
+
   function filter(event) {
     view.words = event.target.value.toLowerCase().split(/\s+/).filter(Boolean);
-    showFiltered();
+    clearTimeout(waiting);
+    waiting = setTimeout(showFiltered, FILTER_DELAY);
   }
 
   function showFiltered() {
