@@ -3,11 +3,35 @@
   const data = JSON.parse(document.getElementById("data").textContent);
   const dark = matchMedia("(prefers-color-scheme: dark)");
   const MAX_CHOSEN = 8; // chosen at first
+  const MAX_TICKED = 24; // by one click
+  const FILTER_DELAY = 120; // ms after the last key
   const THRESHOLD = -2; // log10 of the variance above which a unit is active
   const BIN = 0.25;
   const PALETTE = {
-    light: ["#2f6db5", "#c8402f", "#2d8a57", "#9a4fa8", "#d08a1d", "#178f9c", "#7a6a1f", "#d4629a", "#5b6270", "#8a5a3c"],
-    dark: ["#7fb0ee", "#f0806c", "#6cc795", "#cf93dc", "#ecb55a", "#5cc6d2", "#c9b95f", "#f09cc4", "#a9b1be", "#c99a7a"],
+    light: [
+      "#2f6db5",
+      "#c8402f",
+      "#2d8a57",
+      "#9a4fa8",
+      "#d08a1d",
+      "#178f9c",
+      "#7a6a1f",
+      "#d4629a",
+      "#5b6270",
+      "#8a5a3c",
+    ],
+    dark: [
+      "#7fb0ee",
+      "#f0806c",
+      "#6cc795",
+      "#cf93dc",
+      "#ecb55a",
+      "#5cc6d2",
+      "#c9b95f",
+      "#f09cc4",
+      "#a9b1be",
+      "#c99a7a",
+    ],
   };
   const SYMBOLS = ["circle", "square", "diamond", "triangle-up", "cross"];
   const CURVES = {
@@ -48,6 +72,7 @@
     return made;
   }
 
+  const byId = (id) => document.getElementById(id);
   const fixed = (value, digits = 2) => (value == null ? "–" : value.toFixed(digits));
   const signed = (value) => (value < 0 ? "−" : "+") + Math.abs(value).toFixed(2);
   const color = (index) => PALETTE[dark.matches ? "dark" : "light"][index % 10];
@@ -55,11 +80,15 @@
   const escaped = (text) => text.replace(/&/g, "&amp;").replace(/</g, "&lt;"); // plotly reads tags in its texts
   const rowName = (row) => [row.objective, ...row.setting].join(" ");
   const further = (run) => run.differs.filter((pair) => !/^(k|model|objective)=/.test(pair));
-  const searched = (run) => [run.id, run.model, run.objective, `k=${run.k}`, `seed=${run.seed}`, ...run.differs].join(" ").toLowerCase();
+  const searched = (run) =>
+    [run.id, run.model, run.objective, `k=${run.k}`, `seed=${run.seed}`, ...run.differs].map((part) =>
+      part.toLowerCase(),
+    );
 
-  const shownRuns = () => view.table.runs.filter((run) => view.words.every((word) => searched(run).split(/\s+/).some((part) => matches(part, word))));
+  const shownRuns = () =>
+    view.table.runs.filter((run) => view.words.every((word) => searched(run).some((part) => matches(part, word))));
   const matches = (part, word) => (word.includes("=") ? part === word : part.includes(word));
-  
+
   // The runs ticked and shown, each with its color and a name that says how it differs from the others.
   function chosenRuns() {
     const runs = shownRuns().filter((run) => view.chosen.has(run.id));
@@ -91,11 +120,21 @@
     const fill = (sorted) =>
       body.replaceChildren(
         ...sorted.map((item) =>
-          element("tr", each(item), ...columns.map((column) => element("td", { class: column.number && "number" }, ...[column.cell(item)].flat()))),
+          element(
+            "tr",
+            each(item),
+            ...columns.map((column) =>
+              element("td", { class: column.number && "number" }, ...[column.cell(item)].flat()),
+            ),
+          ),
         ),
       );
     fill(items);
-    return element("div", { class: "scroll" }, element("table", { class: className }, element("thead", {}, element("tr", {}, ...heads)), body));
+    return element(
+      "div",
+      { class: "scroll" },
+      element("table", { class: className }, element("thead", {}, element("tr", {}, ...heads)), body),
+    );
   }
 
   function compare(value, sign) {
@@ -116,7 +155,14 @@
     ];
     if (cell.paper) {
       const difference = element("span", { class: cell.difference < 0 ? "better" : "worse" }, signed(cell.difference));
-      parts.push(element("small", { title: `the paper: ${cell.paper.units} units` }, `paper ${fixed(cell.paper.nll)} (${cell.paper.mark}) `, difference));
+      parts.push(
+        element(
+          "small",
+          { title: `the paper: ${cell.paper.units} units` },
+          `paper ${fixed(cell.paper.nll)} (${cell.paper.mark}) `,
+          difference,
+        ),
+      );
     }
     return parts;
   }
@@ -134,27 +180,46 @@
         number: true,
       })),
     ];
-    return sortable("results", columns, table.rows.filter((_, index) => shown.has(index)));
+    return sortable(
+      "results",
+      columns,
+      table.rows.filter((_, index) => shown.has(index)),
+    );
   }
 
   const chips = (texts) => texts.map((text) => element("span", { class: "chip" }, text));
 
   function runsTable() {
     const shown = shownRuns();
-    const box = (run) => element("input", { type: "checkbox", checked: view.chosen.has(run.id), "aria-label": `plot ${run.id}`, onchange: (event) => choose(run, event.target) });
+    const box = (run) =>
+      element("input", {
+        type: "checkbox",
+        checked: view.chosen.has(run.id),
+        "aria-label": `plot ${run.id}`,
+        onchange: (event) => choose(run, event.target),
+      });
     const columns = [
       { title: "plot", value: (run) => (view.chosen.has(run.id) ? 0 : 1), cell: box },
       { title: "objective", value: (run) => run.objective, cell: (run) => run.objective },
       { title: "model", value: (run) => run.model, cell: (run) => run.model },
       { title: "k", value: (run) => run.k, cell: (run) => String(run.k), number: true },
       { title: "seed", value: (run) => run.seed, cell: (run) => String(run.seed), number: true },
-      { title: "test NLL", value: (run) => run.nll, cell: (run) => [fixed(run.nll), element("span", { class: "error" }, ` ± ${fixed(run.se)}†`)], number: true },
+      {
+        title: "test NLL",
+        value: (run) => run.nll,
+        cell: (run) => [fixed(run.nll), element("span", { class: "error" }, ` ± ${fixed(run.se)}†`)],
+        number: true,
+      },
       { title: "test ELBO", value: (run) => run.elbo, cell: (run) => fixed(run.elbo), number: true },
       { title: "validation NLL", value: (run) => run.valid, cell: (run) => fixed(run.valid), number: true },
       { title: "units", value: (run) => run.total, cell: (run) => run.units, number: true },
       { title: "passes", value: (run) => run.passes, cell: (run) => String(run.passes), number: true },
       { title: "minutes", value: (run) => run.minutes, cell: (run) => fixed(run.minutes, 1), number: true },
-      { title: "differs in", value: (run) => run.differs.join(" "), cell: (run) => [...chips(further(run)), element("small", { class: "id" }, run.id)] },
+      {
+        title: "differs in",
+        value: (run) => run.differs.join(" "),
+        cell: (run) => [...chips(further(run)), element("small", { class: "id" }, run.id)],
+      },
     ];
     return sortable("runs", columns, shown, (run) => ({ class: view.chosen.has(run.id) && "chosen" }));
   }
@@ -169,8 +234,16 @@
   // --- plots ---------------------------------------------------------------------------------------
 
   function plot(id, traces, layout) {
-    const axis = { gridcolor: css("--line"), zeroline: false, linecolor: css("--line"), tickcolor: css("--line"), automargin: true };
-    const themed = Object.fromEntries(Object.entries(layout).map(([key, value]) => [key, /^[xy]axis/.test(key) ? { ...axis, ...value } : value]));
+    const axis = {
+      gridcolor: css("--line"),
+      zeroline: false,
+      linecolor: css("--line"),
+      tickcolor: css("--line"),
+      automargin: true,
+    };
+    const themed = Object.fromEntries(
+      Object.entries(layout).map(([key, value]) => [key, /^[xy]axis/.test(key) ? { ...axis, ...value } : value]),
+    );
     Plotly.react(
       id,
       traces,
@@ -181,7 +254,13 @@
         plot_bgcolor: "rgba(0,0,0,0)",
         font: { family: getComputedStyle(document.body).fontFamily, size: 12.5, color: css("--soft") },
         showlegend: false,
-        hoverlabel: { bgcolor: css("--surface"), bordercolor: css("--line"), font: { color: css("--ink") }, align: "left", namelength: -1 },
+        hoverlabel: {
+          bgcolor: css("--surface"),
+          bordercolor: css("--line"),
+          font: { color: css("--ink") },
+          align: "left",
+          namelength: -1,
+        },
         hovermode: "closest",
         ...themed,
       },
@@ -190,8 +269,9 @@
   }
 
   function legend(id, entries) {
-    const line = (entry) => element("span", { class: "line", style: `border-top: 3px ${entry.dotted ? "dotted" : "solid"} ${entry.color}` });
-    document.getElementById(id).replaceChildren(...entries.map((entry) => element("li", {}, line(entry), entry.name)));
+    const line = (entry) =>
+      element("span", { class: "line", style: `border-top: 3px ${entry.dotted ? "dotted" : "solid"} ${entry.color}` });
+    byId(id).replaceChildren(...entries.map((entry) => element("li", {}, line(entry), entry.name)));
   }
 
   function columnAxis() {
@@ -200,7 +280,13 @@
     const title = { text: by };
     if (numbers.some((number) => !Number.isFinite(number))) return { type: "category", categoryarray: columns, title };
     const positive = numbers.every((number) => number > 0);
-    return { type: positive ? "log" : "linear", tickvals: numbers, ticktext: columns, title, range: padded(positive ? numbers.map(Math.log10) : numbers) };
+    return {
+      type: positive ? "log" : "linear",
+      tickvals: numbers,
+      ticktext: columns,
+      title,
+      range: padded(positive ? numbers.map(Math.log10) : numbers),
+    };
   }
 
   function padded(values) {
@@ -226,7 +312,11 @@
         x: columns,
         name: escaped(name),
         mode: "lines+markers",
-        line: { color: color(names.indexOf(rowName(row))), width: 2, dash: models.indexOf(row.model) ? "dot" : "solid" },
+        line: {
+          color: color(names.indexOf(rowName(row))),
+          width: 2,
+          dash: models.indexOf(row.model) ? "dot" : "solid",
+        },
         marker: { symbol: SYMBOLS[models.indexOf(row.model) % 5], size: 8 },
       };
       const paper = (y, text) => ({
@@ -254,13 +344,26 @@
         hovertemplate: `<b>%{fullData.name}</b><br>${escaped(table.by)}=%{x}: %{text} active units<extra></extra>`,
       });
       if (papers.length) {
-        traces.nll.push(paper(papers.map((cell) => cell.nll), papers.map((cell) => `${fixed(cell.nll)} nats (${cell.mark})`)));
-        traces.total.push(paper(papers.map((cell) => cell.active_units.reduce((a, b) => a + b)), papers.map((cell) => `${cell.units} active units`)));
+        traces.nll.push(
+          paper(
+            papers.map((cell) => cell.nll),
+            papers.map((cell) => `${fixed(cell.nll)} nats (${cell.mark})`),
+          ),
+        );
+        traces.total.push(
+          paper(
+            papers.map((cell) => cell.active_units.reduce((a, b) => a + b)),
+            papers.map((cell) => `${cell.units} active units`),
+          ),
+        );
       }
     });
     legend("rows", entries);
     plot("nll", traces.nll, { xaxis: columnAxis(), yaxis: { title: { text: "test NLL (nats)" } } });
-    plot("units", traces.total, { xaxis: columnAxis(), yaxis: { title: { text: "active units, all layers" }, rangemode: "tozero" } });
+    plot("units", traces.total, {
+      xaxis: columnAxis(),
+      yaxis: { title: { text: "active units, all layers" }, rangemode: "tozero" },
+    });
   }
 
   function drawChosen() {
@@ -295,7 +398,11 @@
   function startCut(sorted) {
     if (view.curve === "val/active_units") return null;
     const worse = Math.floor(0.3 * (sorted.length - 1));
-    return padded(view.curve === "val/nll" ? [sorted[0], sorted[sorted.length - 1 - worse]] : [sorted[worse], sorted[sorted.length - 1]]);
+    return padded(
+      view.curve === "val/nll"
+        ? [sorted[0], sorted[sorted.length - 1 - worse]]
+        : [sorted[worse], sorted[sorted.length - 1]],
+    );
   }
 
   const histogramsHeight = (count) => Math.max(380, 90 + 66 * count);
@@ -307,13 +414,31 @@
     const low = Math.floor(Math.min(THRESHOLD, ...all) / BIN) * BIN;
     const bins = Math.floor((Math.max(THRESHOLD, ...all) - low) / BIN) + 1;
     const centers = Array.from({ length: bins }, (_, bin) => low + (bin + 0.5) * BIN);
-    const threshold = { type: "line", x0: THRESHOLD, x1: THRESHOLD, y0: 0, y1: 1, yref: "paper", line: { color: css("--soft"), width: 1, dash: "dash" } };
+    const threshold = {
+      type: "line",
+      x0: THRESHOLD,
+      x1: THRESHOLD,
+      y0: 0,
+      y1: 1,
+      yref: "paper",
+      line: { color: css("--soft"), width: 1, dash: "dash" },
+    };
     const layout = {
       height: histogramsHeight(drawn.length),
       bargap: 0.06,
       xaxis: { title: { text: "log₁₀ A<sub>u</sub>" }, anchor: "free", position: 0 },
       shapes: [threshold],
-      annotations: [{ x: THRESHOLD, y: 1, yref: "paper", yanchor: "bottom", text: "active above 0.01", showarrow: false, font: { size: 11 } }],
+      annotations: [
+        {
+          x: THRESHOLD,
+          y: 1,
+          yref: "paper",
+          yanchor: "bottom",
+          text: "active above 0.01",
+          showarrow: false,
+          font: { size: 11 },
+        },
+      ],
       margin: { t: 22, r: 10, b: 45, l: 35 },
     };
     const traces = drawn.map((run, position) => {
@@ -322,10 +447,25 @@
       const suffix = position ? String(position + 1) : "";
       const top = 1 - position / drawn.length;
       const most = Math.max(...counts);
-      layout["yaxis" + suffix] = { domain: [top - 0.86 / drawn.length, top], showgrid: false, tickvals: [most], range: [0, most * 1.6] };
+      layout["yaxis" + suffix] = {
+        domain: [top - 0.86 / drawn.length, top],
+        showgrid: false,
+        tickvals: [most],
+        range: [0, most * 1.6],
+      };
       const active = run.variances[view.layer].filter((value) => value > THRESHOLD).length;
       const text = `<b>${active}</b> of ${run.variances[view.layer].length}: ${escaped(run.name)}`;
-      layout.annotations.push({ text, x: 0, xref: "paper", xanchor: "left", y: top, yref: "paper", yanchor: "top", showarrow: false, font: { color: css("--ink"), size: 11.5 } });
+      layout.annotations.push({
+        text,
+        x: 0,
+        xref: "paper",
+        xanchor: "left",
+        y: top,
+        yref: "paper",
+        yanchor: "top",
+        showarrow: false,
+        font: { color: css("--ink"), size: 11.5 },
+      });
       return {
         type: "bar",
         x: centers,
@@ -346,84 +486,123 @@
         "figure",
         {},
         element("img", { src: run.samples, alt: `samples of ${run.id}` }),
-        element("figcaption", {}, element("span", { class: "swatch", style: `background:${run.color}` }), run.name, element("br"), element("span", {}, `${fixed(run.nll)} nats, ${run.units} units`)),
+        element(
+          "figcaption",
+          {},
+          element("span", { class: "swatch", style: `background:${run.color}` }),
+          run.name,
+          element("br"),
+          element("span", {}, `${fixed(run.nll)} nats, ${run.units} units`),
+        ),
       ),
     );
     const missing = runs.length - withGrid.length;
     const held = view.table.runs.filter((run) => run.samples).length;
-    document.getElementById("missing").textContent = `The page holds the grids of ${held} of ${view.table.runs.length} runs, one seed a cell.` + (missing ? ` ${missing} of the runs plotted have none.` : "");
-    document.getElementById("grids").replaceChildren(...(figures.length ? figures : [element("p", { class: "empty" }, "None of the runs plotted has a sample grid.")]));
+    byId("missing").textContent =
+      `The page holds the grids of ${held} of ${view.table.runs.length} runs, one seed a cell.` +
+      (missing ? ` ${missing} of the runs plotted have none.` : "");
+    byId("grids").replaceChildren(
+      ...(figures.length ? figures : [element("p", { class: "empty" }, "None of the runs plotted has a sample grid.")]),
+    );
   }
 
   // --- the page ------------------------------------------------------------------------------------
 
-  function panel(title, controls, ...content) {
-    return element("section", { class: "panel" }, element("div", { class: "head" }, element("h2", {}, title), element("div", { class: "controls" }, ...controls)), ...content);
+  function fillSelect(id, pairs, selected, choose) {
+    const select = byId(id);
+    select.replaceChildren(...pairs.map(([value, text]) => element("option", { value }, text)));
+    select.value = selected;
+    select.onchange = () => choose(select.value);
   }
 
-  function options(label, pairs, selected, onchange) {
-    return element("select", { "aria-label": label, onchange }, ...pairs.map(([value, text]) => element("option", { value, selected: value === selected }, text)));
+  function tickButton(text, ids) {
+    const tick = () => {
+      view.chosen = new Set(ids());
+      showRuns();
+      drawChosen();
+    };
+    return element("button", { class: "quiet", type: "button", onclick: tick }, text);
   }
 
   function showView() {
     const { table } = view;
-    const papers = table.rows.some((row) => Object.values(row.cells).some((cell) => cell.paper));
     const curves = Object.entries(CURVES).filter(([key]) => table.runs.some((run) => run.curves[key]));
     const layers = Math.max(0, ...table.runs.map((run) => run.variances.length));
-    const curveChoice = options("curve", curves, view.curve, (event) => ((view.curve = event.target.value), drawCurves(chosenRuns())));
-    const layerChoice = options("layer", Array.from({ length: layers }, (_, i) => [String(i), `layer ${i + 1}`]), String(view.layer), (event) => ((view.layer = Number(event.target.value)), drawVariances(chosenRuns())));
-    const button = (text, ids) => element("button", { class: "quiet", type: "button", onclick: () => ((view.chosen = new Set(ids())), showRuns(), drawChosen()) }, text);
-    document.getElementById("protocol").replaceChildren(
-      element(
-        "div",
-        { class: "bar" },
-        element("input", { id: "filter", type: "search", placeholder: "Filter, for example: iwae two_layer k=50", "aria-label": "filter runs", value: view.words.join(" "), oninput: filter }),
-        element("output", { id: "count", for: "filter" }),
-      ),
-      panel("Test NLL", [], element("div", { id: "results" })),
-      element(
-        "section",
-        { class: "panel" },
-        element("div", { class: "pair" }, element("div", {}, element("h2", {}, `NLL against ${table.by}`), element("div", { id: "nll" })), element("div", {}, element("h2", {}, `Active units against ${table.by}`), element("div", { id: "units" }))),
-        element("ul", { id: "rows", class: "legend" }),
-        papers ? element("p", { class: "hint" }, "Hollow marks are the paper's.") : null,
-      ),
-      panel("Runs", [button("first choice", () => initialChoice(table)), button("all shown", () => shownRuns().map((run) => run.id)), button("none", () => [])], element("p", { class: "hint" }, "Those ticked are in the plots and grids below."), element("div", { id: "runs" })),
-      element("div", { class: "pair" }, panel("Training", [curveChoice], element("p", { class: "hint" }, "Drag to look closer; a double click shows the whole range."), element("div", { id: "curves" }), element("ul", { id: "chosen", class: "legend" })), panel("Variance of the units", [layerChoice], element("p", { class: "hint" }, "A", element("sub", {}, "u"), ": how much a unit's posterior mean varies over test images."), element("div", { id: "variances" }))),
-      panel("Samples", [], element("p", { class: "hint", id: "missing" }), element("div", { id: "grids", class: "grids" })),
+    const layerNames = Array.from({ length: layers }, (_, i) => [String(i), `layer ${i + 1}`]);
+    fillSelect("curve", curves, view.curve, (key) => {
+      view.curve = key;
+      drawCurves(chosenRuns());
+    });
+    fillSelect("layer", layerNames, view.layer, (index) => {
+      view.layer = Number(index);
+      drawVariances(chosenRuns());
+    });
+    const shownIds = () => shownRuns().map((run) => run.id);
+    byId("ticks").replaceChildren(
+      tickButton("first choice", () => initialChoice(table)),
+      tickButton(`up to ${MAX_TICKED} shown`, () => shownIds().slice(0, MAX_TICKED)),
+      tickButton("none", () => []),
     );
-    for (const tab of document.querySelectorAll("nav button")) tab.setAttribute("aria-selected", String(tab.dataset.protocol === table.protocol));
+    byId("filter").value = view.words.join(" ");
+    byId("filter").oninput = filter;
+    byId("hollow").hidden = !table.rows.some((row) => Object.values(row.cells).some((cell) => cell.paper));
+    for (const place of document.querySelectorAll(".by")) place.textContent = table.by;
+    for (const tab of document.querySelectorAll("nav button")) {
+      tab.setAttribute("aria-selected", String(tab.dataset.protocol === table.protocol));
+    }
     showFiltered();
   }
 
+  let waiting;
+
   function filter(event) {
     view.words = event.target.value.toLowerCase().split(/\s+/).filter(Boolean);
-    showFiltered();
+    clearTimeout(waiting);
+    waiting = setTimeout(showFiltered, FILTER_DELAY);
   }
 
   function showFiltered() {
     const shown = shownRuns().length;
-    document.getElementById("count").textContent = `${shown} of ${view.table.runs.length} runs`;
-    document.getElementById("results").replaceChildren(shown ? resultsTable() : element("p", { class: "empty" }, "No run has all of these words."));
+    byId("count").textContent = `${shown} of ${view.table.runs.length} runs`;
+    byId("results").replaceChildren(
+      shown ? resultsTable() : element("p", { class: "empty" }, "No run has all of these words."),
+    );
     showRuns();
     drawAgainstColumns();
     drawChosen();
   }
 
-  const showRuns = () => document.getElementById("runs").replaceChildren(runsTable());
+  const showRuns = () => byId("runs").replaceChildren(runsTable());
 
+  function tab(each) {
+    const show = () => {
+      view = each;
+      showView();
+    };
+    const { protocol, runs } = each.table;
+    const count = element("small", {}, ` ${runs.length}`);
+    return element(
+      "button",
+      { type: "button", role: "tab", "data-protocol": protocol, onclick: show },
+      protocol,
+      count,
+    );
+  }
+
+  const counted = (count, word) => `${count} ${word}${count === 1 ? "" : "s"}`;
   const total = data.tables.reduce((sum, table) => sum + table.runs.length, 0);
-  const protocols = `${data.tables.length} protocol${data.tables.length === 1 ? "" : "s"}`;
-  document.getElementById("summary").textContent = `${total} run${total === 1 ? "" : "s"} under ${protocols} · ${data.created}`;
-  document.getElementById("legend").replaceChildren(...data.legend.map((text) => element("p", {}, text)));
-  if (data.notes.length) document.getElementById("notes").replaceChildren(element("h2", {}, "In no table"), element("ul", {}, ...data.notes.map((text) => element("li", {}, text))));
-  document.getElementById("protocols").replaceChildren(
-    ...views.map((each) =>
-      element("button", { type: "button", role: "tab", "data-protocol": each.table.protocol, onclick: () => ((view = each), showView()) }, each.table.protocol, element("small", {}, ` ${each.table.runs.length}`)),
-    ),
-  );
+  byId("summary").textContent =
+    `${counted(total, "run")} under ${counted(data.tables.length, "protocol")} · ${data.created}`;
+  byId("legend").replaceChildren(...data.legend.map((text) => element("p", {}, text)));
+  byId("notes").hidden = data.notes.length === 0;
+  document.querySelector("#notes ul").replaceChildren(...data.notes.map((text) => element("li", {}, text)));
+  byId("protocols").replaceChildren(...views.map(tab));
   if (view) {
+    document.querySelector("main").hidden = false;
     showView();
-    dark.addEventListener("change", () => (drawAgainstColumns(), drawChosen()));
+    dark.addEventListener("change", () => {
+      drawAgainstColumns();
+      drawChosen();
+    });
   }
 })();
