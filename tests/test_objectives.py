@@ -74,7 +74,7 @@ class TestEveryObjective:
     @pytest.mark.parametrize("layers", [1, 2, 3])
     @pytest.mark.parametrize("spec", ALL)
     def test_gradient_is_that_of_what_it_claims_to_maximise_for_every_k(self, spec, layers, k):
-        check_gradient(spec, layers, k, replicates=400)
+        check_gradient(spec, layers, k, replicates=100)
 
     @pytest.mark.parametrize("spec", ALL)
     def test_gradient_is_finite_and_reaches_every_parameter(self, spec):
