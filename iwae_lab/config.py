@@ -18,7 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from iwae_lab.errors import UserError, did_you_mean
 
-__all__ = ["Config", "Evaluation", "build", "check", "help_text", "known_keys", "register"]
+__all__ = ["Config", "Evaluation", "build", "check", "first_stage", "help_text", "known_keys", "register"]
 
 CONF = Path(__file__).parent.parent / "conf"
 PRECISIONS = ("auto", "32", "bf16")
@@ -57,8 +57,8 @@ class Config:
     seed: int = 0
     """seed of initialisation, batches, binarization and noise"""
     evaluation: Evaluation = field(default_factory=Evaluation)
-    init_from: str | None = None
-    """run folder whose weights and optimizer state to start from"""
+    init_from: Any = None
+    """start from the weights and optimizer state of a run: its folder, or the keys it differs in (then run first)"""
     runs_dir: str = "runs"
     """where run folders go"""
     data_dir: str | None = None
@@ -83,9 +83,11 @@ class Config:
         _require("threads", self.threads, valid_threads, "auto or an integer of at least 1")
         if self.data_dir is not None:
             _require("data_dir", self.data_dir, Path(self.data_dir).is_dir(), "an existing directory")
-        if self.init_from is not None:
+        if isinstance(self.init_from, str):
             found = (Path(self.init_from) / "result.json").is_file()
             _require("init_from", self.init_from, found, "the folder of a run, with its result.json")
+        elif self.init_from is not None:
+            _require("init_from", self.init_from, isinstance(self.init_from, dict), "null, a folder or keys")
         _require("runs_dir", self.runs_dir, _writable(Path(self.runs_dir)), "a directory that can be written")
 
 
@@ -123,7 +125,16 @@ def check(cfg: DictConfig) -> Config:
     assert isinstance(config, Config)
     for group in ("dataset", "model", "objective", "schedule", "optimizer"):
         arguments(getattr(config, group), group)
+    for key, node in config.logger.items():
+        arguments(node, f"logger.{key}")
     return config
+
+
+def first_stage(cfg: DictConfig) -> DictConfig:
+    """The configuration whose keys differ from those of `cfg` as its `init_from` says; groups are replaced whole."""
+    different = {"init_from": None, "force": False} | typing.cast(dict[str, Any], OmegaConf.to_container(cfg.init_from))
+    plain = typing.cast(dict[str, Any], OmegaConf.to_container(cfg))
+    return typing.cast(DictConfig, OmegaConf.merge(OmegaConf.structured(Config), plain | different))
 
 
 def arguments(node: dict[str, Any], key: str) -> tuple[type, dict[str, Any]]:

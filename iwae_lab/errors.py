@@ -3,11 +3,13 @@
 import difflib
 import os
 import re
+import signal
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-__all__ = ["UserError", "did_you_mean", "explain", "one_line_errors"]
+__all__ = ["UserError", "did_you_mean", "explain", "interrupt_on_sigterm", "one_line_errors"]
 
 FULL_ERROR = os.environ.get("HYDRA_FULL_ERROR") == "1"  # as the user set it
 
@@ -45,6 +47,8 @@ def _explain_configuration(error: BaseException) -> str:
     if missing := re.search(r"Could not find '(\w+)/([^']*)'\s*Available options in '\w+':((?:\n\t\w+)*)", text):
         group, name, options = missing[1], missing[2], missing[3].split()
         return f"{group}={name}: no such option{did_you_mean(name, options)}; expected one of {', '.join(options)}"
+    if missing := re.search(r"Missing mandatory value[\s\S]*full_key: (\S+)", text):
+        return f"{missing[1]} is missing: expected {missing[1]}=VALUE"
     if wrong := re.search(r"Error merging override (\S+)\s*(Value .*)", text):
         return _one_line(f"{wrong[1]}: {wrong[2]}")
     return _one_line(re.sub(r"\n\s*(full_key|object_type|reference_type).*", "", text))
@@ -65,3 +69,12 @@ def one_line_errors() -> Iterator[None]:
             raise
         print(f"error: {explain(error)}", file=sys.stderr)
         sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def interrupt_on_sigterm() -> None:
+    """Make SIGTERM do what Ctrl-C does, unless something else (a cluster's job runner) handles it."""
+    main = threading.current_thread() is threading.main_thread()
+    if main and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, signal.default_int_handler)

@@ -4,6 +4,7 @@ import contextlib
 import logging
 import traceback
 import typing
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,14 +15,14 @@ import torch
 from filelock import FileLock, Timeout
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import ModelCheckpoint
-from pytorch_lightning.loggers import Logger
 
-from iwae_lab.config import Config, build, check
+from iwae_lab.config import Config, build, check, first_stage
 from iwae_lab.data.base import Dataset, default_data_dir
 from iwae_lab.data.protocol import Data, prepare
-from iwae_lab.errors import UserError, explain
+from iwae_lab.errors import UserError, explain, interrupt_on_sigterm
 from iwae_lab.evaluation.measure import Measurements, measure
 from iwae_lab.figures import draw_figures
+from iwae_lab.loggers.base import RunLogger
 from iwae_lab.model import LatentVariableModel
 from iwae_lab.objectives.base import Objective
 from iwae_lab.optimizer import OptimizerFactory
@@ -77,12 +78,18 @@ class Parts:
 def run(cfg: DictConfig) -> Record:
     """Train and evaluate what `cfg` says, in a folder of its own; gives the record.
 
-    A finished run is shown and left alone; an interrupted one goes on from its last checkpoint.
+    A finished run is shown and left alone; an interrupted one goes on from its last checkpoint. A first
+    stage that `init_from` describes is run first, unless it is finished.
     Raises `UserError`, before anything is written, for a configuration that can't be run.
     """
     config = check(cfg)
     parts = Parts.of(config)
     parts.device()
+    interrupt_on_sigterm()
+    if isinstance(config.init_from, dict):
+        first = run(first_stage(cfg))
+        cfg = cfg.copy()
+        cfg.init_from = config.init_from = str(Path(config.runs_dir) / first.run_id)
     plain = typing.cast(dict[str, Any], OmegaConf.to_container(cfg))
     name = run_id(plain)
     folder = Path(config.runs_dir) / name
@@ -100,7 +107,7 @@ def run(cfg: DictConfig) -> Record:
             run_id=name,
             dataset=config.dataset["name"],
             binarization=parts.dataset.binarization,
-            protocol=f"{parts.dataset.name}/{parts.dataset.binarization}",
+            protocol="",  # known once the data are loaded; no placeholder may look like an official one
             model=config.model["name"],
             objective=config.objective["name"],
             k=config.k,
@@ -129,26 +136,38 @@ def _train_and_measure(parts: Parts, record: Record, folder: Path) -> None:
         checkpoint = read_checkpoint(Path(config.init_from))
         training.start_from(checkpoint)
     log.info("%s", folder)
-    trainer = _fit(training, data, parts, record, folder)
-    record.steps = trainer.global_step
-    record.train_seconds = training.seconds
-    record.images_per_second = training.images_seen / training.seconds
-    for key, value in trainer.callback_metrics.items():
-        if key == "train/bound" or key.startswith("diagnostics/"):
-            record.metrics[key] = value.item()
+    with _trackers(config, record, folder) as trackers:
+        trainer = _fit(training, data, parts, trackers, folder)
+        record.steps = trainer.global_step
+        record.train_seconds = training.seconds
+        record.images_per_second = training.images_seen / training.seconds
+        for key, value in trainer.callback_metrics.items():
+            if key == "train/bound" or key.startswith("diagnostics/"):
+                record.metrics[key] = value.item()
 
-    model = training.model.to(parts.device())
-    found = measure_model(model, data, config.evaluation.k)
-    record.metrics |= found.metrics()
-    draw_figures(folder / "figures", model, data.test.to(parts.device()), data.shape, found.units)
+        model = training.model.to(parts.device())
+        found = measure_model(model, data, config.evaluation.k)
+        record.metrics |= found.metrics()
+        draw_figures(folder / "figures", model, data.test.to(parts.device()), data.shape, found.units)
+        for tracker in trackers:
+            tracker.log_result()
 
 
-def _fit(training: Training, data: Data, parts: Parts, record: Record, folder: Path) -> pl.Trainer:
+@contextlib.contextmanager
+def _trackers(config: Config, record: Record, folder: Path) -> Iterator[list[RunLogger]]:
+    """The loggers of a run, open until it ends, one way or the other."""
+    with contextlib.ExitStack() as opened:
+        trackers = []
+        for key, node in config.logger.items():
+            tracker = build(RunLogger, node, f"logger.{key}", folder=folder, record=record)
+            opened.push(lambda kind, *_, tracker=tracker: tracker.close(failed=kind is not None))
+            trackers.append(tracker)
+        yield trackers
+
+
+def _fit(training: Training, data: Data, parts: Parts, trackers: list[RunLogger], folder: Path) -> pl.Trainer:
     config = parts.config
     checkpoints = folder / "checkpoints"
-    loggers = [
-        build(Logger, node, f"logger.{key}", folder=folder, record=record) for key, node in config.logger.items()
-    ]
     best = ModelCheckpoint(
         checkpoints, "best", "val/bound", mode="max", save_on_train_epoch_end=True, enable_version_counter=False
     )
@@ -159,7 +178,7 @@ def _fit(training: Training, data: Data, parts: Parts, record: Record, folder: P
         accelerator=parts.device().type,
         devices=1,
         precision="bf16-mixed" if config.precision == "bf16" else "32-true",
-        logger=loggers,
+        logger=trackers,
         callbacks=callbacks,
         max_epochs=parts.schedule.passes,
         enable_progress_bar=False,
@@ -169,12 +188,15 @@ def _fit(training: Training, data: Data, parts: Parts, record: Record, folder: P
     last = checkpoints / "last.ckpt"
     if last.exists():
         log.info("going on from %s", last)
-    trainer.fit(
-        training,
-        datamodule=ImageData(data.train, data.valid, parts.schedule.batch_size),
-        ckpt_path=last if last.exists() else None,
-        weights_only=True,
-    )
+    try:
+        trainer.fit(
+            training,
+            datamodule=ImageData(data.train, data.valid, parts.schedule.batch_size),
+            ckpt_path=last if last.exists() else None,
+            weights_only=True,
+        )
+    except SystemExit as stop:  # which Lightning makes of Ctrl-C
+        raise (stop.__context__ if isinstance(stop.__context__, KeyboardInterrupt) else stop) from None
     return trainer
 
 
@@ -212,6 +234,7 @@ def _recorded(record: Record, folder: Path) -> Iterator[None]:
         record.status, record.error = "failed", explain(error)
         level = logging.DEBUG if isinstance(error, UserError) else logging.ERROR
         log.log(level, "%s", traceback.format_exc())
+        error.add_note(f"log: {folder / 'log.txt'}")
         raise
     except BaseException:  # Ctrl-C, or SIGTERM, which Lightning would let end with exit code 0
         record.error = "interrupted"
@@ -247,6 +270,7 @@ def _set_aside(folder: Path) -> None:
 
 
 def _log_to_console() -> None:
+    warnings.filterwarnings("ignore", ".*(isinstance.treespec|smaller than the logging interval)")  # no news to users
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     log.setLevel(logging.DEBUG)
     log.propagate = False

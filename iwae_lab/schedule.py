@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 
 from iwae_lab.errors import UserError
 
-__all__ = ["LinearDecay", "Paper", "Schedule"]
+__all__ = ["Constant", "LinearDecay", "Paper", "Schedule"]
 
 
 class Schedule(ABC):
@@ -68,3 +68,10 @@ class LinearDecay(Schedule):
 
     def shape(self, progress: float) -> float:
         return min(1.0, (1 - progress) / (1 - self.constant))
+
+
+class Constant(Schedule):
+    """The same rate in every pass."""
+
+    def shape(self, progress: float) -> float:
+        return 1.0

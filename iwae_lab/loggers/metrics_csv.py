@@ -1,52 +1,49 @@
-"""Trackers as the configuration names them, and the metrics.csv of a run folder."""
+"""The metrics.csv of a run folder."""
 
 import csv
 import os
 from pathlib import Path
 from typing import Any
 
-from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities import rank_zero_only
 
+from iwae_lab.loggers.base import RunLogger
 from iwae_lab.record import Record
 
-__all__ = ["MetricsCSV"]
+__all__ = ["MetricsCSV", "read_metrics"]
 
 
-class MetricsCSV(Logger):
+def read_metrics(folder: Path) -> list[dict[str, float]]:
+    """The rows of a run's metrics.csv, without their empty cells; none where there is no such file."""
+    path = folder / "metrics.csv"
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        return [{key: float(value) for key, value in row.items() if value} for row in csv.DictReader(file)]
+
+
+class MetricsCSV(RunLogger):
     """metrics.csv: a row a logged step, a column a metric; a resumed run goes on in the same file.
 
     Lightning's own CSVLogger deletes the file of the run it is to go on with.
     """
 
     def __init__(self, *, folder: Path, record: Record) -> None:
-        super().__init__()
+        super().__init__(folder, record)
         self.path = folder / "metrics.csv"
-        self.rows: dict[int, dict[str, Any]] = {}
-        if self.path.exists():
-            with self.path.open(newline="") as file:
-                self.rows = {int(row["step"]): row for row in csv.DictReader(file)}
-
-    @property
-    def name(self) -> str:
-        return "csv"
-
-    @property
-    def version(self) -> str:
-        return ""
-
-    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
-        """config.yaml holds them."""
+        self.rows: dict[int, dict[str, Any]] = {
+            int(row["step"]): row | {"step": int(row["step"])} for row in read_metrics(folder)
+        }
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
         assert step is not None
         values = {key: value for key, value in metrics.items() if key != "epoch"}
-        self.rows.setdefault(step, {"step": step}).update(values)
+        self.rows.setdefault(step, {}).update(values, step=step)
 
     @rank_zero_only
     def save(self) -> None:
-        columns = list(dict.fromkeys(key for row in self.rows.values() for key in row))
+        columns = list(dict.fromkeys(["step", *(key for row in self.rows.values() for key in row)]))
         partial = self.path.with_suffix(".partial")
         with partial.open("w", newline="") as file:
             writer = csv.DictWriter(file, columns)

@@ -1,0 +1,144 @@
+"""Weights & Biases: online where there are credentials, offline elsewhere, and nothing lost either way."""
+
+import logging
+import os
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import wandb
+from pytorch_lightning.utilities import rank_zero_only
+from wandb.errors import CommError, UsageError
+
+from iwae_lab.loggers.base import RunLogger
+from iwae_lab.loggers.metrics_csv import read_metrics
+from iwae_lab.record import Record
+from iwae_lab.sweep import sweep_name
+
+__all__ = ["WandB"]
+
+log = logging.getLogger(__name__)
+
+LOWER_IS_BETTER = ("train/loss", "val/nll")
+HIGHER_IS_BETTER = ("train/bound", "val/bound")
+IDENTITY = ("dataset", "protocol", "model", "objective", "k", "schedule", "seed", "passes", "binarization")
+
+
+class WandB(RunLogger):
+    """One W&B run, whose id is the run's; its files lie in the run's folder, under wandb/.
+
+    Online where credentials exist and offline where not, never asking; WANDB_MODE wins. What metrics.csv
+    holds of an interrupted run and W&B does not is logged again when the run goes on.
+
+    project, entity, tags: as in `wandb.init`; None leaves them to W&B's own environment variables.
+    upload_checkpoint: keep last.ckpt as an artifact. init_timeout: seconds to wait for the server before
+    going on offline. finish_timeout: seconds to wait at the end for what is not yet uploaded.
+    """
+
+    def __init__(
+        self,
+        project: str | None = None,
+        entity: str | None = None,
+        tags: list[str] | None = None,
+        upload_checkpoint: bool = False,
+        init_timeout: float = 30.0,
+        finish_timeout: float = 60.0,
+        *,
+        folder: Path,
+        record: Record,
+    ) -> None:
+        super().__init__(folder, record)
+        for variable in ("WANDB_DATA_DIR", "WANDB_CACHE_DIR"):  # staged tables, logs: not in the user's home
+            os.environ.setdefault(variable, str(folder.parent.absolute() / ".wandb"))
+        self.upload_checkpoint = upload_checkpoint
+        arguments: dict[str, Any] = {
+            "project": project or os.environ.get("WANDB_PROJECT", "iwae_lab"),
+            "entity": entity,
+            "id": record.run_id,
+            "name": record.run_id,
+            "group": os.environ.get("WANDB_RUN_GROUP") or sweep_name(),
+            "tags": [*(tags or []), record.dataset, record.model, record.objective],
+            "config": {key: getattr(record, key) for key in IDENTITY} | {"parameters": record.config},
+            "dir": folder,
+            "resume": "allow",
+            "allow_val_change": True,  # versions and paths may differ when a run goes on
+            "settings": wandb.Settings(
+                silent=True,
+                console="off",
+                init_timeout=init_timeout,
+                finish_timeout=finish_timeout,
+                finish_timeout_raises=True,
+            ),
+        }
+        self.run = _start(arguments)
+        if self.run.offline:
+            log.info("W&B: offline; `wandb sync %s` uploads this run", self.sync_dir)
+        elif self.run.url:
+            log.info("W&B: %s", self.run.url)
+        self.run.define_metric("step", hidden=True)
+        self.run.define_metric("*", step_metric="step")
+        for key in LOWER_IS_BETTER:
+            self.run.define_metric(key, step_metric="step", summary="min")
+        for key in HIGHER_IS_BETTER:
+            self.run.define_metric(key, step_metric="step", summary="max")
+        self.last_step = int(self.run.summary.get("step", -1)) if self.run.resumed else -1
+        for row in read_metrics(folder):
+            self.log_metrics(row, int(row["step"]))
+
+    @property
+    def sync_dir(self) -> Path:
+        """What `wandb sync` uploads."""
+        return Path(self.run.settings.sync_dir)
+
+    @rank_zero_only
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        assert step is not None
+        if step <= self.last_step:
+            return  # a run that goes on repeats the passes after its checkpoint, with the same result
+        self.last_step = step
+        self.run.log({key: value for key, value in metrics.items() if key != "epoch"} | {"step": step})
+
+    @rank_zero_only
+    def log_result(self) -> None:
+        measured: dict[str, Any] = {"step": self.record.steps}
+        for key, value in self.record.metrics.items():
+            name = key if key.startswith("test/") else f"final/{key}"  # val/nll is L_100 while training
+            if not isinstance(value, list):
+                measured[name] = value
+            elif not isinstance(value[0], list):
+                measured |= {f"{name}/{level}": entry for level, entry in enumerate(value, 1)}
+        for picture in sorted((self.folder / "figures").glob("*.png")):
+            measured[f"figures/{picture.stem}"] = wandb.Image(str(picture))
+        units = [
+            [level, unit, variance]
+            for level, variances in enumerate(self.record.metrics["test/unit_variances"], 1)
+            for unit, variance in enumerate(variances)
+        ]
+        measured["test/unit_variances"] = wandb.Table(["layer", "unit", "variance"], units)
+        self.run.log(measured)
+        if self.upload_checkpoint:
+            artifact = wandb.Artifact(self.record.run_id, "model")
+            artifact.add_file(str(self.folder / "checkpoints" / "last.ckpt"))
+            self.run.log_artifact(artifact)
+
+    @rank_zero_only
+    def close(self, failed: bool) -> None:
+        self.run.summary["status"] = "failed" if failed else "finished"
+        try:
+            self.run.finish(exit_code=int(failed))
+        except TimeoutError:
+            log.warning("W&B: the server has not taken everything yet; `wandb sync %s` uploads the rest", self.sync_dir)
+
+
+def _start(arguments: dict[str, Any]) -> wandb.Run:
+    """A W&B run in the mode that WANDB_MODE or, without it, the presence of credentials asks for."""
+    wandb.setup(wandb.Settings(silent=True))  # login has no such setting of its own
+    mode: Any = os.environ.get("WANDB_MODE", "online")
+    with suppress(UsageError):  # a malformed key counts as none
+        if mode != "online" or wandb.login(prompt=False, verify=False):
+            try:
+                return wandb.init(**arguments, mode=mode)
+            except CommError as error:
+                log.warning("W&B: the server can't be reached (%s); going on offline", " ".join(str(error).split()))
+                wandb.teardown()  # its service would hold the failed run's id
+    return wandb.init(**arguments, mode="offline")

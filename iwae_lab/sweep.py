@@ -1,0 +1,125 @@
+"""Multiruns: one failing job stops no other, and at the end it is told what became of each."""
+
+import contextlib
+import dataclasses
+import json
+import logging
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.experimental.callback import Callback
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+
+from iwae_lab.errors import explain
+from iwae_lab.record import now, write_atomically
+
+__all__ = ["Job", "Sweep", "reported", "run_job", "sweep_name"]
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Job:
+    """What became of one job of a multirun; kept in the sweep's folder, so that every launcher can tell."""
+
+    number: int
+    overrides: list[str]
+    status: str = "running"
+    """running, finished, skipped (was finished before), failed or interrupted"""
+    run_id: str | None = None
+    nll: float | None = None
+    reason: str | None = None
+    log: str | None = None
+
+    def write(self, folder: Path) -> None:
+        """Write job-<number>.json, whole or not at all."""
+        write_atomically(folder / f"job-{self.number}.json", json.dumps(dataclasses.asdict(self)))
+
+
+class Sweep(Callback):
+    """Hydra callback that knows the folder of the multirun this process started."""
+
+    folder: ClassVar[Path | None] = None
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        Sweep.folder = Path(config.hydra.sweep.dir)
+
+
+def run_job(cfg: DictConfig) -> None:
+    """`run` as a job of a multirun: an error is written down, not raised, so that the others go on."""
+    from iwae_lab.run import run  # torch and Lightning, which the multirun's own process may not need
+
+    hydra = HydraConfig.get()
+    folder = Path(hydra.runtime.output_dir)
+    job = Job(hydra.job.num, list(hydra.overrides.task))
+    job.write(folder)
+    start = now()
+    try:
+        record = run(cfg)
+        job.run_id, job.nll = record.run_id, record.metrics["test/nll"]
+        job.status = "skipped" if (record.finished or "") < start else "finished"
+    except Exception as error:
+        job.status, job.reason = "failed", explain(error)
+        job.log = next((note.removeprefix("log: ") for note in getattr(error, "__notes__", [])), None)
+        log.error("failed: %s", job.reason)
+    except BaseException:
+        job.status = "interrupted"
+        raise
+    finally:
+        job.write(folder)
+
+
+def sweep_name() -> str | None:
+    """What a multirun is called: its file in sweeps/, else its overrides; None in a run of its own."""
+    if not HydraConfig.initialized() or HydraConfig.get().mode != RunMode.MULTIRUN:
+        return None
+    hydra = HydraConfig.get()
+    if hydra.job.config_name != "config":
+        return hydra.job.config_name
+    multirun = OmegaConf.load(Path(hydra.runtime.output_dir) / "multirun.yaml")
+    return " ".join(sorted(multirun.hydra.overrides.task))[:128]  # W&B's limit for a group
+
+
+@contextlib.contextmanager
+def reported() -> Iterator[None]:
+    """Print what became of the jobs of a multirun started inside, also if it was cut short.
+
+    Exits with code 1 if one of them is not finished.
+    """
+    try:
+        yield
+    finally:
+        jobs = _read_jobs(Sweep.folder) if Sweep.folder else []
+        if jobs:
+            _print_jobs(jobs)
+    if any(job.status not in ("finished", "skipped") for job in jobs):
+        sys.exit(1)
+
+
+def _read_jobs(folder: Path) -> list[Job]:
+    jobs = [Job(**json.loads(path.read_text())) for path in folder.glob("job-*.json")]
+    return sorted(jobs, key=lambda job: job.number)
+
+
+def _print_jobs(jobs: list[Job]) -> None:
+    from rich.console import Console
+    from rich.table import Column, Table
+
+    common = set.intersection(*(set(job.overrides) for job in jobs)) if len(jobs) > 1 else set()
+    table = Table("job", "status", "test NLL or reason", Column("log", overflow="fold"), title="multirun")
+    for job in jobs:
+        name = " ".join(override for override in job.overrides if override not in common)
+        result = f"{job.nll:.2f}" if job.nll is not None else job.reason or ""
+        table.add_row(name, job.status, result, job.log or "")
+    console = Console(width=None if sys.stdout.isatty() else 200)
+    console.print(table)
+    counts = Counter(job.status for job in jobs)
+    console.print(", ".join(f"{count} {status}" for status, count in counts.items()))
+    if counts.keys() - {"finished", "skipped"}:
+        console.print("the same command again runs what is not finished")

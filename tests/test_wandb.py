@@ -1,0 +1,168 @@
+"""W&B against a server that speaks its protocol, and without one."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import pytest
+from wandb_helpers import OPENWANDB, Server
+
+ROOT = Path(__file__).parent.parent
+TINY = ["k=2", "schedule.passes=2", "schedule.batch_size=500", "evaluation.k=50", "evaluation.images=50", "threads=1"]
+
+needs_server = pytest.mark.skipif(OPENWANDB is None, reason="openwandb (a W&B-protocol server) is not installed")
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    server = Server(tmp_path_factory.mktemp("server") / "data")
+    yield server.start()
+    server.stop()
+
+
+@pytest.fixture
+def environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, str]:
+    """Of a machine without a W&B account."""
+    kept = {key: value for key, value in os.environ.items() if not key.startswith("WANDB_")}
+    return kept | {"HOME": str(tmp_path), "MPLCONFIGDIR": matplotlib.get_cachedir()}
+
+
+def train(environment: dict[str, str], *overrides: str, **options: Any) -> subprocess.CompletedProcess:
+    command = [sys.executable, "train.py", *TINY, *overrides]
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, **options)
+
+
+def run_folders(runs: Path) -> list[Path]:
+    return sorted(path.parent for path in runs.glob("*/result.json"))
+
+
+def record_of(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "result.json").read_text())
+
+
+def column(folder: Path, key: str) -> list[float]:
+    with (folder / "metrics.csv").open(newline="") as file:
+        return [float(row[key]) for row in csv.DictReader(file)]
+
+
+def assert_whole(server: Server, project: str, folder: Path) -> None:
+    """The server holds what the run folder holds."""
+    record = record_of(folder)
+    found = server.runs(project)[record["run_id"]]
+    assert found["summary"]["status"] == "finished"
+    for key in ("dataset", "protocol", "model", "objective", "k", "schedule", "seed"):
+        assert found["config"][key]["value"] == record[key]
+    assert found["summary"]["test/nll"] == pytest.approx(record["metrics"]["test/nll"])
+    assert found["summary"]["test/active_units/1"] == record["metrics"]["test/active_units"][0]
+    for key in ("step", "train/bound", "train/ess", "val/nll", "val/active_units/1", "learning_rate"):
+        expected = column(folder, key)
+        assert server.history(record["run_id"], key)[: len(expected)] == pytest.approx(expected), key
+    media = " ".join(server.files(project, record["run_id"]))
+    for name in ("samples", "reconstructions", "log_variances", "training_curve", "unit_variances"):
+        assert name in media
+
+
+@needs_server
+def test_every_job_of_a_multirun_arrives_as_a_run_of_its_own(
+    server: Server, environment: dict[str, str], tmp_path: Path
+) -> None:
+    rates = "schedule.learning_rate=0.001,0.002,1e30"  # the last makes the loss NaN
+    done = train(
+        environment | server.environment,
+        f"runs_dir={tmp_path}/r",
+        "hydra.mode=MULTIRUN",
+        rates,
+        "logger.wandb.project=multi",
+    )
+    assert done.returncode == 1, done.stderr
+    *good, bad = sorted(run_folders(tmp_path / "r"), key=lambda folder: record_of(folder)["status"] == "failed")
+    assert len(good) == 2
+    for folder in good:
+        assert_whole(server, "multi", folder)
+    assert record_of(bad)["status"] == "failed"
+    assert server.runs("multi")[bad.name]["summary"]["status"] == "failed"  # the server's own state: always finished
+    assert len(server.runs("multi")) == 3
+    assert "2 finished, 1 failed" in done.stdout
+    assert "the training loss became" in done.stdout and str(bad / "log.txt") in done.stdout
+
+
+@needs_server
+def test_an_offline_run_arrives_whole_by_wandb_sync(
+    server: Server, environment: dict[str, str], tmp_path: Path
+) -> None:
+    done = train(environment, f"runs_dir={tmp_path}/r", "logger.wandb.project=synced")
+    assert done.returncode == 0, done.stderr
+    assert not list((tmp_path / ".cache").glob("wandb*")) and not list((tmp_path / ".local").rglob("wandb*"))
+    (folder,) = run_folders(tmp_path / "r")
+    sync(done.stderr, environment | server.environment)
+    assert_whole(server, "synced", folder)
+
+
+@needs_server
+def test_a_server_lost_in_mid_run_costs_nothing(environment: dict[str, str], tmp_path: Path) -> None:
+    server = Server(tmp_path / "data").start()
+    overrides = [f"runs_dir={tmp_path}/r", "schedule.passes=30", "logger.wandb.finish_timeout=2"]
+    command = [sys.executable, "train.py", *TINY, *overrides]
+    job = subprocess.Popen(command, cwd=ROOT, env=environment | server.environment, stderr=subprocess.PIPE, text=True)
+    try:
+        wait_for(lambda: any(server.history(run, "train/bound") for run in server.runs("iwae_lab")))
+        server.stop()
+        _, stderr = job.communicate(timeout=120)
+        assert job.returncode == 0, stderr
+        server.start()
+        sync(stderr, environment | server.environment)
+        (folder,) = run_folders(tmp_path / "r")
+        assert len(column(folder, "step")) == 30
+        assert_whole(server, "iwae_lab", folder)
+    finally:
+        job.kill()
+        server.stop()
+
+
+@needs_server
+def test_a_run_that_goes_on_is_one_run_in_wandb(server: Server, environment: dict[str, str], tmp_path: Path) -> None:
+    overrides = [f"runs_dir={tmp_path}/r", "schedule.passes=30", "logger.wandb.project=resumed"]
+    command = [sys.executable, "train.py", *TINY, *overrides]
+    job = subprocess.Popen(command, cwd=ROOT, env=environment | server.environment, stderr=subprocess.PIPE, text=True)
+    wait_for(lambda: list(tmp_path.glob("r/*/checkpoints/last.ckpt")))
+    job.send_signal(signal.SIGTERM)
+    _, stderr = job.communicate(timeout=60)
+    assert job.returncode == 130 and "the same command goes on" in stderr
+    (folder,) = run_folders(tmp_path / "r")
+    assert record_of(folder)["error"] == "interrupted"
+    assert server.runs("resumed")[folder.name]["summary"]["status"] == "failed"
+    done = train(environment | server.environment, *overrides)
+    assert done.returncode == 0 and "going on from" in done.stderr
+    assert_whole(server, "resumed", folder)
+    assert len(server.history(folder.name, "train/bound")) == 30
+
+
+def test_an_unreachable_server_means_offline_with_a_warning(environment: dict[str, str], tmp_path: Path) -> None:
+    nowhere = {"WANDB_BASE_URL": "http://127.0.0.1:9", "WANDB_API_KEY": "0" * 40}
+    done = train(environment | nowhere, f"runs_dir={tmp_path}/r", "logger.wandb.init_timeout=2")
+    assert done.returncode == 0, done.stderr
+    assert "can't be reached" in done.stderr and "wandb sync" in done.stderr
+    (folder,) = run_folders(tmp_path / "r")
+    assert list(folder.glob("wandb/offline-run-*"))
+
+
+def sync(said: str, environment: dict[str, str]) -> None:
+    """Do what the run said to do."""
+    folder = said.split("`wandb sync ")[-1].split("`")[0]
+    done = subprocess.run(["wandb", "sync", folder], env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def wait_for(condition: Any, seconds: float = 60.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.1)
