@@ -74,7 +74,7 @@ class TestEveryObjective:
     @pytest.mark.parametrize("layers", [1, 2, 3])
     @pytest.mark.parametrize("spec", ALL)
     def test_gradient_is_that_of_what_it_claims_to_maximise_for_every_k(self, spec, layers, k):
-        check_gradient(spec, layers, k, replicates=400)
+        check_gradient(spec, layers, k, replicates=100)
 
     @pytest.mark.parametrize("spec", ALL)
     def test_gradient_is_finite_and_reaches_every_parameter(self, spec):
@@ -211,11 +211,11 @@ class TestOfOneObjective:
         model, made = linear_gaussian(layers), objective("sumo")
         truth = model.log_marginal(X).item()
         gradient = gradient_of(model, (-model.log_marginal(X).sum()).backward).generative
-        found = estimates(made, model, X, 2, data=20, replicates=1200).generative
+        found = estimates(made, model, X, 2, data=20, replicates=800).generative
         assert compare(found, gradient).agrees
         torch.manual_seed(0)
         with torch.no_grad():
-            values = -torch.stack([made(model, X.expand(20, -1), 2).loss for _ in range(1200)])
+            values = -torch.stack([made(model, X.expand(20, -1), 2).loss for _ in range(800)])
         mean, error = mean_and_error(values)
         assert abs(mean - truth) < 4 * error
         first_term = iwae_bound(model.log_weights(X.expand(20_000, -1), 2)).mean().item()
@@ -241,14 +241,14 @@ class TestOfOneObjective:
         model = linear_gaussian(1)
         truth = model.log_marginal(X).item()
         with torch.no_grad():
-            log_w = model.log_weights(X.expand(400_000, -1), 8)
+            log_w = model.log_weights(X.expand(200_000, -1), 8)
         bias = {}
         for name, made in {"iwae": objective("iwae"), "1": objective("jvi"), "2": objective("jvi order=2")}.items():
             for k in (4, 8):
                 groups = log_w.view(k, -1)
                 values = (made.target(groups) - truth).detach()
                 bias[name, k], error = mean_and_error(values)
-                assert error < 1e-3
+                assert error < 2e-3
         assert bias["iwae", 4] / bias["iwae", 8] == pytest.approx(2, abs=0.3)  # O(1/k)
         assert bias["1", 4] / bias["1", 8] > 3  # O(1/k²)
         assert abs(bias["2", 4]) < abs(bias["1", 4]) / 2 < abs(bias["iwae", 4]) / 6
@@ -312,7 +312,7 @@ class TestOfOneObjective:
         model = linear_gaussian(1)
         made = objective("tvo")
         made.betas = [i / 100 for i in range(100)]
-        found = estimates(made, model, X, 200, data=100).generative
+        found = estimates(made, model, X, 200, data=100, replicates=12).generative
         truth = gradient_of(model, (-model.log_marginal(X).sum()).backward).generative
         torch.testing.assert_close(found.mean(0), truth, rtol=0.1, atol=0.05)
 
@@ -358,9 +358,6 @@ class TestDiscreteLatents:
         assert record["metrics"]["test/nll"] < 300
         for key in ("ess", "kl/1", "kl/2", "snr/generative", "snr/inference"):
             assert record["metrics"][f"diagnostics/{key}"] > 0
-        refused = cli("train.py", *overrides, "objective=dreg")
-        assert refused.returncode == 1
-        assert refused.stderr.strip().splitlines()[-1].startswith("error: SigmoidBeliefNetwork has discrete latents")
 
     @pytest.mark.parametrize("spec", [name for name in FOUND if name not in FOR_DISCRETE])
     def test_reparameterised_objectives_refuse_with_a_sentence(self, spec):
