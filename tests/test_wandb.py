@@ -13,10 +13,8 @@ from typing import Any
 
 import matplotlib
 import pytest
+from conftest import ROOT, TINY
 from wandb_helpers import OPENWANDB, Server
-
-ROOT = Path(__file__).parent.parent
-TINY = ["k=2", "schedule.passes=2", "schedule.batch_size=500", "evaluation.k=50", "evaluation.images=50", "threads=1"]
 
 needs_server = pytest.mark.skipif(OPENWANDB is None, reason="openwandb (a W&B-protocol server) is not installed")
 
@@ -109,18 +107,18 @@ def test_an_offline_run_arrives_whole_by_wandb_sync(
 @needs_server
 def test_a_server_lost_in_mid_run_costs_nothing(environment: dict[str, str], tmp_path: Path) -> None:
     server = Server(tmp_path / "data").start()
-    overrides = [f"runs_dir={tmp_path}/r", "schedule.passes=30", "logger.wandb.finish_timeout=2"]
+    overrides = [f"runs_dir={tmp_path}/r", "schedule.passes=12", "logger.wandb.finish_timeout=2"]
     command = [sys.executable, "train.py", *TINY, *overrides]
     job = subprocess.Popen(command, cwd=ROOT, env=environment | server.environment, stderr=subprocess.PIPE, text=True)
     try:
-        wait_for(lambda: any(server.history(run, "train/bound") for run in server.runs("iwae_lab")))
+        wait_for(lambda: server.runs("iwae_lab"))
         server.stop()
         _, stderr = job.communicate(timeout=120)
         assert job.returncode == 0, stderr
         server.start()
         sync(stderr, environment | server.environment)
         (folder,) = run_folders(tmp_path / "r")
-        assert len(column(folder, "step")) == 30
+        assert len(column(folder, "step")) == 12
         assert_whole(server, "iwae_lab", folder)
     finally:
         job.kill()
@@ -129,7 +127,7 @@ def test_a_server_lost_in_mid_run_costs_nothing(environment: dict[str, str], tmp
 
 @needs_server
 def test_a_run_that_goes_on_is_one_run_in_wandb(server: Server, environment: dict[str, str], tmp_path: Path) -> None:
-    overrides = [f"runs_dir={tmp_path}/r", "schedule.passes=30", "logger.wandb.project=resumed"]
+    overrides = [f"runs_dir={tmp_path}/r", "schedule.passes=12", "logger.wandb.project=resumed"]
     command = [sys.executable, "train.py", *TINY, *overrides]
     job = subprocess.Popen(command, cwd=ROOT, env=environment | server.environment, stderr=subprocess.PIPE, text=True)
     wait_for(lambda: list(tmp_path.glob("r/*/checkpoints/last.ckpt")))
@@ -142,7 +140,7 @@ def test_a_run_that_goes_on_is_one_run_in_wandb(server: Server, environment: dic
     done = train(environment | server.environment, *overrides)
     assert done.returncode == 0 and "going on from" in done.stderr
     assert_whole(server, "resumed", folder)
-    assert len(server.history(folder.name, "train/bound")) == 30
+    assert len(server.history(folder.name, "train/bound")) == 12
 
 
 def test_an_unreachable_server_means_offline_with_a_warning(environment: dict[str, str], tmp_path: Path) -> None:
