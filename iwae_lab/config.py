@@ -69,6 +69,8 @@ class Config:
     """training arithmetic: auto, 32 or bf16 (autocast); what is reported is never below fp32"""
     threads: str = "auto"
     """CPU threads of this job; auto: all cores"""
+    diagnostics: bool = False
+    """measure effective samples, KL and the gradient's signal-to-noise ratio while training"""
     force: bool = False
     """run again although a finished run is there (the old folder is kept in runs_dir/.replaced)"""
 

@@ -47,6 +47,8 @@ def _explain_configuration(error: BaseException) -> str:
     if missing := re.search(r"Could not find '(\w+)/([^']*)'\s*Available options in '\w+':((?:\n\t\w+)*)", text):
         group, name, options = missing[1], missing[2], missing[3].split()
         return f"{group}={name}: no such option{did_you_mean(name, options)}; expected one of {', '.join(options)}"
+    if missing := re.search(r"Missing mandatory value[\s\S]*full_key: (\S+)", text):
+        return f"{missing[1]} is missing: expected {missing[1]}=VALUE"
     if wrong := re.search(r"Error merging override (\S+)\s*(Value .*)", text):
         return _one_line(f"{wrong[1]}: {wrong[2]}")
     return _one_line(re.sub(r"\n\s*(full_key|object_type|reference_type).*", "", text))

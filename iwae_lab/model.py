@@ -17,7 +17,7 @@ from torch.func import functional_call
 from iwae_lab.errors import UserError
 from iwae_lab.layers import Bernoulli, Conditional, Distribution, Gaussian, StandardNormal
 
-__all__ = ["Draw", "HierarchicalModel", "LatentVariableModel", "Noise"]
+__all__ = ["Draw", "HierarchicalModel", "LatentVariableModel", "Noise", "SigmoidBeliefNetwork"]
 
 Noise = Callable[[Distribution, int, tuple[int, int, int]], Tensor]
 """(distribution, level, shape [k, batch, units]) -> the noise its `sample` takes."""
@@ -96,7 +96,12 @@ class LatentVariableModel(nn.Module, ABC):
         Raises `UserError` where samples of discrete latents are to be differentiated.
         """
         if gradient != "score" and not self.reparameterized:
-            raise UserError(f"{type(self).__name__} has discrete latents: its samples have no {gradient} derivative")
+            if torch.is_grad_enabled():
+                raise UserError(
+                    f"{type(self).__name__} has discrete latents, whose samples have no {gradient} derivative: "
+                    f"expected an objective that needs none, such as vimco, rws or reinforce"
+                )
+            gradient = "score"
         z, gates = [], []
         log_q = x.new_zeros(())
         below = x
@@ -126,6 +131,19 @@ class LatentVariableModel(nn.Module, ABC):
             log_p = log_p + _apply(layer, above).log_prob(below)
         return log_p
 
+    def log_posterior(self, x: Tensor, z: list[Tensor]) -> Tensor:
+        """log q(z | x) [k, batch] of x [batch, pixels] and samples z, one [k, batch, units] a layer."""
+        log_q = x.new_zeros(())
+        for layer, below, here in zip(self.encoder, [x, *z], z, strict=False):
+            log_q = log_q + _apply(layer, below).log_prob(here)
+        return log_q
+
+    def conditionals(self, x: Tensor, z: list[Tensor]) -> tuple[list[Distribution], list[Distribution]]:
+        """Every layer's q(z_l | z_{l-1}) and p(z_l | z_{l+1}) at x [batch, pixels] and samples z as of `draw`."""
+        q = [_apply(layer, below) for layer, below in zip(self.encoder, [x, *z], strict=False)]
+        p = [_apply(layer, above) for layer, above in zip(list(self.decoder)[1:], z[1:], strict=True)]
+        return q, [*p, self.prior()]
+
     def posteriors(self, x: Tensor, k: int, noise: Noise = fresh_noise) -> list[Gaussian | Bernoulli]:
         """q(z_1 | x) with parameters [batch, units], then q(z_l | z_{l-1}) at k samples, [k, batch, units]."""
         found: list[Gaussian | Bernoulli] = []
@@ -137,14 +155,20 @@ class LatentVariableModel(nn.Module, ABC):
                 below = q.sample(noise(q, level, (k, len(x), q[0].shape[-1])))
         return found
 
+    def dream(self, n: int) -> tuple[Tensor, list[Tensor]]:
+        """n draws from p(x, z): images [n, pixels] and latents, one [1, n, units] a layer."""
+        prior = self.prior()
+        drawn = [prior.sample(prior.noise((n, *prior[0].shape)))]
+        for layer in reversed(self.decoder):
+            p = layer(drawn[0])
+            drawn.insert(0, p.sample(p.noise(p[0].shape)))
+        x, *z = drawn
+        return x, [latent.unsqueeze(0) for latent in z]
+
     def sample(self, n: int) -> Tensor:
         """Pixel probabilities [n, pixels] of n draws from the generative network."""
-        prior = self.prior()
-        z = prior.sample(prior.noise((n, *prior[0].shape)))
-        for layer in reversed(self.decoder[1:]):
-            p = layer(z)
-            z = p.sample(p.noise(p[0].shape))
-        return self.decoder[0](z).mean
+        _, z = self.dream(n)
+        return self.decoder[0](z[0].squeeze(0)).mean
 
     def reconstruct(self, x: Tensor) -> Tensor:
         """Pixel probabilities [batch, pixels] given one sample of q(z_1 | x) for each row of x."""
@@ -186,25 +210,53 @@ class HierarchicalModel(LatentVariableModel):
 
     def __init__(self, latents: list[int], hidden: list[list[int]], *, mean_image: Tensor) -> None:
         super().__init__()
-        _check_widths(latents, hidden)
-        pixels = len(mean_image)
-        self.encoder = nn.ModuleList(
-            Conditional(Gaussian, below, widths, above)
-            for below, widths, above in zip([pixels, *latents], hidden, latents, strict=False)
-        )
-        self.decoder = nn.ModuleList(
-            Conditional(Gaussian if level else Bernoulli, above, widths[::-1], below)
-            for level, (below, widths, above) in enumerate(zip([pixels, *latents], hidden, latents, strict=False))
-        )
+        self.encoder, self.decoder = _networks(Gaussian, latents, hidden, mean_image)
         self.register_buffer("origin", torch.zeros(latents[-1]))
-        pixel_bias = self.decoder[0].get_submodule("heads.0").get_parameter("bias")
-        pixel_bias.data.copy_(torch.logit(mean_image.clamp(0.001, 0.999)))
 
     def prior(self) -> StandardNormal:
         return StandardNormal(self.origin)
 
     def narrow_prior(self, keep: Tensor) -> None:
         self.origin = self.origin[keep]
+
+
+class SigmoidBeliefNetwork(LatentVariableModel):
+    """Bernoulli latents and pixels, as in Bornschein & Bengio 2015 and Mnih & Rezende 2016.
+
+    latents, hidden, mean_image: as for `HierarchicalModel`; hidden widths [] make a conditional linear in its
+    logits. The prior's logits are learned.
+    """
+
+    reparameterized = False
+
+    def __init__(self, latents: list[int], hidden: list[list[int]], *, mean_image: Tensor) -> None:
+        super().__init__()
+        self.encoder, self.decoder = _networks(Bernoulli, latents, hidden, mean_image)
+        self.prior_logits = nn.Parameter(torch.zeros(latents[-1]))
+
+    def prior(self) -> Bernoulli:
+        return Bernoulli(self.prior_logits)
+
+    def narrow_prior(self, keep: Tensor) -> None:
+        self.prior_logits = nn.Parameter(self.prior_logits[keep])
+
+
+def _networks(
+    family: type[Gaussian] | type[Bernoulli], latents: list[int], hidden: list[list[int]], mean_image: Tensor
+) -> tuple[nn.ModuleList, nn.ModuleList]:
+    """Encoder and decoder between the pixels and latents of `family`, from the image upwards."""
+    _check_widths(latents, hidden)
+    below = [len(mean_image), *latents]
+    encoder = nn.ModuleList(
+        Conditional(family, n, widths, above) for n, widths, above in zip(below, hidden, latents, strict=False)
+    )
+    decoder = nn.ModuleList(
+        Conditional(family if level else Bernoulli, above, widths[::-1], n)
+        for level, (n, widths, above) in enumerate(zip(below, hidden, latents, strict=False))
+    )
+    pixel_bias = decoder[0].get_submodule("heads.0").get_parameter("bias")
+    pixel_bias.data.copy_(torch.logit(mean_image.clamp(0.001, 0.999)))
+    return encoder, decoder
 
 
 def _check_widths(latents: list[int], hidden: list[list[int]]) -> None:

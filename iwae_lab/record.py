@@ -14,10 +14,10 @@ from typing import Any
 
 from iwae_lab.errors import UserError
 
-__all__ = ["Record", "fingerprint", "read_record", "run_id", "write_atomically"]
+__all__ = ["NO_PART_OF_THE_RESULT", "Record", "fingerprint", "read_record", "run_id", "write_atomically"]
 
 # Keys that change where and how fast a run computes, not what.
-_NO_PART_OF_THE_RESULT = ("logger", "accelerator", "runs_dir", "data_dir", "threads", "force")
+NO_PART_OF_THE_RESULT = ("logger", "accelerator", "runs_dir", "data_dir", "threads", "diagnostics", "force")
 _PACKAGES = ("iwae-lab", "torch", "pytorch-lightning", "hydra-core", "omegaconf", "numpy")
 
 
@@ -70,7 +70,7 @@ def write_atomically(path: Path, text: str) -> None:
 
 def fingerprint(config: dict[str, Any]) -> str:
     """Eight hex digits over everything in a resolved configuration that changes the result."""
-    identity = {key: value for key, value in config.items() if key not in _NO_PART_OF_THE_RESULT}
+    identity = {key: value for key, value in config.items() if key not in NO_PART_OF_THE_RESULT}
     if identity["init_from"] is not None:
         identity["init_from"] = read_record(Path(identity["init_from"])).run_id
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8]

@@ -30,7 +30,7 @@ from iwae_lab.progress import Meter
 from iwae_lab.record import Record, now, read_record, run_id, write_atomically
 from iwae_lab.report import print_record
 from iwae_lab.schedule import Schedule
-from iwae_lab.training import ImageData, LastCheckpoint, Training, TrainingProgress
+from iwae_lab.training import Diagnostics, ImageData, LastCheckpoint, Training, TrainingProgress
 
 __all__ = ["Parts", "measure_model", "read_checkpoint", "run"]
 
@@ -107,7 +107,7 @@ def run(cfg: DictConfig) -> Record:
             run_id=name,
             dataset=config.dataset["name"],
             binarization=parts.dataset.binarization,
-            protocol=f"{parts.dataset.name}/{parts.dataset.binarization}",
+            protocol="",  # known once the data are loaded; no placeholder may look like an official one
             model=config.model["name"],
             objective=config.objective["name"],
             k=config.k,
@@ -141,7 +141,9 @@ def _train_and_measure(parts: Parts, record: Record, folder: Path) -> None:
         record.steps = trainer.global_step
         record.train_seconds = training.seconds
         record.images_per_second = training.images_seen / training.seconds
-        record.metrics["train/bound"] = trainer.callback_metrics["train/bound"].item()
+        for key, value in trainer.callback_metrics.items():
+            if key == "train/bound" or key.startswith("diagnostics/"):
+                record.metrics[key] = value.item()
 
         model = training.model.to(parts.device())
         found = measure_model(model, data, config.evaluation.k)
@@ -169,12 +171,15 @@ def _fit(training: Training, data: Data, parts: Parts, trackers: list[RunLogger]
     best = ModelCheckpoint(
         checkpoints, "best", "val/bound", mode="max", save_on_train_epoch_end=True, enable_version_counter=False
     )
+    callbacks = [TrainingProgress(), best, LastCheckpoint(checkpoints)]
+    if config.diagnostics:
+        callbacks.append(Diagnostics())
     trainer = pl.Trainer(
         accelerator=parts.device().type,
         devices=1,
         precision="bf16-mixed" if config.precision == "bf16" else "32-true",
         logger=trackers,
-        callbacks=[TrainingProgress(), best, LastCheckpoint(checkpoints)],
+        callbacks=callbacks,
         max_epochs=parts.schedule.passes,
         enable_progress_bar=False,
         enable_model_summary=False,

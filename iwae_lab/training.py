@@ -17,6 +17,7 @@ from iwae_lab.bounds import effective_sample_size, iwae_bound
 from iwae_lab.data.binarize import resample
 from iwae_lab.errors import UserError
 from iwae_lab.evaluation.active_units import active_units
+from iwae_lab.evaluation.diagnostics import diagnose, gradient_snr
 from iwae_lab.evaluation.likelihood import likelihood
 from iwae_lab.evaluation.measure import VALIDATION_K
 from iwae_lab.model import LatentVariableModel
@@ -25,7 +26,7 @@ from iwae_lab.optimizer import OptimizerFactory
 from iwae_lab.progress import Meter
 from iwae_lab.schedule import Schedule
 
-__all__ = ["Batches", "ImageData", "LastCheckpoint", "Training", "TrainingProgress"]
+__all__ = ["Batches", "Diagnostics", "ImageData", "LastCheckpoint", "Training", "TrainingProgress"]
 
 
 class Batches:
@@ -122,14 +123,17 @@ class Training(pl.LightningModule):
         self.pass_start = time.monotonic()
 
     def training_step(self, x: Tensor, batch_index: int) -> Tensor:
-        estimate = self.objective(self.model, x, self.k)
+        self.estimate = self.objective(self.model, x, self.k)
         with torch.no_grad():
-            log_w = estimate.log_w.float()
-            self.pass_sums += torch.stack(
-                [iwae_bound(log_w).sum(), estimate.loss * len(x), effective_sample_size(log_w).sum()]
-            )
+            log_w = self.estimate.log_w.float()
+            bound, ess = iwae_bound(log_w).mean(), effective_sample_size(log_w).mean()
+            self.pass_sums += torch.stack([bound, self.estimate.loss, ess]) * len(x)
         self.pass_images += len(x)
-        return estimate.loss
+        return self.estimate.loss
+
+    def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        """Lightning's hook: the objective says how θ and φ descend."""
+        self.estimate.backward(self.model)
 
     def train_bound(self) -> float:
         """Mean L̂_k of the pass so far (waits for the device)."""
@@ -152,7 +156,10 @@ class Training(pl.LightningModule):
         }
         if self.current_epoch + 1 in self.schedule.evaluation_passes():
             metrics |= self.validate()
-        self.log_dict(metrics)
+        self.log_dict(metrics, logger=False)
+        for logger in self.loggers:  # now, before the pass is checkpointed: Lightning would log it afterwards
+            logger.log_metrics(metrics, self.global_step)
+            logger.save()
 
     def validate(self) -> dict[str, float]:
         """Measures on the validation draw with noise of their own, so training goes on as if they were not."""
@@ -218,6 +225,31 @@ class LastCheckpoint(Checkpoint):
         np.random.set_state(self.random_states["numpy"])
         random.setstate(self.random_states["python"])
         self.random_states = None
+
+
+class Diagnostics(pl.Callback):
+    """Logs at the schedule's evaluation passes, on the validation draw, with noise of its own.
+
+    diagnostics/ess: effective samples of k; diagnostics/kl/1, …: nats a layer; diagnostics/snr/generative and
+    …/inference: the gradient's signal-to-noise ratio in θ and φ, of a batch of `SNR_IMAGES` images.
+    """
+
+    SNR_IMAGES = 20
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        assert isinstance(pl_module, Training)
+        if trainer.current_epoch + 1 not in pl_module.schedule.evaluation_passes():
+            return
+        model, images = pl_module.model, trainer.datamodule.valid  # type: ignore[attr-defined]
+        found = diagnose(model, images, pl_module.k)
+        snr = gradient_snr(pl_module.objective, model, images[: self.SNR_IMAGES].float(), pl_module.k)
+        metrics = {
+            "diagnostics/ess": found.effective_samples.mean().item(),
+            **{f"diagnostics/kl/{level}": kl.sum().item() for level, kl in enumerate(found.kl, 1)},
+            "diagnostics/snr/generative": snr.generative.overall,
+            "diagnostics/snr/inference": snr.inference.overall,
+        }
+        pl_module.log_dict(metrics)
 
 
 class TrainingProgress(pl.Callback):

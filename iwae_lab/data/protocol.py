@@ -1,17 +1,25 @@
-"""The data of a run as its protocol has it: what is trained on, what is tested on, and the protocol's name."""
+"""The data of a run as its protocol has it: what is trained on, what is tested on, and the protocol's name.
 
+Two runs are comparable if and only if the names of their protocols are equal. An official protocol has a short
+name: the published files in their standard split, the binarization of that name, all test images in their one
+standard draw, and L_5000. Every other spells out what it is, content included.
+"""
+
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from iwae_lab.data.base import Dataset
-from iwae_lab.data.binarize import draw_once
+from iwae_lab.data.base import Dataset, Splits
+from iwae_lab.data.binarize import binarize_once
 
-__all__ = ["Data", "prepare"]
+__all__ = ["Data", "content_hash", "prepare"]
 
-VALID_SEED, TEST_SEED = 1, 2  # of the one binary draw of each set
+TRAIN_SEED, VALID_SEED, TEST_SEED = 0, 1, 2  # of the one binary draw of each set
+OFFICIAL_K = 5000
 
 
 @dataclass(frozen=True)
@@ -19,7 +27,7 @@ class Data:
     """Sets of flat images on the CPU."""
 
     train: Tensor
-    """grey levels, uint8 [images, pixels]"""
+    """grey levels, uint8 [images, pixels]; only 0 and 255 unless they are resampled at each use"""
     valid: Tensor
     """one binary draw, uint8 [images, pixels]"""
     test: Tensor
@@ -37,12 +45,30 @@ class Data:
 def prepare(dataset: Dataset, data_dir: Path, k: int, images: int | None) -> Data:
     """Load a dataset and make its draws; test on the first `images` images with k samples each."""
     splits = dataset.load(data_dir)
-    test = torch.from_numpy(draw_once(splits.test, TEST_SEED))[:images]
-    sizes = f"{len(splits.train)}/{len(splits.valid)}/{len(test)}"
+    how = dataset.binarization
+    train = splits.train if how == "stochastic" else 255 * binarize_once(splits.train, how, TRAIN_SEED)
+    test = binarize_once(splits.test, how, TEST_SEED)[:images]
     return Data(
-        torch.from_numpy(splits.train.copy()),
-        torch.from_numpy(draw_once(splits.valid, VALID_SEED)),
-        test,
+        torch.from_numpy(train.copy()),
+        torch.from_numpy(binarize_once(splits.valid, how, VALID_SEED)),
+        torch.from_numpy(test),
         splits.shape,
-        f"{dataset.name}/{dataset.binarization} {sizes} L_{k}",
+        _name(dataset, splits, len(test), k),
     )
+
+
+def _name(dataset: Dataset, splits: Splits, tested: int, k: int) -> str:
+    official = dataset.official.get(dataset.binarization)
+    if official and splits.published and tested == len(splits.test) and k == OFFICIAL_K:
+        return official
+    content = f"{dataset.name}#{content_hash(splits)}/{dataset.binarization}"
+    return f"{content} {len(splits.train)}/{len(splits.valid)}/{tested} L_{k}"
+
+
+def content_hash(splits: Splits) -> str:
+    """Eight hex digits over the sets' sizes and every grey level in their order."""
+    digest = hashlib.sha256(f"{splits.shape}".encode())
+    for images in (splits.train, splits.valid, splits.test):
+        digest.update(f"{images.shape}".encode())
+        digest.update(np.ascontiguousarray(images).data)
+    return digest.hexdigest()[:8]

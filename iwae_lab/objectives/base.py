@@ -17,12 +17,38 @@ class Estimate:
     loss: Tensor
     """scalar, a mean over the batch; its gradient is the estimator, to be descended"""
     log_w: Tensor
-    """log importance weights [k, batch] of the samples used, from which bounds are reported"""
+    """log importance weights of the samples used, from which bounds are reported: [k, batch], or
+    [k, groups · batch] where each datum has several groups of k samples"""
+    inference_loss: Tensor | None = None
+    """where θ and φ descend different losses: φ's, and `loss` is θ's"""
+
+    def backward(self, model: LatentVariableModel) -> None:
+        """Add the estimator to the `grad` of the parameters of `model`."""
+        if self.inference_loss is None:
+            self.loss.backward()
+        else:
+            self.loss.backward(inputs=model.generative_parameters(), retain_graph=True)
+            self.inference_loss.backward(inputs=model.inference_parameters())
 
 
 class Objective(nn.Module, ABC):
-    """An estimator of gradients in θ and φ from k samples for each datum."""
+    """An estimator of gradients in θ and φ from k samples for each datum.
+
+    The tests hold every objective to what it claims here: the estimator's mean is the gradient of the mean
+    of `target` in θ and of `inference_target` in φ.
+    """
+
+    is_bound: bool = False
+    """whether the mean of `target` is at most log p(x)"""
 
     @abstractmethod
     def forward(self, model: LatentVariableModel, x: Tensor, k: int) -> Estimate:
         """The estimate for binary images x [batch, pixels]."""
+
+    def target(self, log_w: Tensor) -> Tensor | None:
+        """What θ maximises on average, a mean over columns, from `Estimate.log_w`. None: nothing of this form."""
+        return None
+
+    def inference_target(self, log_w: Tensor) -> Tensor | None:
+        """What φ maximises on average, as `target`, which it is by default."""
+        return self.target(log_w)

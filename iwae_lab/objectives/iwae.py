@@ -15,6 +15,11 @@ class IWAE(Objective):
     Its gradient is Σ_i w̃_i ∇log w_i, with w̃ = softmax(log w) (eq. 14).
     """
 
+    is_bound = True
+
     def forward(self, model: LatentVariableModel, x: Tensor, k: int) -> Estimate:
         log_w = model.log_weights(x, k)
-        return Estimate(-iwae_bound(log_w).mean(), log_w)
+        return Estimate(-self.target(log_w).mean(), log_w)
+
+    def target(self, log_w: Tensor) -> Tensor:
+        return iwae_bound(log_w)

@@ -15,6 +15,11 @@ class VAE(Objective):
     k samples only lower the variance of its gradient (1/k) Σ_i ∇log w_i.
     """
 
+    is_bound = True
+
     def forward(self, model: LatentVariableModel, x: Tensor, k: int) -> Estimate:
         log_w = model.log_weights(x, k)
-        return Estimate(-elbo(log_w).mean(), log_w)
+        return Estimate(-self.target(log_w).mean(), log_w)
+
+    def target(self, log_w: Tensor) -> Tensor:
+        return elbo(log_w)

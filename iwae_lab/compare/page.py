@@ -1,0 +1,175 @@
+"""comparison.html: one file that opens offline, with everything it shows inside it."""
+
+import base64
+import csv
+import io
+import json
+import math
+from datetime import UTC, datetime
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from plotly.offline import get_plotlyjs
+
+from iwae_lab.compare.report import format_units, legend
+from iwae_lab.compare.runs import Run, differences
+from iwae_lab.compare.tables import Cell, Row, Table
+
+__all__ = ["write_page"]
+
+MAX_GRIDS = 60  # sample grids in a page, some 15 kB each
+GRID_PIXELS = 300  # ten 28×28 images and their frames, as they were drawn
+CURVE_POINTS = 100
+CURVES = ("val/bound", "train/bound", "val/nll")
+
+
+def write_page(path: Path, tables: list[Table], notes: list[str]) -> None:
+    """Write the page: sortable tables, plots, sample grids; the data, the code and plotly are inlined."""
+    data = {
+        "created": datetime.now(UTC).strftime("%d %B %Y, %H:%M UTC"),
+        "legend": legend(tables),
+        "notes": notes,
+        "tables": _tables(tables),
+    }
+    parts = resources.files("iwae_lab.compare")
+    page = (parts / "page.html").read_text()
+    inlined = {
+        "/* page.css */": (parts / "page.css").read_text(),
+        "/* page.js */": (parts / "page.js").read_text(),
+        "/* data */": json.dumps(data, separators=(",", ":"), allow_nan=False).replace("</", "<\\/"),
+        "/* plotly */": get_plotlyjs(),
+    }
+    for mark, content in inlined.items():
+        page = page.replace(mark, content)
+    path.write_text(page)
+
+
+def _tables(tables: list[Table]) -> list[dict[str, Any]]:
+    with_grid = _first_of_each_cell(tables)[:MAX_GRIDS]
+    return [
+        {
+            "protocol": table.protocol,
+            "by": table.by,
+            "columns": table.columns,
+            "rows": [_row(row) for row in table.rows],
+            "runs": _runs(table, {run.record.run_id for run in with_grid}),
+        }
+        for table in tables
+    ]
+
+
+def _first_of_each_cell(tables: list[Table]) -> list[Run]:
+    return [cell.runs[0] for table in tables for row in table.rows for cell in row.cells.values()]
+
+
+def _row(row: Row) -> dict[str, Any]:
+    cells = {column: _cell(cell) for column, cell in row.cells.items()}
+    return {"model": row.model, "objective": row.objective, "setting": _pairs(row.setting), "cells": cells}
+
+
+def _pairs(setting: dict[str, str]) -> list[str]:
+    return [f"{key}={value}" for key, value in setting.items()]
+
+
+def _cell(cell: Cell) -> dict[str, Any]:
+    paper = cell.paper
+    return {
+        "nll": _number(cell.nll),
+        "se": _number(cell.se),
+        "seeds": len(cell.runs),
+        "units": format_units(cell.active_units),
+        "total": sum(cell.active_units),
+        "best": cell.best,
+        "paper": paper and {**vars(paper), "units": format_units(list(paper.active_units))},
+        "difference": cell.minus_paper,
+    }
+
+
+def _runs(table: Table, with_grid: set[str]) -> list[dict[str, Any]]:
+    described = []
+    for index, row in enumerate(table.rows):
+        for column, cell in row.cells.items():
+            described += [(index, column, run) for run in cell.runs]
+    differs = differences([run for _, _, run in described])
+    return [
+        {"row": row, "column": column, "differs": _pairs(differ), **_run(run, run.record.run_id in with_grid)}
+        for (row, column, run), differ in zip(described, differs, strict=True)
+    ]
+
+
+def _run(run: Run, with_grid: bool) -> dict[str, Any]:
+    record, metrics = run.record, run.record.metrics
+    return {
+        "id": record.run_id,
+        "model": record.model,
+        "objective": record.objective,
+        "k": record.k,
+        "seed": record.seed,
+        "nll": _number(run.nll),
+        "se": _number(run.nll_se),
+        "elbo": _number(metrics.get("test/elbo")),
+        "valid": _number(metrics.get("val/nll")),
+        "units": format_units([float(count) for count in run.active_units]),
+        "total": sum(run.active_units),
+        "passes": record.passes,
+        "minutes": round(record.train_seconds / 60, 1),
+        "curves": _curves(run.folder / "metrics.csv"),
+        "variances": [[_log10(v) for v in layer] for layer in metrics.get("test/unit_variances", [])],
+        "samples": _picture(run.folder / "figures" / "samples.png") if with_grid else None,
+    }
+
+
+def _number(value: float | None) -> float | None:
+    """JSON has no NaN: null stands for it."""
+    return round(value, 4) if value is not None and math.isfinite(value) else None
+
+
+def _log10(variance: float) -> float:
+    return round(math.log10(max(variance, 1e-6)), 2)
+
+
+def _curves(path: Path) -> dict[str, list[list[float]]]:
+    """[passes, values] of each metric in a metrics.csv, thinned out; active units are summed over layers."""
+    if not path.exists():
+        return {}
+    points: dict[str, list[tuple[float, float]]] = {}
+    with path.open(newline="") as file:
+        for row in csv.DictReader(file):
+            if not row.get("pass"):
+                continue
+            done = float(row["pass"])
+            for key in CURVES:
+                if row.get(key):
+                    points.setdefault(key, []).append((done, float(row[key])))
+            units = [float(value) for key, value in row.items() if key.startswith("val/active_units/") and value]
+            if units:
+                points.setdefault("val/active_units", []).append((done, sum(units)))
+    curves = {}
+    for key, found in points.items():
+        kept = [point for point in _thin(found) if math.isfinite(point[1])]
+        curves[key] = [[done for done, _ in kept], [round(value, 3) for _, value in kept]]
+    return curves
+
+
+def _thin(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
+    """At most some CURVE_POINTS of them, dense at first and evenly spread after; the last included."""
+    n = len(points)
+    if n <= CURVE_POINTS:
+        return points
+    half = CURVE_POINTS // 2
+    wanted = {round(n ** (i / half)) - 1 for i in range(half + 1)} | {i * (n - 1) // half for i in range(half + 1)}
+    return [points[i] for i in sorted(wanted)]
+
+
+def _picture(path: Path) -> str | None:
+    """A grid of images as a data URI, small and in 16 greys."""
+    if not path.exists():
+        return None
+    with Image.open(path) as image:
+        small = image.convert("L")
+        small.thumbnail((GRID_PIXELS, GRID_PIXELS), Image.Resampling.BOX)
+    packed = io.BytesIO()
+    small.quantize(16).save(packed, "PNG", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(packed.getvalue()).decode()

@@ -1,0 +1,151 @@
+"""The tables as text: on the terminal, as Markdown and as CSV."""
+
+import csv
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table as RichTable
+from rich.text import Text
+
+from iwae_lab.compare.tables import Cell, Row, Table
+
+__all__ = ["format_units", "legend", "print_tables", "write_csv", "write_markdown"]
+
+_LEGEND = (
+    "Test NLL in nats, lower is better; ± its standard error: over the n seeds marked ×n, or, where there is one "
+    "seed, over the test images (†), which says nothing about other seeds. [active units per layer, image first]. "
+    "Bold: lowest of its model and k, by more than √(se₁² + se₂²) of it and the next; with † that is "
+    "conservative, as both were measured on the same images."
+)
+_PAPER_LEGEND = (
+    "paper: Burda et al. 2016, table 1, and our value minus it; (v) read in an independent publication too, "
+    "(r) recalled from the paper and not read again."
+)
+
+
+def format_units(units: list[float]) -> str:
+    """26+7, or means over seeds as 26.5+7."""
+    return "+".join(f"{round(count, 1):g}" for count in units)
+
+
+def _result(cell: Cell) -> str:
+    n = len(cell.runs)
+    return f"{cell.nll:.2f} ± {cell.se:.2f}{'†' if n == 1 else f' ×{n}'}"
+
+
+def _against_paper(cell: Cell) -> str | None:
+    if cell.paper is None:
+        return None
+    return f"paper {cell.paper.nll:.2f} ({cell.paper.mark}) {cell.minus_paper:+.2f}"
+
+
+def legend(tables: list[Table]) -> list[str]:
+    """What the figures in the tables mean, a paragraph each."""
+    has_paper = any(cell.paper for table in tables for row in table.rows for cell in row.cells.values())
+    return [_LEGEND, _PAPER_LEGEND] if has_paper else [_LEGEND]
+
+
+def print_tables(tables: list[Table], notes: list[str]) -> None:
+    """Print the tables, what they mean, and a line for each thing that is in none of them."""
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=10_000)  # nothing is to be wrapped or cut in a file or pipe
+    for table in tables:
+        count = "1 run" if len(table.runs) == 1 else f"{len(table.runs)} runs"
+        grid = RichTable(title=f"{table.protocol}  ({count})", title_justify="left", show_lines=True)
+        grid.add_column("model")
+        grid.add_column("objective")
+        for column in table.columns:
+            grid.add_column(f"{table.by}={column}", justify="right")
+        for row in table.rows:
+            grid.add_row(row.model, _styled_label(row), *(_styled(row.cells.get(column)) for column in table.columns))
+        console.print(grid)
+    for line in [*(legend(tables) if tables else []), *notes]:
+        console.print(Text(line, style="dim"))
+
+
+def _styled_label(row: Row) -> Text:
+    label = Text(row.objective)
+    for key, value in row.setting.items():
+        label.append(f"\n{key}={value}", style="dim")
+    return label
+
+
+def _styled(cell: Cell | None) -> Text:
+    if cell is None:
+        return Text("")
+    styled = Text(_result(cell), style="bold" if cell.best else "")
+    styled = Text().append(styled).append(f"\n[{format_units(cell.active_units)}]")
+    if (against := _against_paper(cell)) is not None:
+        styled.append(f"\n{against}", style="dim")
+    return styled
+
+
+def write_markdown(path: Path, tables: list[Table], notes: list[str]) -> None:
+    """The same tables as Markdown."""
+    lines = ["# Comparison", ""]
+    for table in tables:
+        head = ["model", "objective", *(f"{table.by}={column}" for column in table.columns)]
+        lines += [
+            f"## {table.protocol}",
+            "",
+            _markdown(head),
+            _markdown(["---", "---"] + ["---:"] * len(table.columns)),
+        ]
+        for row in table.rows:
+            cells = [row.cells.get(column) for column in table.columns]
+            lines.append(_markdown([row.model, row.label, *(_markdown_cell(cell) for cell in cells)]))
+        lines.append("")
+    lines += [f"{line}\n" for line in legend(tables)] + [f"- {note}" for note in notes]
+    path.write_text("\n".join(lines).rstrip() + "\n")
+
+
+def _markdown(cells: list[str]) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+def _markdown_cell(cell: Cell | None) -> str:
+    if cell is None:
+        return ""
+    result = f"**{_result(cell)}**" if cell.best else _result(cell)
+    against = _against_paper(cell)
+    return f"{result} [{format_units(cell.active_units)}]" + (f"<br>{against}" if against else "")
+
+
+def write_csv(path: Path, tables: list[Table]) -> None:
+    """A line for each cell of every table."""
+    head = [
+        *("protocol", "model", "objective", "setting", "by", "value", "nll", "nll_se", "nll_se_over", "seeds"),
+        *("active_units", "best", "paper_nll", "paper_mark", "paper_active_units", "minus_paper", "run_ids"),
+    ]
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(head)
+        for table in tables:
+            for row in table.rows:
+                for column in table.columns:
+                    if cell := row.cells.get(column):
+                        writer.writerow(_csv_line(table, row, column, cell))
+
+
+def _csv_line(table: Table, row: Row, column: str, cell: Cell) -> list[object]:
+    paper = cell.paper
+    return [
+        table.protocol,
+        row.model,
+        row.objective,
+        " ".join(f"{key}={value}" for key, value in row.setting.items()),
+        table.by,
+        column,
+        cell.nll,
+        cell.se,
+        "images" if len(cell.runs) == 1 else "seeds",
+        len(cell.runs),
+        format_units(cell.active_units),
+        cell.best,
+        paper.nll if paper else "",
+        paper.mark if paper else "",
+        format_units(list(paper.active_units)) if paper else "",
+        cell.minus_paper if paper else "",
+        " ".join(run.record.run_id for run in cell.runs),
+    ]

@@ -1,0 +1,242 @@
+"""Runs read from their folders, what is known of each by key, and choosing among them."""
+
+import hashlib
+import json
+import math
+import os
+import re
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from iwae_lab.errors import UserError, did_you_mean
+from iwae_lab.record import NO_PART_OF_THE_RESULT, Record, read_record
+
+__all__ = ["Found", "Run", "as_number", "differences", "find_runs", "known_key", "select", "sort_key", "text"]
+
+IDENTITY = ("run_id", "dataset", "binarization", "protocol", "model", "objective", "k", "schedule", "seed", "status")
+# Keys whose values make, or go with, the protocol.
+PROTOCOL_KEYS = re.compile(r"protocol|binarization|(dataset|evaluation)(\..*)?")
+ALIASES = {"passes": "schedule.passes"}
+
+
+@dataclass(frozen=True)
+class Run:
+    """A record, and the same as texts by key."""
+
+    folder: Path
+    record: Record
+    facts: dict[str, str]
+    """identity keys and dotted keys of the configuration"""
+    setting: dict[str, str]
+    """those of the configuration that change the result, but for the seed; equal settings are repetitions"""
+
+    @property
+    def measured(self) -> bool:
+        """Whether there is a result to compare."""
+        return self.record.status == "finished" and math.isfinite(self.record.metrics.get("test/nll", math.nan))
+
+    @property
+    def nll(self) -> float:
+        """Test NLL, nats."""
+        return float(self.record.metrics["test/nll"])
+
+    @property
+    def nll_se(self) -> float:
+        """Standard error of `nll` over images."""
+        return float(self.record.metrics["test/nll_se"])
+
+    @property
+    def active_units(self) -> list[int]:
+        """Per stochastic layer, from the image upwards."""
+        return list(self.record.metrics["test/active_units"])
+
+
+@dataclass
+class Found:
+    """What lies under the given directories."""
+
+    runs: list[Run] = field(default_factory=list)
+    """one a run_id"""
+    notes: list[str] = field(default_factory=list)
+    """a line for each thing that is not among the runs, and why"""
+
+
+def text(value: Any) -> str:
+    """A value as a person would type it: null, true, 0.001, [200,200]."""
+    if isinstance(value, float):
+        return repr(value).removesuffix(".0")
+    return value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
+
+
+def sort_key(value: str) -> tuple[bool, float, str]:
+    """Orders numbers by size, and words after them."""
+    number = as_number(value)
+    return number is None, number or 0.0, value
+
+
+def as_number(value: str) -> float | None:
+    """The number a text stands for, or None."""
+    try:
+        return float(value)
+    except ValueError:
+        return None
+
+
+def find_runs(directories: list[Path]) -> Found:
+    """Read every run folder at or below the directories; hidden folders (.replaced) are passed over.
+
+    Raises `UserError` for a path that is no directory, or where there is no run at all.
+    """
+    found = Found()
+    records: dict[str, tuple[Path, Record]] = {}
+    for directory in directories:
+        if not directory.is_dir():
+            raise UserError(f"{directory}: expected a directory with run folders")
+        for folder in _run_folders(directory):
+            try:
+                record = read_record(folder)
+            except UserError as error:
+                found.notes.append(f"unreadable: {error}")
+                continue
+            if record.run_id not in records:
+                records[record.run_id] = folder, record
+            elif folder.resolve() != records[record.run_id][0].resolve():
+                kept = max(records[record.run_id], (folder, record), key=lambda r: r[1].finished or "")
+                found.notes.append(f"in two folders, counted once: {record.run_id} (as in {kept[0]})")
+                records[record.run_id] = kept
+    if not records:
+        where = ", ".join(map(str, directories))
+        raise UserError(f"{where}: expected run folders with a result.json, found none" + _more(found.notes))
+    for folder, record in records.values():
+        setting = _setting(record.config, records)
+        identity = {key: text(getattr(record, key)) for key in IDENTITY}
+        found.runs.append(Run(folder, record, _flat(record.config) | setting | identity, setting))
+    return found
+
+
+def _more(notes: list[str]) -> str:
+    return f" ({'; '.join(notes)})" if notes else ""
+
+
+def _run_folders(directory: Path) -> Iterator[Path]:
+    if (directory / "result.json").is_file():
+        yield directory
+        return
+    with os.scandir(directory) as entries:
+        below = sorted(e.path for e in entries if e.is_dir() and not e.name.startswith("."))
+    for path in below:
+        yield from _run_folders(Path(path))
+
+
+def _flat(config: dict[str, Any]) -> dict[str, str]:
+    """Dotted keys; a group stands under its own name for the option chosen (objective, objective.alpha)."""
+    flat = {}
+    for key, value in config.items():
+        if isinstance(value, dict):
+            for name, inner in _flat(value).items():
+                flat[key if name == "name" else f"{key}.{name}"] = inner
+        else:
+            flat[key] = text(value)
+    return flat
+
+
+def _setting(config: dict[str, Any], records: dict[str, tuple[Path, Record]]) -> dict[str, str]:
+    setting = {key: value for key, value in config.items() if key not in NO_PART_OF_THE_RESULT and key != "seed"}
+    if isinstance(config.get("init_from"), str):
+        setting["init_from"] = _origin(Path(config["init_from"]), records)
+    return _flat(setting)
+
+
+def _origin(folder: Path, records: dict[str, tuple[Path, Record]]) -> str:
+    """A name for the run another one starts from, without its seed where its record can be read.
+
+    So repetitions that each start from a first stage of their own still count as repetitions.
+    """
+    try:
+        record = records[folder.name][1] if folder.name in records else read_record(folder)
+    except UserError:
+        return folder.name
+    setting = json.dumps(_setting(record.config, records), sort_keys=True)
+    digest = hashlib.sha256(setting.encode()).hexdigest()[:4]
+    return f"{record.dataset}-{record.model}-{record.objective}-k{record.k}-{digest}"
+
+
+def differences(runs: list[Run]) -> list[dict[str, str]]:
+    """For each run, the keys of its setting in which the runs differ, and its values.
+
+    A group's own keys (objective.alpha) count only among runs with the same option of that group (objective).
+    """
+    scopes: dict[tuple[str, str | None], list[Run]] = defaultdict(list)
+    for run in runs:
+        for group in {_group(key) for key in run.setting}:
+            scopes[group, run.setting.get(group)].append(run)
+    found: dict[str, dict[str, str]] = {run.record.run_id: {} for run in runs}
+    for (group, _), members in scopes.items():
+        values = defaultdict(set)
+        for run in members:
+            for key, value in run.setting.items():
+                if _group(key) == group:
+                    values[key].add(value)
+        for key, present in sorted(values.items()):
+            if len(present) > 1 or any(key not in run.setting for run in members):
+                for run in members:
+                    found[run.record.run_id][key] = run.setting.get(key, "absent")
+    return [found[run.record.run_id] for run in runs]
+
+
+def _group(key: str) -> str:
+    return key.partition(".")[0] if "." in key else ""
+
+
+def select(runs: list[Run], conditions: list[str]) -> list[Run]:
+    """The runs that meet every condition key=value[,value].
+
+    Raises `UserError` for a key or value no run has, and where a condition asks for several protocols at once.
+    """
+    chosen, mixing = runs, None
+    for condition in conditions:
+        key, equals, wanted = condition.partition("=")
+        if not equals:
+            raise UserError(f"--where {condition}: expected key=value[,value]")
+        key = known_key(runs, key, "--where ")
+        present = {run.facts[key] for run in runs if key in run.facts}
+        values = [wanted] if wanted in present else [_canonical(value) for value in wanted.split(",")]
+        for value in values:
+            if value not in present:
+                listed = ", ".join(sorted(present, key=sort_key)) if len(present) <= 12 else "another value"
+                hint = did_you_mean(value, sorted(present))
+                raise UserError(f"--where {key}={value}: no run has it{hint}; expected {listed}")
+        chosen = [run for run in chosen if run.facts.get(key) in values]
+        if len(values) > 1 and PROTOCOL_KEYS.fullmatch(key):
+            mixing = condition
+    protocols = sorted({run.record.protocol for run in chosen})
+    if mixing and len(protocols) > 1:
+        raise UserError(
+            f"--where {mixing}: it mixes {len(protocols)} protocols ({'; '.join(protocols)}), and an NLL under one "
+            f"is not comparable with an NLL under another; expected one value, or no such condition: every protocol "
+            f"then has a table of its own"
+        )
+    if not chosen:
+        raise UserError(f"--where {' '.join(conditions)}: no run meets all of them")
+    return chosen
+
+
+def known_key(runs: list[Run], key: str, option: str) -> str:
+    """The key as the facts of the runs have it. Raises `UserError` if none has it."""
+    key = ALIASES.get(key, key)
+    known = {name for run in runs for name in run.facts}
+    if key not in known:
+        hint = did_you_mean(key, sorted(known))
+        expected = f"expected one of {', '.join(IDENTITY)} or a key of the configuration, such as objective.alpha"
+        raise UserError(f"{option}{key}: no run has this key{hint}; {expected}")
+    return key
+
+
+def _canonical(value: str) -> str:
+    try:
+        return text(json.loads(value))
+    except ValueError:
+        return value

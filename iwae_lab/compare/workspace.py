@@ -1,0 +1,89 @@
+"""The comparison as saved workspaces of a W&B project, one a protocol; needs the extra `workspace`."""
+
+from typing import Any
+
+import wandb
+
+from iwae_lab.compare.tables import Table
+from iwae_lab.errors import UserError
+
+try:
+    import wandb_workspaces.reports.v2 as wr
+    import wandb_workspaces.workspaces as ws
+except ModuleNotFoundError:
+    raise UserError("--workspace needs wandb-workspaces: pip install 'iwae-lab[workspace]'") from None
+
+__all__ = ["make_workspace", "save_workspaces"]
+
+_FLAT = ("dataset", "binarization", "protocol", "model", "objective", "k", "schedule", "seed")
+_PICTURES = ("samples", "reconstructions", "log_variances")
+
+
+def save_workspaces(path: str, tables: list[Table], chosen: bool) -> list[str]:
+    """Save a workspace for each table in the project `path`, ENTITY/PROJECT; gives their addresses.
+
+    chosen: the tables hold runs that were chosen, so show these alone; otherwise later runs appear too.
+    Raises `UserError` without credentials, or if W&B refuses.
+    """
+    entity, slash, project = path.partition("/")
+    if not (entity and slash and project) or "/" in project:
+        raise UserError(f"--workspace {path}: expected ENTITY/PROJECT")
+    if not wandb.login(prompt=False, verify=False):
+        raise UserError(f"--workspace {path}: expected credentials of W&B; `wandb login` stores them")
+    addresses = []
+    for table in tables:
+        workspace = make_workspace(entity, project, table, chosen)
+        try:
+            addresses.append(workspace.save().url)
+        except (wandb.Error, wandb.errors.CommError, KeyError, TypeError, ValueError) as error:
+            raise UserError(f"--workspace {path}: W&B did not save {workspace.name} ({error})") from None
+    return addresses
+
+
+def make_workspace(entity: str, project: str, table: Table, chosen: bool) -> ws.Workspace:
+    """The workspace that shows what `table` shows, not yet saved."""
+    filters: list[Any] = [ws.Config("protocol") == table.protocol, ws.Metric("State") == "finished"]
+    if chosen:
+        filters.append(ws.Metric("ID").isin(sorted(run.record.run_id for run in table.runs)))
+    by = table.by if table.by in _FLAT else f"parameters.{table.by}"
+    layers = range(1, 1 + max(len(run.active_units) for run in table.runs))
+    units = [f"test/active_units/{layer}" for layer in layers]
+    return ws.Workspace(
+        entity=entity,
+        project=project,
+        name=f"comparison {table.protocol}",
+        sections=[
+            ws.Section(
+                name=f"Test NLL and active units against {table.by}",
+                panels=[_against(by, "test/nll", "test NLL (nats)"), *(_against(by, key, key) for key in units)],
+                is_open=True,
+            ),
+            ws.Section(name="Training", panels=_curves([f"val/active_units/{n}" for n in layers]), is_open=True),
+            ws.Section(
+                name="Images",
+                panels=[wr.MediaBrowser(title=name, media_keys=[f"figures/{name}"]) for name in _PICTURES],
+                is_open=True,
+            ),
+            ws.Section(name="Configurations", panels=[wr.RunComparer(diff_only="split")]),
+        ],
+        runset_settings=ws.RunsetSettings(
+            filters=ws.And(*filters),
+            groupby=[ws.Config(key) for key in dict.fromkeys(("model", "objective", by))],
+            order=[ws.Ordering(ws.Summary("test/nll"), ascending=True)],
+            pinned_columns=[f"summary:{key}" for key in ("test/nll", "test/nll_se", *units)],
+        ),
+    )
+
+
+def _against(by: str, key: str, title: str) -> wr.ScatterPlot:
+    return wr.ScatterPlot(title=title, x=wr.Config(by), y=wr.SummaryMetric(key), log_x=by == "k")
+
+
+def _curves(units: list[str]) -> list[Any]:
+    plots: dict[str, list[Any]] = {
+        "validation bound (nats)": ["val/bound"],
+        "training bound (nats)": ["train/bound"],
+        "validation NLL (nats)": ["val/nll"],
+        "active units": units,
+    }
+    return [wr.LinePlot(title=title, x="pass", y=keys) for title, keys in plots.items()]

@@ -1,0 +1,70 @@
+"""Datasets on this machine: `python -m iwae_lab.data` lists them, `… fetch mnist omniglot` brings them."""
+
+import argparse
+import logging
+import sys
+from pathlib import Path
+
+from hydra.utils import get_object
+from omegaconf import OmegaConf
+
+from iwae_lab.config import CONF
+from iwae_lab.data.base import Dataset, default_data_dir
+from iwae_lab.errors import UserError, did_you_mean, one_line_errors
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m iwae_lab.data", description="List datasets, or fetch them.")
+    parser.add_argument(
+        "--data-dir", type=Path, default=default_data_dir(), help="where datasets are (default: %(default)s)"
+    )
+    commands = parser.add_subparsers(dest="command", metavar="[fetch NAME …]")
+    fetching = commands.add_parser("fetch", help="download datasets ahead of time")
+    fetching.add_argument("names", nargs="+", metavar="NAME")
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    with one_line_errors():
+        if arguments.command == "fetch":
+            fetch(arguments.names, arguments.data_dir)
+        else:
+            show(arguments.data_dir)
+
+
+def fetch(names: list[str], data_dir: Path) -> None:
+    """Bring the files of the named datasets, where they are not there yet, and check them all."""
+    known = {name: dataset for name, dataset in datasets().items() if dataset.files}
+    for name in names:
+        if name not in known:
+            expected = f"expected one of {', '.join(known)}"
+            raise UserError(f"fetch {name}: no such dataset{did_you_mean(name, list(known))}; {expected}")
+    for name in names:
+        for file in known[name].files:
+            print(f"{name}: {file.read(data_dir / name).path}")
+
+
+def show(data_dir: Path) -> None:
+    """Print every dataset's files: whether they are there and intact, and where."""
+    missing = []
+    for name, dataset in datasets().items():
+        if not dataset.files:
+            print(f"{name:<14} your own: dataset={name} dataset.path=FILE")
+        for file in dataset.files:
+            found, problems = file.search(data_dir / name)
+            if found:
+                status = f"{'present' if found.published else 'present, not the published file'}: {found.path}"
+            else:
+                status = f"unusable: {'; '.join(problems)}" if problems else "missing"
+                missing.append(name)
+            print(f"{name:<14} {file.name:<28} {status}")
+    if missing:
+        print(f"fetch with: python -m iwae_lab.data --data-dir {data_dir} fetch {' '.join(dict.fromkeys(missing))}")
+
+
+def datasets() -> dict[str, type[Dataset]]:
+    """The class of every dataset in conf/dataset, by name."""
+    paths = sorted((CONF / "dataset").glob("*.yaml"))
+    return {path.stem: get_object(OmegaConf.load(path)._target_) for path in paths}
+
+
+if __name__ == "__main__":
+    main()

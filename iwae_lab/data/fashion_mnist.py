@@ -1,0 +1,33 @@
+"""Fashion-MNIST (Xiao, Rasul & Vollgraf 2017, arXiv 1708.07747)."""
+
+from pathlib import Path
+from typing import ClassVar
+
+from iwae_lab.data.files import DataFile
+from iwae_lab.data.idx import IdxDataset
+
+__all__ = ["FashionMNIST"]
+
+_MIRRORS = ("http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",)
+_PLACES = (Path("/usr/share/datasets/fashion-mnist"),)  # of Debian's package dataset-fashion-mnist
+
+
+class FashionMNIST(IdxDataset):
+    """59,600 training, 400 validation and 10,000 test images of 28×28."""
+
+    name: ClassVar[str] = "fashion_mnist"
+    official: ClassVar[dict[str, str]] = {"stochastic": "fashion_mnist/stochastic"}
+    files = (
+        DataFile(
+            "train-images-idx3-ubyte.gz",
+            "sha256:c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
+            _MIRRORS,
+            _PLACES,
+        ),
+        DataFile(
+            "t10k-images-idx3-ubyte.gz",
+            "sha256:5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
+            _MIRRORS,
+            _PLACES,
+        ),
+    )

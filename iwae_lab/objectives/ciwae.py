@@ -1,0 +1,36 @@
+"""Combination importance weighted autoencoder."""
+
+import torch
+from torch import Tensor, nn
+
+from iwae_lab.bounds import elbo, iwae_bound
+from iwae_lab.errors import UserError
+from iwae_lab.model import LatentVariableModel
+from iwae_lab.objectives.base import Estimate, Objective
+
+__all__ = ["CIWAE"]
+
+
+class CIWAE(Objective):
+    """β·ELBO + (1−β)·L_k   (Rainforth et al. 2018, arXiv 1802.04537).
+
+    With learned=true, β is a parameter that ascends the objective from the given value. Since L_k ≥ ELBO,
+    that takes it to 0: from a clear gradient in φ to a tight bound.
+    """
+
+    is_bound = True
+
+    def __init__(self, beta: float = 0.5, learned: bool = False) -> None:
+        super().__init__()
+        if not 0 <= beta <= 1:
+            raise UserError(f"beta={beta}: expected a number from 0 to 1")
+        if learned and beta in (0, 1):
+            raise UserError(f"beta={beta}: expected a number between 0 and 1 to learn from")
+        self.beta_logit = nn.Parameter(torch.logit(torch.tensor(beta)), requires_grad=learned)
+
+    def forward(self, model: LatentVariableModel, x: Tensor, k: int) -> Estimate:
+        log_w = model.log_weights(x, k)
+        return Estimate(-self.target(log_w).mean(), log_w)
+
+    def target(self, log_w: Tensor) -> Tensor:
+        return torch.lerp(iwae_bound(log_w), elbo(log_w), torch.sigmoid(self.beta_logit).to(log_w))

@@ -1,0 +1,51 @@
+"""Jackknife variational inference."""
+
+import itertools
+import math
+
+import torch
+from torch import Tensor
+
+from iwae_lab.errors import UserError
+from iwae_lab.model import LatentVariableModel
+from iwae_lab.objectives.base import Estimate, Objective
+
+__all__ = ["JVI"]
+
+
+class JVI(Objective):
+    """Σ_{j=0}^{order} c_j L̄_{k−j}, c_j = (−1)^j (k−j)^order / (j! (order−j)!)   (Nowozin, ICLR 2018).
+
+    L̄_{k−j} averages L̂_{k−j} over all ways of leaving out j of the k samples; order 1 is
+    k·L̂_k − (k−1)·L̄_{k−1}. Its bias as an estimate of log p(x) is O(k^−(order+1)), where IWAE's is O(1/k).
+    No lower bound. Order 2 leaves out each of k(k−1)/2 pairs.
+    """
+
+    def __init__(self, order: int = 1) -> None:
+        super().__init__()
+        if order not in (1, 2):
+            raise UserError(f"order={order}: expected 1 or 2")
+        self.order = order
+
+    def forward(self, model: LatentVariableModel, x: Tensor, k: int) -> Estimate:
+        if k <= self.order:
+            raise UserError(f"k={k}: expected more than objective.order={self.order}")
+        log_w = model.log_weights(x, k)
+        return Estimate(-self.target(log_w).mean(), log_w)
+
+    def target(self, log_w: Tensor) -> Tensor:
+        k, n = len(log_w), self.order
+        highest = log_w.detach().max(0).values
+        w = (log_w - highest).double().exp()  # in double, for what is left without the highest
+        jackknife = torch.zeros_like(w[0])
+        for j in range(n + 1):
+            sums = (_leave_out(k, j).to(w) @ w).clamp(min=torch.finfo(w.dtype).tiny)
+            c = (-1) ** j * (k - j) ** n / (math.factorial(j) * math.factorial(n - j))
+            jackknife = jackknife + c * (sums.log().mean(0) - math.log(k - j))
+        return highest + jackknife.to(log_w)  # the coefficients sum to one
+
+
+def _leave_out(k: int, j: int) -> Tensor:
+    """0 at the j samples left out, else 1: [ways to choose them, k]."""
+    chosen = torch.tensor(list(itertools.combinations(range(k), j)), dtype=torch.long)
+    return torch.ones(len(chosen), k).scatter_(1, chosen, 0.0)

@@ -1,0 +1,35 @@
+"""Variational Rényi bound."""
+
+import math
+
+from torch import Tensor
+
+from iwae_lab.bounds import elbo, iwae_bound
+from iwae_lab.errors import UserError
+from iwae_lab.model import LatentVariableModel
+from iwae_lab.objectives.base import Estimate, Objective
+
+__all__ = ["Renyi"]
+
+
+class Renyi(Objective):
+    """L_α = 1/(1−α) · log (1/k) Σ_i w_i^(1−α)   (Li & Turner 2016, arXiv 1602.02311).
+
+    α = 1 is the ELBO, α = 0 is IWAE, α → −∞ is `vr_max`. For α < 0 it is no lower bound of log p(x).
+    """
+
+    def __init__(self, alpha: float = 0.5) -> None:
+        super().__init__()
+        if not math.isfinite(alpha):
+            raise UserError(f"alpha={alpha}: expected a finite number; objective=vr_max is the limit α → −∞")
+        self.alpha = alpha
+        self.is_bound = alpha >= 0
+
+    def forward(self, model: LatentVariableModel, x: Tensor, k: int) -> Estimate:
+        log_w = model.log_weights(x, k)
+        return Estimate(-self.target(log_w).mean(), log_w)
+
+    def target(self, log_w: Tensor) -> Tensor:
+        if self.alpha == 1:
+            return elbo(log_w)
+        return iwae_bound((1 - self.alpha) * log_w) / (1 - self.alpha)

@@ -1,0 +1,44 @@
+"""Reweighted wake-sleep."""
+
+import torch
+from torch import Tensor
+
+from iwae_lab.bounds import iwae_bound, normalized_weights
+from iwae_lab.errors import UserError
+from iwae_lab.model import LatentVariableModel
+from iwae_lab.objectives.base import Estimate, Objective
+
+__all__ = ["RWS"]
+
+
+class RWS(Objective):
+    """Reweighted wake-sleep   (Bornschein & Bengio 2015, arXiv 1406.2751).
+
+    wake-θ: Σ_i w̃_i ∇_θ log p(x, z_i), which is IWAE's. φ follows KL(p ‖ q), by inference="wake":
+    Σ_i w̃_i ∇_φ log q(z_i | x), biased for finite k; "sleep": ∇_φ log q(z | x) at (x, z) ~ p, one for each
+    datum of the batch; "both": their mean. Samples need no derivative, so latents may be discrete.
+    """
+
+    is_bound = True
+
+    def __init__(self, inference: str = "wake") -> None:
+        super().__init__()
+        if inference not in ("wake", "sleep", "both"):
+            raise UserError(f"inference={inference}: expected wake, sleep or both")
+        self.sleep_share = {"wake": 0.0, "both": 0.5, "sleep": 1.0}[inference]
+
+    def forward(self, model: LatentVariableModel, x: Tensor, k: int) -> Estimate:
+        draw = model.draw(x, k, "score")
+        weights = normalized_weights(draw.log_w)
+        gain = (weights * (draw.log_p + (1 - self.sleep_share) * draw.log_q)).sum(0).mean()
+        if self.sleep_share:
+            with torch.no_grad():
+                dreamt, z = model.dream(len(x))
+            gain = gain + self.sleep_share * model.log_posterior(dreamt, z).mean()
+        return Estimate(-gain, draw.log_w)
+
+    def target(self, log_w: Tensor) -> Tensor:
+        return iwae_bound(log_w)
+
+    def inference_target(self, log_w: Tensor) -> None:
+        return None

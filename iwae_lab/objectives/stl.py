@@ -1,0 +1,39 @@
+"""Sticking the landing: path derivatives only."""
+
+import torch
+from torch import Tensor
+
+from iwae_lab.bounds import elbo, iwae_bound, normalized_weights
+from iwae_lab.errors import UserError
+from iwae_lab.model import LatentVariableModel
+from iwae_lab.objectives.base import Estimate, Objective
+
+__all__ = ["STL"]
+
+
+class STL(Objective):
+    """φ: Σ_i ω_i D_i, with D the path derivative of log w   (Roeder, Wu & Duvenaud 2017, arXiv 1703.09194).
+
+    θ: Σ_i ω_i ∇log w_i. Leaves out the score ∇_φ log q, which has mean zero under ω = 1/k: bound="elbo" is
+    unbiased. With ω = w̃, bound="iwae", it has not, and φ's estimator is biased for k > 1 (Tucker et al. 2019,
+    arXiv 1810.04152); its variance falls to zero all the same as q nears the posterior.
+    """
+
+    is_bound = True
+
+    def __init__(self, bound: str = "iwae") -> None:
+        super().__init__()
+        if bound not in ("iwae", "elbo"):
+            raise UserError(f"bound={bound}: expected iwae or elbo")
+        self.bound = bound
+
+    def forward(self, model: LatentVariableModel, x: Tensor, k: int) -> Estimate:
+        log_w = model.draw(x, k, "path").log_w
+        weights = normalized_weights(log_w) if self.bound == "iwae" else torch.full_like(log_w, 1 / k)
+        return Estimate(-(weights * log_w).sum(0).mean(), log_w)
+
+    def target(self, log_w: Tensor) -> Tensor:
+        return iwae_bound(log_w) if self.bound == "iwae" else elbo(log_w)
+
+    def inference_target(self, log_w: Tensor) -> Tensor | None:
+        return elbo(log_w) if self.bound == "elbo" or len(log_w) == 1 else None

@@ -1,0 +1,53 @@
+"""Thermodynamic variational objective."""
+
+import torch
+from torch import Tensor
+
+from iwae_lab.bounds import elbo
+from iwae_lab.errors import UserError
+from iwae_lab.model import LatentVariableModel
+from iwae_lab.objectives.base import Estimate, Objective
+
+__all__ = ["TVO"]
+
+
+class TVO(Objective):
+    """Σ_i (β_{i+1} − β_i) E_{π_βi}[log w], π_β ∝ q^(1−β) p^β   (Masrani et al. 2019, arXiv 1907.00031).
+
+    A left Riemann sum of d/dβ log Z_β, so at most log p(x). Its gradient E[∇log w] + Cov(∇log π̃_β, log w)
+    needs no derivative of samples; expectations are self-normalised with weights ∝ w^β, hence biased for
+    finite k. At β = 0 they are exact, so a single interval is unbiased for the ELBO.
+
+    betas: the points 0 = β_0 < β_1 < … < 1; null: 0, then `intervals` − 1 points in equal steps of the
+    logarithm from `first` towards 1.
+    """
+
+    def __init__(self, intervals: int = 5, first: float = 0.03, betas: list[float] | None = None) -> None:
+        super().__init__()
+        if intervals < 1:
+            raise UserError(f"intervals={intervals}: expected an integer of at least 1")
+        if not 0 < first < 1:
+            raise UserError(f"first={first}: expected a number between 0 and 1")
+        if betas is None:
+            betas = [0.0] + [first ** (1 - i / (intervals - 1)) for i in range(intervals - 1)]
+        edges = [*betas, 1.0]
+        if edges[0] != 0 or any(a >= b for a, b in zip(edges, edges[1:], strict=False)):
+            raise UserError(f"betas={betas}: expected increasing numbers from 0 to below 1, 0 among them")
+        self.betas = betas
+
+    def forward(self, model: LatentVariableModel, x: Tensor, k: int) -> Estimate:
+        if k < 2:
+            raise UserError(f"k={k}: expected at least 2 with objective=tvo, whose gradient is a covariance")
+        draw = model.draw(x, k, "score")
+        log_w = draw.log_w.detach()
+        betas = log_w.new_tensor([*self.betas, 1.0])
+        beta, width = (t.view(-1, 1, 1) for t in (betas[:-1], betas.diff()))
+        weights = torch.softmax(beta * log_w, dim=1)  # [intervals, k, batch]
+        centred = log_w - (weights * log_w).sum(1, keepdim=True)
+        covariance = k / (k - 1) * weights * centred  # the factor makes it unbiased at β = 0
+        from_p = (width * (weights + beta * covariance)).sum(0)
+        from_q = (width * ((1 - beta) * covariance - weights)).sum(0)
+        return Estimate(-(from_p * draw.log_p + from_q * draw.log_q).sum(0).mean(), draw.log_w)
+
+    def target(self, log_w: Tensor) -> Tensor | None:
+        return elbo(log_w) if len(self.betas) == 1 else None

@@ -1,0 +1,44 @@
+"""Variational inference for Monte Carlo objectives."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from iwae_lab.bounds import iwae_bound, normalized_weights
+from iwae_lab.errors import UserError
+from iwae_lab.model import LatentVariableModel
+from iwae_lab.objectives.base import Estimate, Objective
+
+__all__ = ["VIMCO"]
+
+
+class VIMCO(Objective):
+    """Σ_i (L̂_k − L̂_k^{−i}) ∇log q(z_i | x) + Σ_i w̃_i ∇log w_i   (Mnih & Rezende 2016, arXiv 1602.06725).
+
+    L̂_k^{−i} is L̂_k with w_i replaced by the geometric mean of the others: a baseline that does not depend on
+    z_i. Unbiased for IWAE; samples need no derivative, so latents may be discrete.
+    """
+
+    is_bound = True
+
+    def forward(self, model: LatentVariableModel, x: Tensor, k: int) -> Estimate:
+        if k < 2:
+            raise UserError(f"k={k}: expected at least 2 with objective=vimco, whose baseline is the other samples")
+        draw = model.draw(x, k, "score")
+        signal = self._signal(draw.log_w.detach())
+        weights = normalized_weights(draw.log_w)
+        gain = (signal * draw.log_q + weights * draw.log_w).sum(0).mean()
+        return Estimate(-gain, draw.log_w)
+
+    @staticmethod
+    def _signal(log_w: Tensor) -> Tensor:
+        """L̂_k − L̂_k^{−i} [k, batch]."""
+        k = len(log_w)
+        others = (log_w.sum(0) - log_w) / (k - 1)
+        is_i = torch.eye(k, dtype=torch.bool, device=log_w.device).unsqueeze(-1)
+        replaced = torch.where(is_i, others, log_w)  # [i, k, batch]
+        return iwae_bound(log_w) - (replaced.logsumexp(1) - math.log(k))
+
+    def target(self, log_w: Tensor) -> Tensor:
+        return iwae_bound(log_w)

@@ -1,0 +1,291 @@
+import csv
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from compare_helpers import make_run
+
+from iwae_lab.compare.__main__ import main
+from iwae_lab.compare.runs import find_runs, select
+from iwae_lab.compare.tables import make_tables
+from iwae_lab.errors import UserError
+from iwae_lab.paper import TABLE_1
+
+
+@dataclass
+class Done:
+    """What a command left behind."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def compare(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Done]:
+    """The command line, in this process."""
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")  # the command sets it: it is to be put back
+
+    def run(*arguments: object) -> Done:
+        monkeypatch.setattr(sys, "argv", ["compare", *map(str, arguments)])
+        code = 0
+        try:
+            main()
+        except SystemExit as leave:
+            code = int(str(leave.code))
+        return Done(code, *capsys.readouterr())
+
+    return run
+
+
+def tables_of(runs: Path, *where: str, by: str = "k"):
+    return make_tables(select(find_runs([runs]).runs, list(where)), by)
+
+
+def test_a_cell_is_the_mean_over_seeds_and_their_standard_error(compare, tmp_path):
+    for seed, nll in enumerate((85.0, 86.0, 87.0)):
+        make_run(tmp_path, seed=seed, nll=nll)
+    [table] = tables_of(tmp_path)
+    [row] = table.rows
+    assert row.cells["1"].nll == pytest.approx(86.0)
+    assert row.cells["1"].se == pytest.approx(1 / 3**0.5)
+    assert "86.00 ± 0.58 ×3" in compare(tmp_path).out
+
+
+def test_with_one_seed_the_error_is_that_over_images_and_is_marked(compare, tmp_path):
+    make_run(tmp_path, nll=85.0, nll_se=0.21)
+    assert "85.00 ± 0.21†" in compare(tmp_path).out
+
+
+@pytest.mark.parametrize("by", ["k", "seed"])
+@pytest.mark.parametrize(
+    "key, values",
+    [
+        ("schedule.passes", (20, 400)),
+        ("precision", ("auto", "bf16")),
+        ("objective.alpha", (0.5, 2)),
+        ("schedule.learning_rate", (0.001, 0.0010000001)),
+        ("init_from", ("a", "b")),
+    ],
+)
+def test_runs_that_differ_in_more_than_the_seed_are_not_averaged(tmp_path, key, values, by):
+    for value in values:
+        make_run(tmp_path, **{key.replace(".", "__"): value})
+    [table] = tables_of(tmp_path, by=by)
+    assert [len(cell.runs) for row in table.rows for cell in row.cells.values()] == [1, 1]
+    assert {row.label for row in table.rows} == {f"iwae {key}={value}" for value in values}
+
+
+def test_what_changes_only_where_a_run_computes_does_not_divide_a_cell(tmp_path):
+    make_run(tmp_path, seed=0, threads="1")
+    make_run(tmp_path, seed=1, threads="2")
+    [table] = tables_of(tmp_path)
+    assert len(table.rows[0].cells["1"].runs) == 2
+
+
+def test_an_objective_s_parameter_does_not_divide_the_rows_of_other_objectives(tmp_path):
+    make_run(tmp_path, objective="vr", objective__alpha=0.5)
+    make_run(tmp_path, objective="vr", objective__alpha=2.0)
+    make_run(tmp_path, objective="vae")
+    [table] = tables_of(tmp_path)
+    assert [row.label for row in table.rows] == ["vae", "vr objective.alpha=0.5", "vr objective.alpha=2"]
+
+
+def test_repetitions_of_two_stages_are_averaged_and_unlike_first_stages_are_not(tmp_path):
+    for seed in (0, 1):
+        for objective in ("vae", "iwae"):
+            first = make_run(tmp_path, seed=seed, objective=objective)
+            make_run(tmp_path, seed=seed, k=50, init_from=str(first))
+    [table] = tables_of(tmp_path, "k=50")
+    assert [len(row.cells["50"].runs) for row in table.rows] == [2, 2]
+    starts = [row.setting["init_from"] for row in table.rows]
+    assert starts[0].startswith("mnist-one_layer-iwae-k1-") and starts[1].startswith("mnist-one_layer-vae-k1-")
+    assert all(cell.paper is None for row in table.rows for cell in row.cells.values())
+
+
+@pytest.mark.parametrize("distance, bold", [(0.5, True), (0.2, False)])
+def test_best_only_where_the_difference_exceeds_its_error(tmp_path, distance, bold):
+    make_run(tmp_path, objective="iwae", nll=85.0, nll_se=0.2)
+    make_run(tmp_path, objective="vae", nll=85.0 + distance, nll_se=0.2)
+    make_run(tmp_path, objective="vae", nll=80.0, model="two_layer")  # another model is no rival
+    [table] = tables_of(tmp_path)
+    best = [row.objective for row in table.rows for cell in row.cells.values() if cell.best]
+    assert best == (["iwae"] if bold else [])
+
+
+def test_unlike_protocols_have_a_table_each_and_only_the_paper_s_have_its_numbers(tmp_path):
+    own = "mnist#ab12cd34/stochastic 4000/500/100 L_100"
+    make_run(tmp_path, protocol=own, evaluation__images=100)
+    for protocol in TABLE_1:
+        make_run(tmp_path, protocol=protocol, k=50, nll=84.0)
+    make_run(tmp_path, k=50, seed=1, model__latents=[20])
+    tables = {table.protocol: table for table in tables_of(tmp_path)}
+    assert set(tables) == {own, *TABLE_1}
+    assert [row.cells["1"].paper for row in tables[own].rows] == [None]
+    for protocol in TABLE_1:
+        cells = {row.setting.get("model.latents"): row.cells["50"] for row in tables[protocol].rows}
+        original = cells.get("[50]") or cells[None]
+        assert original.paper == TABLE_1[protocol]["one_layer", "iwae", 50]
+        assert original.minus_paper == pytest.approx(84.0 - original.paper.nll)
+        assert "[20]" not in cells or cells["[20]"].paper is None
+
+
+def test_the_paper_s_table_is_whole():
+    cells = {(model, o, k) for model in ("one_layer", "two_layer") for o in ("vae", "iwae") for k in (1, 5, 50)}
+    assert all(set(table) == cells for table in TABLE_1.values()) and len(TABLE_1) == 3
+    assert {cell.mark for table in TABLE_1.values() for cell in table.values()} == {"v", "r"}
+    assert TABLE_1["mnist/stochastic"]["two_layer", "iwae", 50].nll == 82.90
+    assert TABLE_1["omniglot/burda"]["two_layer", "iwae", 50].active_units == (44, 7)
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        ["--where", "protocol=mnist/stochastic,mnist/larochelle"],
+        ["--where", "binarization=stochastic,larochelle"],
+        ["--where", "objective=iwae", "dataset.binarization=larochelle,stochastic"],
+        ["--by", "binarization"],
+        ["--by", "protocol"],
+    ],
+)
+def test_mixing_protocols_is_refused_with_the_reason(compare, tmp_path, option):
+    for protocol in ("mnist/stochastic", "mnist/larochelle"):
+        make_run(tmp_path, protocol=protocol)
+    done = compare(tmp_path, *option)
+    assert done.code == 1 and done.out == ""
+    assert done.err.startswith("error: ") and done.err.count("\n") == 1
+    assert "not comparable" in done.err
+
+
+@pytest.mark.parametrize(
+    "where, found",
+    [
+        (["objective=iwae,vae"], 4),
+        (["objective=vae"], 2),
+        (["k=5", "objective=iwae"], 1),
+        (["schedule.learning_rate=1e-3"], 4),
+        (["passes=20"], 4),
+        (["model.hidden=[[200,200]]"], 4),
+        (["init_from=null"], 4),
+    ],
+)
+def test_where_takes_identity_keys_and_dotted_keys(tmp_path, where, found):
+    for objective in ("vae", "iwae"):
+        for k in (1, 5):
+            make_run(tmp_path, objective=objective, k=k)
+    assert len(select(find_runs([tmp_path]).runs, where)) == found
+
+
+@pytest.mark.parametrize(
+    "arguments, expected",
+    [
+        (["--where", "objctive=vae"], "did you mean objective?"),
+        (["--where", "objective=iwea"], "did you mean iwae?"),
+        (["--where", "objective"], "expected key=value"),
+        (["--where", "objective=vae", "k=1"], "no run meets all of them"),
+        (["--by", "kk"], "did you mean k?"),
+        (["elsewhere"], "elsewhere: expected a directory"),
+    ],
+)
+def test_a_mistake_is_one_line(compare, tmp_path, arguments, expected):
+    make_run(tmp_path, objective="vae", k=5)
+    make_run(tmp_path, objective="iwae", k=1)
+    done = compare(tmp_path, *arguments)
+    assert done.code == 1
+    assert expected in done.err and done.err.count("\n") == 1
+
+
+def test_by_another_key(tmp_path):
+    for passes in (20, 100):
+        for objective in ("vae", "iwae"):
+            make_run(tmp_path, objective=objective, schedule__passes=passes)
+    [table] = tables_of(tmp_path, by="passes")
+    assert table.columns == ["20", "100"]
+    assert [(row.label, len(row.cells)) for row in table.rows] == [("vae", 2), ("iwae", 2)]
+    [table] = tables_of(tmp_path, by="objective")
+    assert table.columns == ["iwae", "vae"]
+    assert [row.setting for row in table.rows] == [{"schedule.passes": "20"}, {"schedule.passes": "100"}]
+
+
+def test_what_is_in_no_table_is_counted_and_named(compare, tmp_path):
+    make_run(tmp_path / "a", seed=0)
+    make_run(tmp_path / "b", seed=0)  # a copy: the same run
+    running = make_run(tmp_path / "a", seed=1, status="running")
+    diverged = make_run(tmp_path / "a", seed=3, nll=float("nan"))
+    failed = make_run(tmp_path / "a", seed=2, status="failed", error="UserError: no data")
+    broken = tmp_path / "a" / "broken"
+    broken.mkdir()
+    (broken / "result.json").write_text("{")
+    output = compare(tmp_path).out
+    assert "mnist/stochastic  (1 run)" in output
+    assert f"1 failed: {failed.name} (UserError: no data)" in output
+    assert f"1 running: {running.name}" in output
+    assert f"1 finished without a finite test NLL: {diverged.name}" in output
+    assert "in two folders, counted once" in output
+    assert str(broken) in output
+
+
+def test_replaced_runs_are_passed_over(tmp_path):
+    make_run(tmp_path, seed=0)
+    make_run(tmp_path / ".replaced", seed=1)
+    assert len(find_runs([tmp_path]).runs) == 1
+
+
+def test_no_run_at_all_is_an_error(tmp_path):
+    with pytest.raises(UserError, match="found none"):
+        find_runs([tmp_path])
+
+
+def test_files_say_the_same(compare, tmp_path):
+    for objective, nll in (("vae", 86.5), ("iwae", 84.9)):
+        make_run(tmp_path / "runs", objective=objective, k=50, nll=nll)
+    done = compare(tmp_path / "runs", "--out", tmp_path / "out")
+    assert done.code == 0, done.err
+    markdown = (tmp_path / "out" / "comparison.md").read_text()
+    assert "**84.90 ± 0.20†** [25]<br>paper 84.78 (v) +0.12" in markdown
+    with (tmp_path / "out" / "comparison.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["objective"], row["nll"], row["best"], row["nll_se_over"]) for row in rows] == [
+        ("vae", "86.5", "False", "images"),
+        ("iwae", "84.9", "True", "images"),
+    ]
+    assert float(rows[1]["minus_paper"]) == pytest.approx(0.12)
+    assert (tmp_path / "out" / "comparison.png").read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "out" / "comparison.html").stat().st_size < 8e6
+
+
+def test_only_unfinished_runs_are_reported_and_written_too(compare, tmp_path):
+    make_run(tmp_path / "runs", status="failed", error="lost")
+    done = compare(tmp_path / "runs", "--out", tmp_path / "out")
+    assert done.code == 0, done.err
+    assert "1 failed" in done.out
+    assert "1 failed" in (tmp_path / "out" / "comparison.md").read_text()
+
+
+def test_neither_torch_nor_lightning_nor_wandb_is_imported(tmp_path):
+    make_run(tmp_path)
+    code = (
+        f"import sys; sys.argv = ['compare', {str(tmp_path)!r}, '--out', {str(tmp_path / 'out')!r}]\n"
+        "from iwae_lab.compare.__main__ import main; main()\n"
+        "print(sorted({'torch', 'pytorch_lightning', 'wandb', 'hydra'} & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parent.parent
+    )
+    assert done.stdout.endswith("[]\n"), done.stdout + done.stderr
+
+
+@pytest.mark.benchmark
+def test_a_thousand_records_take_less_than_two_seconds(tmp_path):
+    for seed in range(500):
+        for model in ("one_layer", "two_layer"):
+            make_run(tmp_path, seed=seed, model=model)
+    command = [sys.executable, "-m", "iwae_lab.compare", str(tmp_path)]
+    start = time.monotonic()
+    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parent.parent)
+    assert "(1000 runs)" in done.stdout
+    assert time.monotonic() - start < 2

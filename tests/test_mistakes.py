@@ -1,0 +1,148 @@
+"""The mistakes found in public implementations of these methods: a test here, or where a test of them stands."""
+
+import csv
+import importlib
+from pathlib import Path
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from conftest import records
+
+from iwae_lab.bounds import iwae_bound
+from iwae_lab.data.mnist_5k import MNIST5k
+from iwae_lab.data.protocol import prepare
+from iwae_lab.layers import StandardNormal
+from iwae_lab.model import HierarchicalModel
+from iwae_lab.objectives.base import Estimate, Objective
+from iwae_lab.objectives.dreg import DReG
+from iwae_lab.optimizer import Adam
+from iwae_lab.schedule import LinearDecay
+from iwae_lab.training import Batches, ImageData, Training
+
+GRADIENTS = "test_objectives.TestEveryObjective.test_gradient_is_that_of_what_it_claims_to_maximise"
+ELSEWHERE = {
+    "weights from the positive loss, or not detached": [GRADIENTS],
+    "m and k swapped": [GRADIENTS],
+    "an encoder that receives the decoder's gradient": [
+        GRADIENTS,
+        "test_objectives.TestOfOneObjective.test_encoder_of_piwae_has_no_part_in_the_gradient_of_the_decoder",
+    ],
+    "DReG biased with two layers": [
+        GRADIENTS,
+        "test_objectives.TestOfOneObjective.test_dreg_matches_iwae_with_two_layers_and_two_wrong_forms_do_not",
+    ],
+    "unbiasedness averaged over coordinates": [
+        "test_oracle.test_compare_finds_one_biased_coordinate_among_unbiased_ones"
+    ],
+    "one importance weight a batch": [
+        "test_objectives.TestEveryObjective.test_a_datum_is_weighed_by_itself_whatever_batch_it_is_in"
+    ],
+    "output bias -log(1/(1-m))": [
+        "test_model.test_initialisation_is_glorot_with_zero_biases_and_the_mean_image_as_output"
+    ],
+    "broadcasting to [batch, batch] in the NLL": ["test_evaluation.test_bounds_do_not_depend_on_the_other_images"],
+    "no max-subtraction, clamped probabilities": [
+        "test_bounds.test_no_overflow_or_underflow_where_weights_do",
+        "test_model.test_extreme_logits_keep_log_probabilities_finite_and_right",
+    ],
+    "averages of batch averages in evaluation": ["test_evaluation.test_bounds_do_not_depend_on_batches_or_chunks"],
+    "spurious milestones": ["test_schedule.test_paper_drops_after_the_papers_passes_and_no_other"],
+    "active units from samples": [
+        "test_evaluation.test_active_units_know_just_above_from_just_below_the_threshold",
+        "test_evaluation.test_noise_from_below_does_not_count_in_the_second_layer",
+    ],
+}
+
+
+@pytest.mark.parametrize("mistake", ELSEWHERE)
+def test_stands_where_the_table_says(mistake):
+    for place in ELSEWHERE[mistake]:
+        module, *path = place.split(".")
+        found = importlib.import_module(module)
+        for name in path:
+            found = getattr(found, name)
+        assert callable(found)
+
+
+def training(objective: Objective) -> Training:
+    torch.manual_seed(0)
+    model = HierarchicalModel([4], [[8]], mean_image=torch.full((6,), 0.4))
+    module = Training(model, objective, Adam(), LinearDecay(1, 2, 0.001), k=3)
+    module.on_train_epoch_start()
+    return module
+
+
+class NothingForPhi(Objective):
+    def forward(self, model, x, k):
+        log_w = model.log_weights(x, k)
+        return Estimate(-iwae_bound(log_w).mean(), log_w, 0 * log_w.mean())
+
+
+def test_the_encoder_descends_its_own_loss_in_training_too():
+    module = training(NothingForPhi())
+    before = {name: parameter.clone() for name, parameter in module.model.named_parameters()}
+    images = torch.randint(0, 256, (8, 6), dtype=torch.uint8)
+    trainer = pl.Trainer(
+        accelerator="cpu", max_epochs=1, logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False,
+    )  # fmt: skip
+    trainer.fit(module, datamodule=ImageData(images, (images > 127).byte(), 4))
+    for name, parameter in module.model.named_parameters():
+        assert torch.equal(parameter, before[name]) == name.startswith("encoder"), name
+
+
+def test_the_surrogate_is_not_logged_as_the_bound():
+    """Σ w̃·log w ≥ L̂_k would flatter the objective."""
+    module, x = training(DReG()), torch.eye(6)
+    torch.manual_seed(1)
+    surrogate = -module.training_step(x, 0)
+    torch.manual_seed(1)
+    bound = iwae_bound(module.model.log_weights(x, 3)).mean()
+    assert module.train_bound() == pytest.approx(bound.item(), rel=1e-5)
+    assert surrogate > bound + 0.01
+
+
+def test_a_ragged_last_batch_counts_by_its_images():
+    module, batches = training(DReG()), [torch.eye(6)[:4], torch.eye(6)[4:5]]
+    torch.manual_seed(1)
+    for x in batches:
+        module.training_step(x, 0)
+    torch.manual_seed(1)
+    per_image = torch.cat([iwae_bound(module.model.log_weights(x, 3)) for x in batches])
+    assert module.train_bound() == pytest.approx(per_image.mean().item(), rel=1e-5)
+
+
+def test_no_training_image_is_dropped_with_a_ragged_last_batch():
+    images = torch.zeros(7, 9, dtype=torch.uint8)
+    images[range(7), range(7)] = 255
+    seen = torch.cat(list(Batches(images, 3)))
+    assert len(Batches(images, 3)) == 3
+    torch.testing.assert_close(seen.sum(0), torch.tensor([1.0] * 7 + [0.0] * 2))
+
+
+def test_the_prior_is_the_standard_normal_density():
+    """Not exp(−¼h²), nor without its constant."""
+    z = torch.linspace(-3, 3, 12, dtype=torch.float64).view(3, 2, 2)
+    expected = torch.distributions.Normal(0.0, 1.0).log_prob(z).sum(-1)
+    torch.testing.assert_close(StandardNormal(torch.zeros(2, dtype=torch.float64)).log_prob(z), expected)
+
+
+def test_training_validation_and_test_images_are_all_binary(tmp_path):
+    data = prepare(MNIST5k(), tmp_path, 10, None)
+    for images in (data.valid, data.test, next(iter(Batches(data.train, 200)))):
+        assert images.unique().tolist() == [0, 1]
+
+
+def test_the_test_set_selects_nothing_and_the_best_checkpoint_holds_its_own_optimizer(cli, tiny, tmp_path):
+    done = cli("train.py", *tiny, "schedule.passes=3", "schedule.learning_rate=0.05")
+    assert done.returncode == 0, done.stderr
+    (record,) = records(tmp_path / "runs")
+    folder = Path(tmp_path / "runs" / record["run_id"])
+    with (folder / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert not [column for column in rows[0] if "test" in column]
+    best = torch.load(folder / "checkpoints/best.ckpt", weights_only=True)
+    highest = max(rows, key=lambda row: float(row["val/bound"] or "-inf"))
+    assert best["epoch"] + 1 == float(highest["pass"])
+    assert {state["step"].item() for state in best["optimizer_states"][0]["state"].values()} == {best["global_step"]}
