@@ -18,7 +18,6 @@ from scipy.io import savemat
 
 from iwae_lab.data.base import Dataset
 from iwae_lab.data.fashion_mnist import FashionMNIST
-from iwae_lab.data.files import DataFile
 from iwae_lab.data.fixed_mnist import FixedMNIST
 from iwae_lab.data.mnist import MNIST
 from iwae_lab.data.mnist_5k import MNIST5k
