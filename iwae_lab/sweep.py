@@ -109,16 +109,23 @@ def _read_jobs(folder: Path) -> list[Job]:
 
 def _print_jobs(jobs: list[Job]) -> None:
     from rich.console import Console
-    from rich.table import Column, Table
+    from rich.table import Table
 
     common = set.intersection(*(set(job.overrides) for job in jobs)) if len(jobs) > 1 else set()
-    table = Table("job", "status", "test NLL or reason", Column("log", overflow="fold"), title="multirun")
+
+    def name(job: Job) -> str:
+        return " ".join(override for override in job.overrides if override not in common)
+
+    table = Table("job", "status", "test NLL", title="multirun", title_justify="left")
     for job in jobs:
-        name = " ".join(override for override in job.overrides if override not in common)
-        result = f"{job.nll:.2f}" if job.nll is not None else job.reason or ""
-        table.add_row(name, job.status, result, job.log or "")
-    console = Console(width=None if sys.stdout.isatty() else 200)
+        nll = "" if job.nll is None else f"{job.nll:.2f}"
+        table.add_row(name(job), job.status, nll)
+    console = Console()
     console.print(table)
+    for job in jobs:
+        if job.reason:
+            log_file = f"  ({job.log})" if job.log else ""
+            console.print(f"failed: {name(job)}: {job.reason}{log_file}", soft_wrap=True, markup=False, highlight=False)
     counts = Counter(job.status for job in jobs)
     console.print(", ".join(f"{count} {status}" for status, count in counts.items()))
     if counts.keys() - {"finished", "skipped"}:

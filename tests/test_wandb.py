@@ -13,10 +13,8 @@ from typing import Any
 
 import matplotlib
 import pytest
+from conftest import ROOT, TINY
 from wandb_helpers import OPENWANDB, Server
-
-ROOT = Path(__file__).parent.parent
-TINY = ["k=2", "schedule.passes=2", "schedule.batch_size=500", "evaluation.k=50", "evaluation.images=50", "threads=1"]
 
 needs_server = pytest.mark.skipif(OPENWANDB is None, reason="openwandb (a W&B-protocol server) is not installed")
 
@@ -65,9 +63,9 @@ def assert_whole(server: Server, project: str, folder: Path) -> None:
     for key in ("step", "train/bound", "train/ess", "val/nll", "val/active_units/1", "learning_rate"):
         expected = column(folder, key)
         assert server.history(record["run_id"], key)[: len(expected)] == pytest.approx(expected), key
-    media = " ".join(server.files(project, record["run_id"]))
+    files = " ".join(server.files(project, record["run_id"]))
     for name in ("samples", "reconstructions", "log_variances", "training_curve", "unit_variances"):
-        assert name in media
+        assert name in files
 
 
 @needs_server
@@ -91,7 +89,8 @@ def test_every_job_of_a_multirun_arrives_as_a_run_of_its_own(
     assert server.runs("multi")[bad.name]["summary"]["status"] == "failed"  # the server's own state: always finished
     assert len(server.runs("multi")) == 3
     assert "2 finished, 1 failed" in done.stdout
-    assert "the training loss became" in done.stdout and str(bad / "log.txt") in done.stdout
+    (told,) = (line for line in done.stdout.splitlines() if line.startswith("failed: "))
+    assert "the training loss became" in told and str(bad / "log.txt") in told
 
 
 @needs_server
@@ -106,43 +105,45 @@ def test_an_offline_run_arrives_whole_by_wandb_sync(
     assert_whole(server, "synced", folder)
 
 
+@pytest.mark.slow
 @needs_server
 def test_a_server_lost_in_mid_run_costs_nothing(environment: dict[str, str], tmp_path: Path) -> None:
     server = Server(tmp_path / "data").start()
-    overrides = [f"runs_dir={tmp_path}/r", "schedule.passes=30", "logger.wandb.finish_timeout=2"]
+    overrides = [f"runs_dir={tmp_path}/r", "schedule.passes=12", "logger.wandb.finish_timeout=2"]
     command = [sys.executable, "train.py", *TINY, *overrides]
     job = subprocess.Popen(command, cwd=ROOT, env=environment | server.environment, stderr=subprocess.PIPE, text=True)
     try:
-        wait_for(lambda: any(server.history(run, "train/bound") for run in server.runs("iwae_lab")))
+        wait_for(lambda: server.runs("iwae_lab"))
         server.stop()
         _, stderr = job.communicate(timeout=120)
         assert job.returncode == 0, stderr
         server.start()
         sync(stderr, environment | server.environment)
         (folder,) = run_folders(tmp_path / "r")
-        assert len(column(folder, "step")) == 30
+        assert len(column(folder, "step")) == 12
         assert_whole(server, "iwae_lab", folder)
     finally:
         job.kill()
         server.stop()
 
 
+@pytest.mark.slow
 @needs_server
 def test_a_run_that_goes_on_is_one_run_in_wandb(server: Server, environment: dict[str, str], tmp_path: Path) -> None:
-    overrides = [f"runs_dir={tmp_path}/r", "schedule.passes=30", "logger.wandb.project=resumed"]
+    overrides = [f"runs_dir={tmp_path}/r", "schedule.passes=12", "logger.wandb.project=resumed"]
     command = [sys.executable, "train.py", *TINY, *overrides]
     job = subprocess.Popen(command, cwd=ROOT, env=environment | server.environment, stderr=subprocess.PIPE, text=True)
     wait_for(lambda: list(tmp_path.glob("r/*/checkpoints/last.ckpt")))
     job.send_signal(signal.SIGTERM)
     _, stderr = job.communicate(timeout=60)
-    assert job.returncode == 130 and "the same command goes on" in stderr
+    assert job.returncode != 0 and "the same command goes on" in stderr
     (folder,) = run_folders(tmp_path / "r")
     assert record_of(folder)["error"] == "interrupted"
     assert server.runs("resumed")[folder.name]["summary"]["status"] == "failed"
     done = train(environment | server.environment, *overrides)
     assert done.returncode == 0 and "going on from" in done.stderr
     assert_whole(server, "resumed", folder)
-    assert len(server.history(folder.name, "train/bound")) == 30
+    assert len(server.history(folder.name, "train/bound")) == 12
 
 
 def test_an_unreachable_server_means_offline_with_a_warning(environment: dict[str, str], tmp_path: Path) -> None:
@@ -157,7 +158,9 @@ def test_an_unreachable_server_means_offline_with_a_warning(environment: dict[st
 def sync(said: str, environment: dict[str, str]) -> None:
     """Do what the run said to do."""
     folder = said.split("`wandb sync ")[-1].split("`")[0]
-    done = subprocess.run(["wandb", "sync", folder], env=environment, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        ["wandb", "sync", folder], cwd=Path(folder).parent, env=environment, capture_output=True, text=True, timeout=120
+    )
     assert done.returncode == 0, done.stdout + done.stderr
 
 

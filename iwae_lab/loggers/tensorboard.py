@@ -34,7 +34,7 @@ class TensorBoard(RunLogger):
     def log_result(self) -> None:
         for key, value in self.record.metrics.items():
             if not isinstance(value, list):
-                self.writer.add_scalar(key if key.startswith("test/") else f"final/{key}", value, self.record.steps)
+                self.writer.add_scalar(key, value, self.record.steps)
         for picture in sorted((self.folder / "figures").glob("*.png")):
             pixels = np.asarray(Image.open(picture).convert("RGB"))
             self.writer.add_image(f"figures/{picture.stem}", pixels, self.record.steps, dataformats="HWC")

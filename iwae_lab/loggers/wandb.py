@@ -102,24 +102,21 @@ class WandB(RunLogger):
     def log_result(self) -> None:
         measured: dict[str, Any] = {"step": self.record.steps}
         for key, value in self.record.metrics.items():
-            name = key if key.startswith("test/") else f"final/{key}"  # val/nll is L_100 while training
             if not isinstance(value, list):
-                measured[name] = value
+                measured[key] = value
             elif not isinstance(value[0], list):
-                measured |= {f"{name}/{level}": entry for level, entry in enumerate(value, 1)}
+                measured |= {f"{key}/{level}": entry for level, entry in enumerate(value, 1)}
         for picture in sorted((self.folder / "figures").glob("*.png")):
             measured[f"figures/{picture.stem}"] = wandb.Image(str(picture))
-        units = [
-            [level, unit, variance]
-            for level, variances in enumerate(self.record.metrics["test/unit_variances"], 1)
-            for unit, variance in enumerate(variances)
-        ]
-        measured["test/unit_variances"] = wandb.Table(["layer", "unit", "variance"], units)
+        measured["test/unit_variances"] = wandb.Html(_table(self.record.metrics["test/unit_variances"]))
         self.run.log(measured)
         if self.upload_checkpoint:
             artifact = wandb.Artifact(self.record.run_id, "model")
             artifact.add_file(str(self.folder / "checkpoints" / "last.ckpt"))
-            self.run.log_artifact(artifact)
+            try:
+                self.run.log_artifact(artifact)
+            except wandb.Error as error:
+                log.warning("W&B: the checkpoint was not taken (%s)", " ".join(str(error).split()))
 
     @rank_zero_only
     def close(self, failed: bool) -> None:
@@ -142,3 +139,13 @@ def _start(arguments: dict[str, Any]) -> wandb.Run:
                 log.warning("W&B: the server can't be reached (%s); going on offline", " ".join(str(error).split()))
                 wandb.teardown()  # its service would hold the failed run's id
     return wandb.init(**arguments, mode="offline")
+
+
+def _table(variances: list[list[float]]) -> str:
+    """A row a unit. Not a wandb.Table, which asks the server at once and fails without it."""
+    rows = [
+        f"<tr><td>{layer}<td>{unit}<td>{variance:.6f}"
+        for layer, units in enumerate(variances, 1)
+        for unit, variance in enumerate(units)
+    ]
+    return f"<table><tr><th>layer<th>unit<th>variance of the posterior mean{''.join(rows)}</table>"

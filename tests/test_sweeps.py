@@ -1,0 +1,97 @@
+"""The sweeps in sweeps/: every job composes and is checked; a multirun tells what became of each job."""
+
+import re
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+import yaml
+from conftest import ROOT, records
+from hydra import compose, initialize_config_dir
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import DictConfig, OmegaConf
+
+from iwae_lab.config import check, first_stage
+from iwae_lab.record import run_id
+from iwae_lab.run import Parts
+
+Cli = Callable[..., subprocess.CompletedProcess[str]]
+
+NAMES = sorted(path.stem for path in (ROOT / "sweeps").glob("*.yaml"))
+JOBS = {"smoke": 4, "table1_mnist": 10, "table1_omniglot": 10, "table1_fixed": 10, "table2_finetune": 2}
+
+
+def jobs(name: str) -> list[DictConfig]:
+    """The configuration of every job of a sweep."""
+    here = [f"hydra.searchpath=[file://{ROOT / 'conf'}]"]
+    with initialize_config_dir(str(ROOT / "sweeps"), version_base="1.3"):
+        sweep = compose(name, here, return_hydra_config=True).hydra.sweeper
+        parser = OverridesParser.create(GlobalHydra.instance().config_loader())
+        overrides = parser.parse_overrides([f"{key}={value}" for key, value in sweep.params.items()])
+        (batch,) = BasicSweeper.split_arguments(overrides, None)
+        return [compose(name, [*here, *job]) for job in batch]
+
+
+def identity(cfg: DictConfig) -> str:
+    """The id of the run, were it not to start from another."""
+    return run_id(cast(dict[str, Any], OmegaConf.to_container(cfg)) | {"init_from": None})
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_job_of_a_sweep_can_be_run_and_differs_from_the_others(name: str) -> None:
+    found = jobs(name)
+    identities = set()
+    for cfg in found:
+        Parts.of(check(cfg))
+        if cfg.init_from:
+            Parts.of(check(first_stage(cfg)))
+        identities.add(identity(cfg))
+    assert len(identities) == len(found) == JOBS.get(name, len(found))
+
+
+def test_the_first_stage_of_table_2_is_a_cell_of_table_1() -> None:
+    cells = {identity(cfg) for cfg in jobs("table1_mnist")}
+    assert {identity(first_stage(cfg)) for cfg in jobs("table2_finetune")} <= cells
+
+
+def test_a_missing_first_stage_is_trained_first_and_once(cli: Cli, tiny: list[str], tmp_path: Path) -> None:
+    short = [
+        f"{key}{value}" for key in ("", "init_from.") for value in ("schedule.passes=2", "schedule.batch_size=200")
+    ]
+    sweep = ["-cd", "sweeps", "-cn", "table2_finetune", "dataset=mnist_5k", "logger=csv", *tiny, *short]
+    done = cli("train.py", *sweep, "experiment=vae_then_iwae")
+    assert done.returncode == 0, done.stderr
+    first, second = sorted(records(tmp_path / "runs"), key=lambda record: record["k"])
+    assert (first["objective"], first["k"], second["objective"], second["k"]) == ("vae", 1, "iwae", 50)
+    assert Path(second["config"]["init_from"]).name == first["run_id"]
+    again = cli("train.py", *sweep, "experiment=vae_then_iwae")
+    assert again.returncode == 0 and "1 skipped" in again.stdout
+    assert len(records(tmp_path / "runs")) == 2
+
+
+def test_a_sweep_issued_again_runs_what_is_not_finished(cli: Cli, tiny: list[str], tmp_path: Path) -> None:
+    tiny = [*tiny, "logger=csv"]
+    failed = cli("train.py", "-m", *tiny, "objective=vae,iwae", "k=3,0", "seed=0")
+    assert failed.returncode == 1
+    assert "2 finished" in failed.stdout and "2 failed" in failed.stdout
+    assert len(re.findall("^failed: .*k=0: expected", failed.stdout, re.MULTILINE)) == 2
+    mended = cli("train.py", "-m", *tiny, "objective=vae,iwae", "k=3,2", "seed=0")
+    assert mended.returncode == 0, mended.stdout + mended.stderr
+    assert "2 skipped" in mended.stdout and "2 finished" in mended.stdout
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "sweeps" / "wandb").glob("*.yaml")), ids=lambda path: path.stem)
+def test_what_a_wandb_agent_runs_is_a_valid_command_line(path: Path, composed: Callable[..., DictConfig]) -> None:
+    sweep = yaml.safe_load(path.read_text())
+    assert sweep["program"] == "train.py" and sweep["method"] in ("grid", "bayes")
+    given = {key: p.get("values", [p.get("min")])[0] for key, p in sweep["parameters"].items()}
+    command = [word for word in sweep["command"] if word not in ("${env}", "python", "${program}")]
+    position = command.index("${args_no_hyphens}")
+    command[position : position + 1] = [f"{key}={value}" for key, value in given.items()]
+    Parts.of(check(composed(*command)))
+    logged = {"test/nll", "val/nll.min"}
+    assert sweep["metric"] in [{"name": name, "goal": "minimize"} for name in logged]
