@@ -232,8 +232,7 @@ def _recorded(record: Record, folder: Path) -> Iterator[None]:
         record.status = "finished"
     except Exception as error:
         record.status, record.error = "failed", explain(error)
-        level = logging.DEBUG if isinstance(error, UserError) else logging.ERROR
-        log.log(level, "%s", traceback.format_exc())
+        log.debug("%s", traceback.format_exc())  # to the file; the terminal gets one line
         error.add_note(f"log: {folder / 'log.txt'}")
         raise
     except BaseException:  # Ctrl-C, or SIGTERM, which Lightning would let end with exit code 0

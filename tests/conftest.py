@@ -4,7 +4,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,8 @@ from iwae_lab.config import register
 
 ROOT = Path(__file__).parent.parent
 TINY = [
-    "logger=csv", "threads=1", "schedule.passes=2", "schedule.batch_size=100", "k=3", "evaluation.k=20", "evaluation.images=30",
+    "logger=csv", "threads=1",
+    "schedule.passes=2", "schedule.batch_size=100", "k=3", "evaluation.k=20", "evaluation.images=30",
     "model.latents=[4]", "model.hidden=[[8]]",
 ]  # fmt: skip
 
@@ -34,15 +35,34 @@ def composed() -> Callable[..., DictConfig]:
     return make
 
 
+@pytest.fixture(scope="session")
+def zygote() -> Iterator[subprocess.Popen[str]]:
+    """The process that `cli` forks commands from."""
+    command = [sys.executable, str(Path(__file__).parent / "zygote.py")]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(
+        command, cwd=ROOT, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        yield process
+        assert process.stdin
+        process.stdin.close()
+
+
 @pytest.fixture
-def cli(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """cli("train.py", *overrides) -> the finished process; runs go to tmp_path/runs."""
+def cli(zygote: subprocess.Popen[str], tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """cli("train.py", *overrides) or cli("-m", module, …) -> what `python …` did, in the root of the project."""
 
     def call(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, *arguments],
-            cwd=ROOT, env=os.environ | environment, capture_output=True, text=True, timeout=300,
-        )  # fmt: skip
+        stdout, stderr = tmp_path / ".stdout", tmp_path / ".stderr"
+        request = {
+            "argv": arguments, "cwd": str(ROOT), "env": {**os.environ, **environment},
+            "stdout": str(stdout), "stderr": str(stderr),
+        }  # fmt: skip
+        assert zygote.stdin and zygote.stdout
+        zygote.stdin.write(json.dumps(request) + "\n")
+        zygote.stdin.flush()
+        code = int(zygote.stdout.readline())
+        return subprocess.CompletedProcess(arguments, code, stdout.read_text(), stderr.read_text())
 
     return call
 

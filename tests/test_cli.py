@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -104,8 +105,11 @@ def test_bad_input_is_one_line_and_exit_code_1(cli: Cli, arguments: list[str], n
 
 
 @pytest.mark.parametrize("argument", ["k=0", "kk=5"])
-def test_the_traceback_is_there_for_who_asks(cli: Cli, argument: str) -> None:
-    done = cli("train.py", argument, HYDRA_FULL_ERROR="1")
+def test_the_traceback_is_there_for_who_asks(argument: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "train.py", argument],
+        cwd=ROOT, env=os.environ | {"HYDRA_FULL_ERROR": "1"}, capture_output=True, text=True,
+    )  # fmt: skip
     assert done.returncode == 1 and "Traceback" in done.stderr
 
 
@@ -121,7 +125,7 @@ def test_a_failing_job_stops_no_other_and_is_recorded(cli: Cli, tiny: list[str],
     overrides = [*tiny, "schedule.learning_rate=0.001,1e30,0.002"]
     done = cli("train.py", "-m", *overrides)
     assert done.returncode == 1
-    assert "Traceback" not in done.stderr.split("error: ")[-1]
+    assert "Traceback" not in done.stderr
     by_rate = {record["config"]["schedule"]["learning_rate"]: record for record in records(tmp_path / "runs")}
     assert [by_rate[rate]["status"] for rate in (0.001, 1e30, 0.002)] == ["finished", "failed", "finished"]
     assert "loss became" in by_rate[1e30]["error"]
