@@ -91,6 +91,14 @@ def test_measuring_leaves_no_trace():
     assert all(p.grad is None for p in model.parameters())
 
 
+def test_while_training_also_with_discrete_latents(composed, tiny):
+    discrete = ["model=sigmoid_belief_two", "model.latents=[5,3]", "model.hidden=[[],[]]", "objective=vimco"]
+    metrics = run(composed(*tiny, *discrete, "schedule.passes=1", "diagnostics=true")).metrics
+    assert metrics["test/nll"] < 300
+    for key in ("ess", "kl/1", "kl/2", "snr/generative", "snr/inference"):
+        assert metrics[f"diagnostics/{key}"] > 0
+
+
 def test_of_a_finished_run_from_the_command_line(composed, cli, tiny, tmp_path):
     """One process: effective samples, KL, SNR, and annealed bounds that lie in order."""
     layers = ["model=two_layer", "model.latents=[4,2]", "model.hidden=[[8],[8]]"]

@@ -29,7 +29,6 @@ from iwae_lab.config import build
 from iwae_lab.errors import UserError
 from iwae_lab.layers import Gaussian, StandardNormal
 from iwae_lab.objectives.base import Objective
-from iwae_lab.run import run
 
 ROOT = Path(__file__).parent.parent
 FOUND = sorted(path.stem for path in (ROOT / "conf/objective").glob("*.yaml"))
@@ -344,19 +343,6 @@ class TestDiscreteLatents:
         found = estimates(objective("vimco"), model, BINARY_X, 2, data=2000).inference
         other = gradient_of(model, (-expected_target(model, 3, iwae_bound)).backward).inference
         assert not compare(found, other).agrees
-
-    def test_a_run_with_diagnostics(self, composed, tiny):
-        overrides = [
-            *tiny,
-            "schedule.passes=1",
-            "model=sigmoid_belief_two",
-            "model.latents=[5,3]",
-            "model.hidden=[[],[]]",
-        ]
-        metrics = run(composed(*overrides, "objective=vimco", "diagnostics=true")).metrics
-        assert metrics["test/nll"] < 300
-        for key in ("ess", "kl/1", "kl/2", "snr/generative", "snr/inference"):
-            assert metrics[f"diagnostics/{key}"] > 0
 
     @pytest.mark.parametrize("spec", [name for name in FOUND if name not in FOR_DISCRETE])
     def test_reparameterised_objectives_refuse_with_a_sentence(self, spec):
