@@ -1,67 +1,149 @@
-"""Measure a finished run again: python -m iwae_lab.evaluate RUN_DIR [evaluation.k=…] [evaluation.images=…]"""
+"""Measure a finished run again: python -m iwae_lab.evaluate RUN_DIR [evaluation.k=…] [evaluation.images=…]
+
+diagnostics=true  also effective samples, KL of layers and units, signal-to-noise ratio of the gradients
+ais=N             also log p(x) from both sides, by annealed importance sampling: N test and N simulated images
+"""
 
 import sys
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from torch import Tensor, nn
 
 from iwae_lab.config import Config, check
+from iwae_lab.data.protocol import Data
 from iwae_lab.errors import UserError, one_line_errors
+from iwae_lab.evaluation.ais import ais, bidirectional
+from iwae_lab.evaluation.diagnostics import diagnose, gradient_snr
+from iwae_lab.evaluation.likelihood import likelihood
+from iwae_lab.model import LatentVariableModel
 from iwae_lab.record import Record, read_record
-from iwae_lab.report import print_record
+from iwae_lab.report import print_record, print_rows
 from iwae_lab.run import Parts, measure_model, read_checkpoint
+from iwae_lab.training import Diagnostics
 
-__all__ = ["evaluate"]
+__all__ = ["TrainedRun"]
 
-OVERRIDABLE = ("evaluation.k", "evaluation.images", "data_dir", "accelerator", "threads")
+OVERRIDABLE = ("evaluation.k", "evaluation.images", "diagnostics", "data_dir", "accelerator", "threads")
+KL_THRESHOLD = 0.01  # nats; a unit below it says nothing
 
 
-def evaluate(folder: Path, overrides: list[str]) -> Record:
-    """The record of the run in `folder`, with metrics measured anew under `overrides` ("key=value").
+@dataclass(frozen=True)
+class TrainedRun:
+    """A run read back from its folder."""
 
-    With no override the metrics are those recorded, to the last digit on the same machine. Nothing is written.
-    Raises `UserError` for a folder that holds no trained run, or a key that training has settled.
-    """
-    record = read_record(folder)
-    checkpoint = read_checkpoint(folder)
-    cfg = OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.load(folder / "config.yaml"))
-    assert isinstance(cfg, DictConfig)
-    for override in overrides:
-        if override.partition("=")[0] not in OVERRIDABLE:
-            raise UserError(f"{override}: expected one of {', '.join(f'{key}=…' for key in OVERRIDABLE)}")
-        try:
-            cfg.merge_with_dotlist([override])
-        except OmegaConfBaseException as error:
-            raise UserError(f"{override}: {str(error).splitlines()[0]}") from None
-    parts = Parts.of(check(cfg))
-    data = parts.data()
-    model = parts.model(data)
-    model.load_state_dict(
-        {
-            key.removeprefix("model."): value
-            for key, value in checkpoint["state_dict"].items()
-            if key.startswith("model.")
+    record: Record
+    parts: Parts
+    data: Data
+    model: LatentVariableModel
+
+    @classmethod
+    def read(cls, folder: Path, overrides: list[str]) -> Self:
+        """The run in `folder`, under `overrides` ("key=value").
+
+        Raises `UserError` for a folder that holds no trained run, or a key that training has settled.
+        """
+        record = read_record(folder)
+        state = read_checkpoint(folder)["state_dict"]
+        cfg = OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.load(folder / "config.yaml"))
+        assert isinstance(cfg, DictConfig)
+        cfg.diagnostics = False  # that was for training
+        for override in overrides:
+            if override.partition("=")[0] not in OVERRIDABLE:
+                expected = ", ".join(f"{key}=…" for key in (*OVERRIDABLE, "ais"))
+                raise UserError(f"{override}: expected one of {expected}")
+            try:
+                cfg.merge_with_dotlist([override])
+            except OmegaConfBaseException as error:
+                raise UserError(f"{override}: {str(error).splitlines()[0]}") from None
+        parts = Parts.of(check(cfg))
+        data = parts.data()
+        model = parts.model(data)
+        _load(model, "model.", state)
+        _load(parts.objective, "objective.", state)
+        record.protocol = data.protocol
+        parts.objective.to(parts.device())
+        return cls(record, parts, data, model.to(parts.device()).eval())
+
+    def measure(self) -> None:
+        """Put metrics measured anew into the record; the folder stays as it is.
+
+        With no override they are those recorded, to the last digit on the same machine.
+        """
+        self.record.metrics |= measure_model(self.model, self.data, self.parts.config.evaluation.k).metrics()
+
+    def diagnose(self) -> dict[str, str]:
+        """Effective samples and KL on the test draw; signal-to-noise ratio on a batch of the validation draw."""
+        config, device = self.parts.config, self.parts.device()
+        k = config.evaluation.k
+        found = diagnose(self.model, self.data.test.to(device), k, batch=max(1, 4000 // k))
+        effective = found.effective_samples
+        rows = {f"effective samples of {k}": f"{effective.mean():.1f} ({effective.min():.1f} to {effective.max():.1f})"}
+        for level, kl in enumerate(found.kl, 1):
+            used, largest = int((kl > KL_THRESHOLD).sum()), kl.max().item()
+            units = f"{used} of {len(kl)} units above {KL_THRESHOLD}, largest {largest:.2f}"
+            rows[f"KL of layer {level}"] = f"{kl.sum():.2f} nats; {units}"
+        batch = self.data.valid[: Diagnostics.SNR_IMAGES].to(device).float()
+        snr = gradient_snr(self.parts.objective, self.model, batch, config.k)
+        name = f"gradient SNR, {self.record.objective} k={config.k}"
+        return rows | {f"{name}, θ": f"{snr.generative.overall:.3g}", f"{name}, φ": f"{snr.inference.overall:.3g}"}
+
+    def anneal(self, images: int) -> dict[str, str]:
+        """Annealed bounds on log p(x), and L̂_k of the same images."""
+        k = self.parts.config.evaluation.k
+        test = self.data.test[:images].to(self.parts.device()).float()
+        simulated = bidirectional(self.model, images)
+        return {
+            f"{len(test)} test images, L_{k}": _nats(likelihood(self.model, test, k).bound),
+            f"{len(test)} test images, AIS": _nats(ais(self.model, test)),
+            f"{images} simulated images, L_{k}": _nats(likelihood(self.model, simulated.images, k).bound),
+            f"{images} simulated images, AIS": _nats(simulated.lower),
+            f"{images} simulated images, reverse AIS": _nats(simulated.upper),
+            "gap between these two": _nats(simulated.upper - simulated.lower),
         }
-    )
-    found = measure_model(model.to(parts.device()), data, parts.config.evaluation.k)
-    record.protocol = data.protocol
-    record.metrics |= found.metrics()
-    return record
+
+
+def _load(module: nn.Module, prefix: str, state: dict[str, Tensor]) -> None:
+    module.load_state_dict({key.removeprefix(prefix): v for key, v in state.items() if key.startswith(prefix)})
+
+
+def _nats(values: Tensor) -> str:
+    return f"{values.mean():.2f} ± {values.std() / len(values) ** 0.5:.2f} nats"
+
+
+def _images(wanted: list[str]) -> int:
+    """The N of ais=N; 0 where there is none."""
+    if not wanted:
+        return 0
+    value = wanted[-1].removeprefix("ais=")
+    if not value.isdecimal() or int(value) < 2:
+        raise UserError(f"ais={value}: expected a number of images, at least 2")
+    return int(value)
 
 
 def main() -> None:
     if len(sys.argv) < 2 or sys.argv[1] in ("-h", "--help"):
         print(__doc__)
         sys.exit(0 if len(sys.argv) > 1 else 1)
-    folder = Path(sys.argv[1])
-    recorded, found = read_record(folder), evaluate(folder, sys.argv[2:])
+    folder, arguments = Path(sys.argv[1]), sys.argv[2:]
+    images = _images([argument for argument in arguments if argument.startswith("ais=")])
+    recorded = read_record(folder)
+    run = TrainedRun.read(folder, [argument for argument in arguments if not argument.startswith("ais=")])
+    run.measure()
+    found = run.record
     print_record(found, folder)
     if found.protocol == recorded.protocol and recorded.metrics:
         ours, theirs = found.metrics["test/nll"], recorded.metrics["test/nll"]
         print(
             f"test NLL {ours!r}, recorded {theirs!r}: {'equal' if ours == theirs else f'differ by {ours - theirs:g}'}"
         )
+    if run.parts.config.diagnostics:
+        print_rows("diagnostics", run.diagnose())
+    if images:
+        print_rows("log p(x), mean over images", run.anneal(images))
 
 
 if __name__ == "__main__":

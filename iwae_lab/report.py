@@ -1,4 +1,4 @@
-"""The table shown when a run ends."""
+"""The tables shown when a run ends or is measured again."""
 
 from pathlib import Path
 
@@ -7,13 +7,12 @@ from rich.table import Table
 
 from iwae_lab.record import Record
 
-__all__ = ["print_record"]
+__all__ = ["print_record", "print_rows"]
 
 
 def print_record(record: Record, folder: Path) -> None:
     """Print the result of a finished run: what was measured, how long it took, and where it lies."""
     metrics = record.metrics
-    table = Table(title=record.run_id, show_header=False, title_justify="left")
     speed = f"{record.steps:,} steps in {record.train_seconds:.0f} s, {record.images_per_second:,.0f} images/s"
     rows = {
         "protocol": record.protocol,
@@ -25,6 +24,12 @@ def print_record(record: Record, folder: Path) -> None:
         "training": speed,
         "folder": str(folder),
     }
+    print_rows(record.run_id, rows)
+
+
+def print_rows(title: str, rows: dict[str, str]) -> None:
+    """Print a table of labels and values."""
+    table = Table(title=title, show_header=False, title_justify="left")
     for label, value in rows.items():
         table.add_row(label, value)
     Console().print(table, soft_wrap=True)

@@ -1,4 +1,5 @@
 import csv
+import json
 import subprocess
 import sys
 import time
@@ -10,6 +11,7 @@ import pytest
 from compare_helpers import make_run
 
 from iwae_lab.compare.__main__ import main
+from iwae_lab.compare.figure import draw
 from iwae_lab.compare.runs import find_runs, select
 from iwae_lab.compare.tables import make_tables
 from iwae_lab.errors import UserError
@@ -256,6 +258,24 @@ def test_files_say_the_same(compare, tmp_path):
     assert float(rows[1]["minus_paper"]) == pytest.approx(0.12)
     assert (tmp_path / "out" / "comparison.png").read_bytes().startswith(b"\x89PNG")
     assert (tmp_path / "out" / "comparison.html").stat().st_size < 8e6
+
+
+def test_signal_to_noise_is_drawn_where_it_was_measured(tmp_path):
+    for k in (1, 5):
+        make_run(tmp_path, objective="vae", k=k)
+        for seed in (0, 1):
+            path = make_run(tmp_path, k=k, seed=seed) / "result.json"
+            record = json.loads(path.read_text())
+            if k == 5 or seed == 0:  # a cell is drawn if all of its runs were measured
+                snr = {"diagnostics/snr/generative": 2.0 * k + seed, "diagnostics/snr/inference": 0.5 / k}
+                record["metrics"] |= snr
+            path.write_text(json.dumps(record))
+    figure = draw(make_tables(find_runs([tmp_path]).runs, "k"))
+    names = [axes.get_ylabel() for axes in figure.axes]
+    assert names[2:] == ["gradient SNR of θ", "gradient SNR of φ"]
+    drawn = [[list(line.get_ydata()) for line in axes.lines if len(line.get_ydata())] for axes in figure.axes[2:]]
+    assert drawn == [[[10.5]], [[0.1]]]
+    assert len(draw(make_tables(select(find_runs([tmp_path]).runs, ["objective=vae"]), "k")).axes) == 2
 
 
 def test_only_unfinished_runs_are_reported_and_written_too(compare, tmp_path):

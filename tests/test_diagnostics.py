@@ -1,5 +1,7 @@
 """Effective samples, KL of units and gradient signal-to-noise ratios against the oracle."""
 
+import re
+
 import pytest
 import torch
 from oracle import X, linear_gaussian, sigmoid_belief
@@ -9,6 +11,7 @@ from iwae_lab.model import HierarchicalModel
 from iwae_lab.objectives.dreg import DReG
 from iwae_lab.objectives.iwae import IWAE
 from iwae_lab.objectives.reinforce import Reinforce
+from iwae_lab.run import run
 
 
 def test_every_sample_counts_at_the_exact_posterior_and_few_do_far_from_it():
@@ -51,7 +54,7 @@ def test_a_unit_that_ignores_the_image_has_no_kl():
 def test_signal_of_phi_falls_with_k_for_iwae_and_rises_for_dreg():
     """Rainforth et al. 2018, theorem 1: O(1/√k) for φ and O(√k) for θ. Tucker et al. 2019: O(√k) for DReG."""
     model, x = linear_gaussian(1), X.expand(50, -1)
-    snr = {(o, k): gradient_snr(made, model, x, k, draws=400) for o, made in OBJECTIVES.items() for k in (4, 64)}
+    snr = {(o, k): gradient_snr(made, model, x, k, draws=200) for o, made in OBJECTIVES.items() for k in (4, 64)}
     ratio = {
         (o, part): getattr(snr[o, 64], part).overall / getattr(snr[o, 4], part).overall
         for o in OBJECTIVES
@@ -86,3 +89,32 @@ def test_measuring_leaves_no_trace():
     torch.testing.assert_close(after, torch.rand(3), rtol=0, atol=0)
     assert objective.baseline == 0
     assert all(p.grad is None for p in model.parameters())
+
+
+def test_while_training_also_with_discrete_latents(composed, tiny):
+    discrete = ["model=sigmoid_belief_two", "model.latents=[5,3]", "model.hidden=[[],[]]", "objective=vimco"]
+    metrics = run(composed(*tiny, *discrete, "schedule.passes=1", "diagnostics=true")).metrics
+    assert metrics["test/nll"] < 300
+    for key in ("ess", "kl/1", "kl/2", "snr/generative", "snr/inference"):
+        assert metrics[f"diagnostics/{key}"] > 0
+
+
+def test_of_a_finished_run_from_the_command_line(composed, cli, tiny, tmp_path):
+    """One process: effective samples, KL, SNR, and annealed bounds that lie in order."""
+    layers = ["model=two_layer", "model.latents=[4,2]", "model.hidden=[[8],[8]]"]
+    record = run(composed(*tiny, *layers, "schedule.passes=1", "objective=ciwae", "objective.learned=true"))
+    folder = tmp_path / "runs" / record.run_id
+    kept = (folder / "result.json").read_text()
+    done = cli("-m", "iwae_lab.evaluate", str(folder), "diagnostics=true", "ais=4")
+    assert done.returncode == 0, done.stderr
+    assert (folder / "result.json").read_text() == kept
+    rows = dict(re.findall(r"│ (.*?) +│ (.*?) +│", done.stdout))
+    assert 1 <= float(rows["effective samples of 20"].split()[0]) <= 20
+    for level, units in ((1, 4), (2, 2)):
+        assert re.match(rf"[\d.]+ nats; [1-{units}] of {units} units above", rows[f"KL of layer {level}"])
+    for part in "θφ":
+        assert float(rows[f"gradient SNR, ciwae k=3, {part}"]) > 0
+    bounds = [f"4 simulated images, {name}" for name in ("L_20", "AIS", "reverse AIS")]
+    nats = [float(rows[name].split()[0]) for name in bounds]
+    assert nats[0] < nats[1] + 1 < nats[2] + 2
+    assert nats[2] - nats[1] < 2

@@ -2,21 +2,22 @@
 
 import csv
 import importlib
-from pathlib import Path
 
 import pytest
 import pytorch_lightning as pl
 import torch
-from conftest import records
+from oracle import linear_gaussian
 
 from iwae_lab.bounds import iwae_bound
 from iwae_lab.data.mnist_5k import MNIST5k
 from iwae_lab.data.protocol import prepare
+from iwae_lab.evaluation.ais import ais, reverse_ais
 from iwae_lab.layers import StandardNormal
 from iwae_lab.model import HierarchicalModel
 from iwae_lab.objectives.base import Estimate, Objective
 from iwae_lab.objectives.dreg import DReG
 from iwae_lab.optimizer import Adam
+from iwae_lab.run import run
 from iwae_lab.schedule import LinearDecay
 from iwae_lab.training import Batches, ImageData, Training
 
@@ -134,11 +135,23 @@ def test_training_validation_and_test_images_are_all_binary(tmp_path):
         assert images.unique().tolist() == [0, 1]
 
 
-def test_the_test_set_selects_nothing_and_the_best_checkpoint_holds_its_own_optimizer(cli, tiny, tmp_path):
-    done = cli("train.py", *tiny, "schedule.passes=3", "schedule.learning_rate=0.05")
-    assert done.returncode == 0, done.stderr
-    (record,) = records(tmp_path / "runs")
-    folder = Path(tmp_path / "runs" / record["run_id"])
+@pytest.mark.parametrize("temperatures", [2, 8])
+def test_annealed_bounds_are_normalised_by_the_number_of_chains(temperatures):
+    """Not of temperatures, and the mean of the reverse weights is taken before the inverse, not after."""
+    model = linear_gaussian(1)
+    torch.manual_seed(0)
+    with torch.no_grad():
+        x, z = model.dream(2000)
+        truth = model.log_marginal(x)
+    lower = ais(model, x, chains=4, temperatures=temperatures, batch=2000)
+    upper = reverse_ais(model, x, z, chains=4, temperatures=temperatures, batch=2000)
+    for ratio in ((lower - truth).exp(), (truth - upper).exp()):
+        assert abs(ratio.mean() - 1) < 4 * ratio.std() / 2000**0.5 < 0.2
+
+
+def test_the_test_set_selects_nothing_and_the_best_checkpoint_holds_its_own_optimizer(composed, tiny, tmp_path):
+    record = run(composed(*tiny, "schedule.passes=3", "schedule.learning_rate=0.05"))
+    folder = tmp_path / "runs" / record.run_id
     with (folder / "metrics.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert not [column for column in rows[0] if "test" in column]

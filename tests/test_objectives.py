@@ -344,21 +344,6 @@ class TestDiscreteLatents:
         other = gradient_of(model, (-expected_target(model, 3, iwae_bound)).backward).inference
         assert not compare(found, other).agrees
 
-    def test_from_the_command_line_with_diagnostics(self, cli, tiny, tmp_path):
-        overrides = [
-            *tiny,
-            "schedule.passes=1",
-            "model=sigmoid_belief_two",
-            "model.latents=[5,3]",
-            "model.hidden=[[],[]]",
-        ]
-        done = cli("train.py", *overrides, "objective=vimco", "diagnostics=true")
-        assert done.returncode == 0, done.stderr
-        (record,) = records(tmp_path / "runs")
-        assert record["metrics"]["test/nll"] < 300
-        for key in ("ess", "kl/1", "kl/2", "snr/generative", "snr/inference"):
-            assert record["metrics"][f"diagnostics/{key}"] > 0
-
     @pytest.mark.parametrize("spec", [name for name in FOUND if name not in FOR_DISCRETE])
     def test_reparameterised_objectives_refuse_with_a_sentence(self, spec):
         with pytest.raises(UserError, match="SigmoidBeliefNetwork has discrete latents, whose samples have no"):

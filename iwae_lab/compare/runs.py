@@ -53,6 +53,14 @@ class Run:
         """Per stochastic layer, from the image upwards."""
         return list(self.record.metrics["test/active_units"])
 
+    @property
+    def gradient_snr(self) -> tuple[float, float] | None:
+        """Signal-to-noise ratio of the gradients in θ and φ, where it was measured (diagnostics=true)."""
+        metrics = self.record.metrics
+        if "diagnostics/snr/generative" not in metrics:
+            return None
+        return float(metrics["diagnostics/snr/generative"]), float(metrics["diagnostics/snr/inference"])
+
 
 @dataclass
 class Found:

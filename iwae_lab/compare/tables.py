@@ -41,6 +41,15 @@ class Cell:
         return [statistics.fmean(layer) for layer in zip(*(run.active_units for run in self.runs), strict=True)]
 
     @property
+    def gradient_snr(self) -> tuple[float, float] | None:
+        """Mean signal-to-noise ratio of the gradients in θ and φ at the end, where every run was diagnosed."""
+        measured = [run.gradient_snr for run in self.runs]
+        if None in measured:
+            return None
+        generative, inference = zip(*filter(None, measured), strict=True)
+        return statistics.fmean(generative), statistics.fmean(inference)
+
+    @property
     def minus_paper(self) -> float | None:
         """`nll` minus the paper's, nats."""
         return None if self.paper is None else self.nll - self.paper.nll
