@@ -61,8 +61,10 @@ class Server:
         return {run["run_id"]: run for run in self.get(f"projects/default/{project}/runs").get("runs", [])}
 
     def history(self, run_id: str, key: str) -> list[float]:
+        """In the order of W&B's steps; of two points at one, which W&B would not keep apart, the later."""
         points = self.get(f"runs/{run_id}/metrics")["metrics_by_key"].get(key, [])
-        return [point["value"] for point in sorted(points, key=lambda point: point["step"])]
+        latest = {point["step"]: point["value"] for point in points}
+        return [latest[step] for step in sorted(latest)]
 
     def files(self, project: str, run_id: str) -> list[str]:
         """Names of the media it holds of a run."""

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import shlex
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -72,7 +73,7 @@ class WandB(RunLogger):
         }
         self.run = _start(arguments)
         if self.run.offline:
-            log.info("W&B: offline; `wandb sync %s` uploads this run", self.sync_dir)
+            log.info("W&B: offline; `%s` uploads this run", self.sync_command)
         elif self.run.url:
             log.info("W&B: %s", self.run.url)
         self.run.define_metric("step", hidden=True)
@@ -81,27 +82,31 @@ class WandB(RunLogger):
             self.run.define_metric(key, step_metric="step", summary="min")
         for key in HIGHER_IS_BETTER:
             self.run.define_metric(key, step_metric="step", summary="max")
-        self.last_step = int(self.run.summary.get("step", -1)) if self.run.resumed else -1
-        for row in read_metrics(folder):
+        self.known_step = int(self.run.summary.get("step", -1)) if self.run.resumed else -1
+        rows = read_metrics(folder)
+        for row in rows:
             self.log_metrics(row, int(row["step"]))
+        self.known_step = max([self.known_step, *(int(row["step"]) for row in rows)])
 
     @property
-    def sync_dir(self) -> Path:
-        """What `wandb sync` uploads."""
-        return Path(self.run.settings.sync_dir)
+    def sync_command(self) -> str:
+        """Uploads what W&B keeps in the run's folder."""
+        online = "" if self.run.offline else "--include-online "  # without it, sync skips a run that began online
+        return f"wandb sync {online}{shlex.quote(self.run.settings.sync_dir)}"
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
         assert step is not None
-        if step <= self.last_step:
+        if step <= self.known_step:
             return  # a run that goes on repeats the passes after its checkpoint, with the same result
-        self.last_step = step
         self.run.log({key: value for key, value in metrics.items() if key != "epoch"} | {"step": step})
 
     @rank_zero_only
     def log_result(self) -> None:
         measured: dict[str, Any] = {"step": self.record.steps}
         for key, value in self.record.metrics.items():
+            if not key.startswith("test/"):
+                continue  # logged while training
             if not isinstance(value, list):
                 measured[key] = value
             elif not isinstance(value[0], list):
@@ -124,7 +129,7 @@ class WandB(RunLogger):
         try:
             self.run.finish(exit_code=int(failed))
         except TimeoutError:
-            log.warning("W&B: the server has not taken everything yet; `wandb sync %s` uploads the rest", self.sync_dir)
+            log.warning("W&B: the server has not taken everything yet; `%s` uploads the rest", self.sync_command)
 
 
 def _start(arguments: dict[str, Any]) -> wandb.Run:
