@@ -1,6 +1,5 @@
 """The pictures of a run folder."""
 
-import csv
 from pathlib import Path
 
 import torch
@@ -9,6 +8,7 @@ from torch import Tensor
 
 from iwae_lab.evaluation.active_units import THRESHOLD, ActiveUnits
 from iwae_lab.model import LatentVariableModel
+from iwae_lab.record import read_metrics
 
 __all__ = ["draw_figures", "image_grid"]
 
@@ -32,9 +32,8 @@ def draw_figures(
     image_grid(samples, shape, 10).savefig(folder / "samples.png", dpi=150)
     image_grid(pairs, shape, 10).savefig(folder / "reconstructions.png", dpi=150)
     log_variances(units).savefig(folder / "log_variances.png", dpi=150)
-    metrics = folder.parent / "metrics.csv"
-    if metrics.exists():
-        training_curve(metrics).savefig(folder / "training_curve.png", dpi=150)
+    if rows := read_metrics(folder.parent):
+        training_curve(rows).savefig(folder / "training_curve.png", dpi=150)
 
 
 def image_grid(images: Tensor, shape: tuple[int, int], columns: int) -> Figure:
@@ -67,10 +66,8 @@ def log_variances(units: ActiveUnits) -> Figure:
     return figure
 
 
-def training_curve(metrics: Path) -> Figure:
-    """Training and validation bounds against passes."""
-    with metrics.open(newline="") as file:
-        rows = [{key: float(value) for key, value in row.items() if value} for row in csv.DictReader(file)]
+def training_curve(rows: list[dict[str, float]]) -> Figure:
+    """Training and validation bounds against passes, from the rows of metrics.csv."""
     figure = Figure(figsize=(5, 3.2), layout="constrained")
     axes = figure.add_subplot()
     for key, label, style in (("train/bound", "training", "-"), ("val/bound", "validation", "o-")):

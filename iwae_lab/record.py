@@ -1,5 +1,6 @@
 """The record of a run: its identity, its folder's name, and result.json."""
 
+import csv
 import dataclasses
 import hashlib
 import json
@@ -14,7 +15,15 @@ from typing import Any
 
 from iwae_lab.errors import UserError
 
-__all__ = ["NO_PART_OF_THE_RESULT", "Record", "fingerprint", "read_record", "run_id", "write_atomically"]
+__all__ = [
+    "NO_PART_OF_THE_RESULT",
+    "Record",
+    "fingerprint",
+    "read_metrics",
+    "read_record",
+    "run_id",
+    "write_atomically",
+]
 
 # Keys that change where and how fast a run computes, not what.
 NO_PART_OF_THE_RESULT = ("logger", "accelerator", "runs_dir", "data_dir", "threads", "diagnostics", "force")
@@ -59,6 +68,15 @@ def read_record(folder: Path) -> Record:
         return Record(**json.loads(path.read_text()))
     except (OSError, ValueError, TypeError) as error:
         raise UserError(f"{path}: expected the record of a run ({error})") from None
+
+
+def read_metrics(folder: Path) -> list[dict[str, float]]:
+    """The rows of a run's metrics.csv, without their empty cells; none where there is no such file."""
+    path = folder / "metrics.csv"
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        return [{key: float(value) for key, value in row.items() if value} for row in csv.DictReader(file)]
 
 
 def write_atomically(path: Path, text: str) -> None:

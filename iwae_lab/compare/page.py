@@ -1,7 +1,6 @@
 """comparison.html: one file that opens offline, with everything it shows inside it."""
 
 import base64
-import csv
 import io
 import json
 import math
@@ -16,6 +15,7 @@ from plotly.offline import get_plotlyjs
 from iwae_lab.compare.report import format_units, legend
 from iwae_lab.compare.runs import Run, differences
 from iwae_lab.compare.tables import Cell, Row, Table
+from iwae_lab.record import read_metrics
 
 __all__ = ["write_page"]
 
@@ -115,7 +115,7 @@ def _run(run: Run, with_grid: bool) -> dict[str, Any]:
         "total": sum(run.active_units),
         "passes": record.passes,
         "minutes": round(record.train_seconds / 60, 1),
-        "curves": _curves(run.folder / "metrics.csv"),
+        "curves": _curves(run.folder),
         "variances": [[_log10(v) for v in layer] for layer in metrics.get("test/unit_variances", [])],
         "samples": _picture(run.folder / "figures" / "samples.png") if with_grid else None,
     }
@@ -130,22 +130,16 @@ def _log10(variance: float) -> float:
     return round(math.log10(max(variance, 1e-6)), 2)
 
 
-def _curves(path: Path) -> dict[str, list[list[float]]]:
-    """[passes, values] of each metric in a metrics.csv, thinned out; active units are summed over layers."""
-    if not path.exists():
-        return {}
+def _curves(folder: Path) -> dict[str, list[list[float]]]:
+    """[passes, values] of each metric in a run's metrics.csv, thinned out; active units are summed over layers."""
     points: dict[str, list[tuple[float, float]]] = {}
-    with path.open(newline="") as file:
-        for row in csv.DictReader(file):
-            if not row.get("pass"):
-                continue
-            done = float(row["pass"])
-            for key in CURVES:
-                if row.get(key):
-                    points.setdefault(key, []).append((done, float(row[key])))
-            units = [float(value) for key, value in row.items() if key.startswith("val/active_units/") and value]
-            if units:
-                points.setdefault("val/active_units", []).append((done, sum(units)))
+    for row in read_metrics(folder):
+        for key in CURVES:
+            if key in row:
+                points.setdefault(key, []).append((row["pass"], row[key]))
+        units = [value for key, value in row.items() if key.startswith("val/active_units/")]
+        if units:
+            points.setdefault("val/active_units", []).append((row["pass"], sum(units)))
     curves = {}
     for key, found in points.items():
         kept = [point for point in _thin(found) if math.isfinite(point[1])]

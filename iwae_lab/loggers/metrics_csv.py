@@ -8,18 +8,9 @@ from typing import Any
 from pytorch_lightning.utilities import rank_zero_only
 
 from iwae_lab.loggers.base import RunLogger
-from iwae_lab.record import Record
+from iwae_lab.record import Record, read_metrics
 
-__all__ = ["MetricsCSV", "read_metrics"]
-
-
-def read_metrics(folder: Path) -> list[dict[str, float]]:
-    """The rows of a run's metrics.csv, without their empty cells; none where there is no such file."""
-    path = folder / "metrics.csv"
-    if not path.exists():
-        return []
-    with path.open(newline="") as file:
-        return [{key: float(value) for key, value in row.items() if value} for row in csv.DictReader(file)]
+__all__ = ["MetricsCSV"]
 
 
 class MetricsCSV(RunLogger):

@@ -12,8 +12,7 @@ from pytorch_lightning.utilities import rank_zero_only
 from wandb.errors import CommError, UsageError
 
 from iwae_lab.loggers.base import RunLogger
-from iwae_lab.loggers.metrics_csv import read_metrics
-from iwae_lab.record import Record
+from iwae_lab.record import Record, read_metrics
 from iwae_lab.sweep import sweep_name
 
 __all__ = ["WandB"]
