@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -40,6 +41,28 @@ def test_a_failing_job_is_told_at_the_end_and_stops_no_other(
     (told,) = (line for line in done.stdout.splitlines() if line.startswith("failed: "))
     assert "learning_rate=1e+30" in told and "the training loss became" in told
     assert str(tmp_path / "runs" / bad["run_id"] / "log.txt") in told
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", ["joblib"], indirect=True)
+def test_ctrl_c_ends_parallel_jobs_and_they_go_on(cli: Cli, tiny: list[str], tmp_path: Path, launcher: str) -> None:
+    jobs = ["-m", f"hydra/launcher={launcher}", "hydra.launcher.n_jobs=2", *tiny, "schedule.passes=20", "seed=0,1"]
+    with subprocess.Popen(
+        [sys.executable, "train.py", *jobs],
+        cwd=ROOT, stdout=subprocess.PIPE, text=True, start_new_session=True,
+    ) as sweep:  # fmt: skip
+        deadline = time.monotonic() + 60
+        while len(list(tmp_path.glob("runs/*/checkpoints/last.ckpt"))) < 2:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        os.killpg(sweep.pid, signal.SIGINT)  # what a terminal does
+        said, _ = sweep.communicate(timeout=60)
+    assert sweep.returncode != 0
+    assert "the same command again" in said
+    assert not any(record["status"] == "finished" for record in records(tmp_path / "runs"))
+    done = cli("train.py", *jobs)
+    assert done.returncode == 0 and "2 finished" in done.stdout
+    assert done.stderr.count("going on from") == 2
 
 
 @pytest.mark.slow

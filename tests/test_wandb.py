@@ -170,6 +170,7 @@ def test_what_wandb_has_of_a_resumed_run_is_not_logged_again(tmp_path: Path, mon
     assert [call.args[0]["step"] for call in run.log.call_args_list] == [120, 160, 160]
 
 
+@pytest.mark.slow
 def test_an_unreachable_server_means_offline_with_a_warning(environment: dict[str, str], tmp_path: Path) -> None:
     nowhere = {"WANDB_BASE_URL": "http://127.0.0.1:9", "WANDB_API_KEY": "0" * 40}
     done = train(environment | nowhere, f"runs_dir={tmp_path}/r", "logger.wandb.init_timeout=2")
