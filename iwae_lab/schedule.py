@@ -32,11 +32,10 @@ class Schedule(ABC):
         """The rate at `progress` in [0, 1], as a fraction of the highest."""
 
     def evaluation_passes(self) -> list[int]:
-        """After which passes the validation bound is measured: some 30, dense at first, the last included."""
-        points = {round(self.passes ** (i / 20)) for i in range(21)} | {
-            round(self.passes * i / 10) for i in range(1, 11)
-        }
-        return sorted(p for p in points if p >= 1)
+        """After which passes the validation set is measured: 1, 2, 4, 8, … and every tenth of them all."""
+        doubling = {2**i for i in range(self.passes.bit_length())}
+        tenths = {round(self.passes * i / 10) for i in range(1, 11)}
+        return sorted((doubling | tenths) - {0})
 
 
 class Paper(Schedule):

@@ -44,7 +44,7 @@ def likelihood(
     k: int,
     *,
     seed: int = SEED,
-    rows: int = 4000,
+    rows: int = 2000,
     chunk: int = 250,
     progress: Callable[[int], None] = lambda images_done: None,
 ) -> Likelihood:
