@@ -26,6 +26,7 @@ def run(request: dict[str, Any]) -> int:
     os.environ.clear()
     os.environ.update(request["env"])
     os.chdir(request["cwd"])
+    sys.path[:0] = request["env"].get("PYTHONPATH", "").split(os.pathsep)
     try:
         if request["argv"][0] == "-m":
             sys.argv = request["argv"][1:]
