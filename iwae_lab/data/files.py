@@ -152,9 +152,7 @@ class DataFile:
         elif self.mirrors:
             fetch = f"python -m iwae_lab.data --data-dir {folder.parent} fetch {folder.name}"
             curl = f"curl -L --create-dirs -o {folder / self.name} {self.mirrors[0]}{self.name}"
-            text += (
-                f". Name a folder that has it with data_dir=DIR or IWAE_LAB_DATA=DIR, or, where there is a network, "
-            )
+            text += ". Name a folder that has it with data_dir=DIR or IWAE_LAB_DATA=DIR, or, where there is a network, "
             text += f"bring it with `{fetch}` or `{curl}`"
         return text
 
