@@ -128,6 +128,7 @@ def _train_and_measure(parts: Parts, record: Record, folder: Path) -> None:
     config = parts.config
     if config.threads != "auto":
         torch.set_num_threads(int(config.threads))
+    torch.set_flush_denormal(True)  # importance weights underflow, and products of denormals take twice the time
     pl.seed_everything(config.seed, verbose=False)
     data = parts.data()
     record.protocol = data.protocol

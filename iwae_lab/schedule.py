@@ -57,16 +57,26 @@ class Paper(Schedule):
 
 
 class LinearDecay(Schedule):
-    """The highest rate for the fraction `constant` of the passes, then linearly to zero."""
+    """Linearly up to the highest rate for `warmup` passes, then constant, then linearly to zero.
 
-    def __init__(self, passes: int, batch_size: int, learning_rate: float, constant: float = 0.3) -> None:
+    The fall begins when the fraction `constant` of the passes is done.
+    """
+
+    def __init__(
+        self, passes: int, batch_size: int, learning_rate: float, constant: float = 0.3, warmup: float = 0.0
+    ) -> None:
         super().__init__(passes, batch_size, learning_rate)
         if not 0 <= constant < 1:
             raise UserError(f"constant={constant}: expected a number from 0 to below 1")
+        if not 0 <= warmup <= passes:
+            raise UserError(f"warmup={warmup}: expected a number of passes from 0 to {passes}")
         self.constant = constant
+        self.warmup = warmup
 
     def shape(self, progress: float) -> float:
-        return min(1.0, (1 - progress) / (1 - self.constant))
+        passes_done = progress * self.passes
+        rising = min(1.0, passes_done / self.warmup) if self.warmup else 1.0
+        return min(rising, (1 - progress) / (1 - self.constant))
 
 
 class Constant(Schedule):

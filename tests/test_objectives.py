@@ -29,6 +29,7 @@ from iwae_lab.config import build
 from iwae_lab.errors import UserError
 from iwae_lab.layers import Gaussian, StandardNormal
 from iwae_lab.objectives.base import Objective
+from iwae_lab.objectives.iwae_resampled import resample
 
 ROOT = Path(__file__).parent.parent
 FOUND = sorted(path.stem for path in (ROOT / "conf/objective").glob("*.yaml"))
@@ -42,6 +43,7 @@ VARIANTS = {
     "rws": ["inference=sleep", "inference=both"],
     "tvo": ["intervals=1", "betas=[0.0,0.2,0.6]"],
     "jvi": ["order=2"],
+    "iwae_resampled": ["m=2"],
 }
 ALL = FOUND + [f"{name} {variant}" for name, variants in VARIANTS.items() for variant in variants]
 FOR_DISCRETE = ("rws", "tvo", "vimco", "reinforce")
@@ -105,7 +107,7 @@ class TestEveryObjective:
 
         monkeypatch.setattr(Gaussian, "noise", same_for_all)
         monkeypatch.setattr(StandardNormal, "noise", same_for_all)
-        monkeypatch.setattr(torch, "multinomial", lambda weights, n: weights.argmax(1, keepdim=True))
+        monkeypatch.setattr(torch, "rand_like", lambda tensor: torch.full_like(tensor, 0.5))
         model = linear_gaussian(2)
 
         def gradient(x):
@@ -265,10 +267,30 @@ class TestOfOneObjective:
             expected = 12.5 * iwae_bound(log_w) - 16 * leave_one + 4.5 * leave_two
         torch.testing.assert_close(objective(f"jvi order={order}").target(log_w), expected)
 
-    def test_one_backward_pass_has_a_higher_variance_than_all_k(self):
+    def test_the_fewer_samples_are_in_the_backward_pass_the_higher_is_the_variance(self):
         model = linear_gaussian(1)
-        one, every = (estimates(objective(s), model, X, 8).inference for s in ("iwae_single", "iwae"))
-        assert (one.var(0) > 1.2 * every.var(0)).all()
+        specs = ("iwae_single", "iwae_resampled m=4", "iwae")
+        one, half, every = (estimates(objective(s), model, X, 8).inference.var(0) for s in specs)
+        assert (one > 2 * half).all() and (half > 1.1 * every).all()
+
+    def test_resampling_every_sample_is_iwae(self):
+        model = linear_gaussian(2)
+        found, expected = (estimates(objective(s), model, X, 5, replicates=1) for s in ("iwae_resampled m=9", "iwae"))
+        torch.testing.assert_close(found.inference, expected.inference)
+        torch.testing.assert_close(found.generative, expected.generative)
+
+    @pytest.mark.parametrize("m", [1, 3, 7, 8])
+    def test_resampled_weights_are_those_of_all_samples_on_average(self, m):
+        torch.manual_seed(0)
+        weights = torch.softmax(4 * torch.randn(8, 5, dtype=torch.float64), 0)
+        weights[:, 0] = torch.eye(8, dtype=torch.float64)[0]  # what underflow leaves
+        repeated = weights.repeat(1, 20_000)
+        chosen, given = resample(repeated, m)
+        assert chosen.shape == given.shape == (m, 100_000)
+        assert all(len(set(column)) == m for column in chosen.T[:500].tolist())
+        found = torch.zeros_like(repeated).scatter_add_(0, chosen, given).view(8, 20_000, 5)
+        error = (found.mean(1) - weights).abs()
+        assert (error <= 4.5 * found.std(1) / 20_000**0.5 + 1e-6).all()
 
     def test_vimco_has_a_lower_variance_than_reinforce(self):
         model = linear_gaussian(1)
