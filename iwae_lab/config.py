@@ -18,7 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from iwae_lab.errors import UserError, did_you_mean
 
-__all__ = ["Config", "Evaluation", "build", "check", "first_stage", "help_text", "known_keys", "register"]
+__all__ = ["Config", "Evaluation", "Trainer", "build", "check", "first_stage", "help_text", "known_keys", "register"]
 
 CONF = Path(__file__).parent.parent / "conf"
 PRECISIONS = ("auto", "32", "bf16")
@@ -43,6 +43,17 @@ class Evaluation:
 
 
 @dataclass
+class Trainer:
+    """How training is spread."""
+
+    devices: int = 1
+    """GPUs of this machine (or CPU processes) that share every batch in training; evaluation is on one"""
+
+    def __post_init__(self) -> None:
+        _require("trainer.devices", self.devices, self.devices >= 1, "an integer of at least 1")
+
+
+@dataclass
 class Config:
     """One job: the groups chosen, and the keys that stand beside them."""
 
@@ -57,6 +68,7 @@ class Config:
     seed: int = 0
     """seed of initialisation, batches, binarization and noise"""
     evaluation: Evaluation = field(default_factory=Evaluation)
+    trainer: Trainer = field(default_factory=Trainer)
     init_from: Any = None
     """start from the weights and optimizer state of a run: its folder, or the keys it differs in (then run first)"""
     runs_dir: str = "runs"
@@ -184,9 +196,14 @@ def build(base: type[T], node: dict[str, Any], key: str, **given: Any) -> T:
 
 
 def known_keys() -> list[str]:
-    """The keys of the root and of `evaluation`."""
-    nested = [f"evaluation.{f.name}" for f in dataclasses.fields(Evaluation)]
-    return [f.name for f in dataclasses.fields(Config)] + nested
+    """The keys of the root and of its nodes."""
+    return [prefix + f.name for cls, prefix in _nodes() for f in dataclasses.fields(cls)]
+
+
+def _nodes() -> list[tuple[type, str]]:
+    """The dataclasses of the configuration, each with what its keys begin with."""
+    nested = [(f.type, f"{f.name}.") for f in dataclasses.fields(Config) if dataclasses.is_dataclass(f.type)]
+    return [(Config, ""), *typing.cast(list[tuple[type, str]], nested)]
 
 
 def _docstrings(cls: type) -> dict[str, str]:
@@ -218,7 +235,7 @@ def help_text() -> str:
             mark = "*" if defaults.get(group.name) == option.stem else " "
             lines.append(f" {mark} {option.stem:<16} {summary}")
     lines += ["", "(* default)   keys:"]
-    for cls, prefix in ((Config, ""), (Evaluation, "evaluation.")):
+    for cls, prefix in _nodes():
         docs = _docstrings(cls)
         for f in dataclasses.fields(cls):
             if f.name in docs:

@@ -26,7 +26,7 @@ __all__ = [
 ]
 
 # Keys that change where and how fast a run computes, not what.
-NO_PART_OF_THE_RESULT = ("logger", "accelerator", "runs_dir", "data_dir", "threads", "diagnostics", "force")
+NO_PART_OF_THE_RESULT = ("logger", "accelerator", "trainer", "runs_dir", "data_dir", "threads", "diagnostics", "force")
 _PACKAGES = ("iwae-lab", "torch", "pytorch-lightning", "hydra-core", "omegaconf", "numpy")
 
 

@@ -16,6 +16,7 @@ from filelock import FileLock, Timeout
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import ModelCheckpoint
 
+from iwae_lab import devices
 from iwae_lab.config import Config, build, check, first_stage
 from iwae_lab.data.base import Dataset, default_data_dir
 from iwae_lab.data.protocol import Data, prepare
@@ -74,6 +75,15 @@ class Parts:
             raise UserError("accelerator=gpu: expected auto or cpu, since torch sees no GPU here")
         return torch.device("cuda" if has_gpu and self.config.accelerator != "cpu" else "cpu")
 
+    def devices(self) -> int:
+        """On how many devices to train."""
+        wanted, batch = self.config.trainer.devices, self.schedule.batch_size
+        if self.device().type == "cuda" and wanted > torch.cuda.device_count():
+            raise UserError(f"trainer.devices={wanted}: expected at most {torch.cuda.device_count()}, the GPUs here")
+        if wanted > batch:
+            raise UserError(f"trainer.devices={wanted}: expected at most schedule.batch_size={batch}")
+        return wanted
+
 
 def run(cfg: DictConfig) -> Record:
     """Train and evaluate what `cfg` says, in a folder of its own; gives the record.
@@ -84,7 +94,7 @@ def run(cfg: DictConfig) -> Record:
     """
     config = check(cfg)
     parts = Parts.of(config)
-    parts.device()
+    parts.devices()
     interrupt_on_sigterm()
     if isinstance(config.init_from, dict):
         first = run(first_stage(cfg))
@@ -128,17 +138,12 @@ def _train_and_measure(parts: Parts, record: Record, folder: Path) -> None:
     config = parts.config
     if config.threads != "auto":
         torch.set_num_threads(int(config.threads))
-    torch.set_flush_denormal(True)  # importance weights underflow, and products of denormals take twice the time
-    pl.seed_everything(config.seed, verbose=False)
-    data = parts.data()
+    data, training = _prepare(parts)
     record.protocol = data.protocol
-    training = Training(parts.model(data), parts.objective, parts.optimizer, parts.schedule, config.k)
-    if config.init_from is not None:
-        checkpoint = read_checkpoint(Path(config.init_from))
-        training.start_from(checkpoint)
     log.info("%s", folder)
     with _trackers(config, record, folder) as trackers:
-        trainer = _fit(training, data, parts, trackers, folder)
+        with devices.helpers(parts.devices(), parts.device().type, _help, config, folder):
+            trainer = _fit(training, data, parts, trackers, folder)
         record.steps = trainer.global_step
         record.train_seconds = training.seconds
         record.images_per_second = training.images_seen / training.seconds
@@ -152,6 +157,25 @@ def _train_and_measure(parts: Parts, record: Record, folder: Path) -> None:
         draw_figures(folder / "figures", model, data.test.to(parts.device()), data.shape, found.units)
         for tracker in trackers:
             tracker.log_result()
+
+
+def _prepare(parts: Parts) -> tuple[Data, Training]:
+    """The data and what is to be trained, the same in every process."""
+    config = parts.config
+    torch.set_flush_denormal(True)  # importance weights underflow, and products of denormals take twice the time
+    pl.seed_everything(config.seed, verbose=False)
+    data = parts.data()
+    training = Training(parts.model(data), parts.objective, parts.optimizer, parts.schedule, config.k)
+    if config.init_from is not None:
+        training.start_from(read_checkpoint(Path(config.init_from)))
+    return data, training
+
+
+def _help(config: Config, folder: Path) -> None:
+    """What the process of another device does for the run in `folder`."""
+    parts = Parts.of(config)
+    data, training = _prepare(parts)
+    _fit(training, data, parts, [], folder)
 
 
 @contextlib.contextmanager
@@ -169,19 +193,24 @@ def _trackers(config: Config, record: Record, folder: Path) -> Iterator[list[Run
 def _fit(training: Training, data: Data, parts: Parts, trackers: list[RunLogger], folder: Path) -> pl.Trainer:
     config = parts.config
     checkpoints = folder / "checkpoints"
-    best = ModelCheckpoint(
-        checkpoints, "best", "val/bound", mode="max", save_on_train_epoch_end=True, enable_version_counter=False
-    )
-    callbacks = [TrainingProgress(), best, LastCheckpoint(checkpoints)]
-    if config.diagnostics:
-        callbacks.append(Diagnostics())
+    helping = devices.rank() > 0
+    if helping:
+        callbacks: list[pl.Callback] = [devices.OwnNoise(config.seed)]
+    else:
+        best = ModelCheckpoint(
+            checkpoints, "best", "val/bound", mode="max", save_on_train_epoch_end=True, enable_version_counter=False
+        )
+        callbacks = [TrainingProgress(), best, LastCheckpoint(checkpoints)]
+        if config.diagnostics:
+            callbacks.append(Diagnostics())
     trainer = pl.Trainer(
         accelerator=parts.device().type,
-        devices=1,
+        devices=[devices.rank()] if parts.device().type == "cuda" else 1,
         precision="bf16-mixed" if config.precision == "bf16" else "32-true",
         logger=trackers,
         callbacks=callbacks,
         max_epochs=parts.schedule.passes,
+        enable_checkpointing=not helping,
         enable_progress_bar=False,
         enable_model_summary=False,
         default_root_dir=folder,
@@ -270,7 +299,8 @@ def _set_aside(folder: Path) -> None:
 
 
 def _log_to_console() -> None:
-    warnings.filterwarnings("ignore", ".*(isinstance.treespec|smaller than the logging interval)")  # no news to users
+    no_news = "isinstance.treespec|smaller than the logging interval|recommended to use .self.log"
+    warnings.filterwarnings("ignore", f".*({no_news})")
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     log.setLevel(logging.DEBUG)
     log.propagate = False

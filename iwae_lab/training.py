@@ -13,6 +13,7 @@ import torch
 from pytorch_lightning.callbacks import Checkpoint
 from torch import Tensor
 
+from iwae_lab import devices
 from iwae_lab.bounds import effective_sample_size, iwae_bound
 from iwae_lab.data.binarize import resample
 from iwae_lab.errors import UserError
@@ -32,7 +33,8 @@ __all__ = ["Batches", "Diagnostics", "ImageData", "LastCheckpoint", "Training", 
 class Batches:
     """Shuffled, freshly binarized batches of images that stay on their device; one iteration is a pass.
 
-    images: grey levels, uint8 [images, pixels]. Yields float32 [batch, pixels]; the last may be smaller.
+    images: grey levels, uint8 [images, pixels]. Yields float32 [batch, pixels]; the last may be smaller. With
+    several devices, each gets its share of the same batches.
     """
 
     def __init__(self, images: Tensor, batch_size: int) -> None:
@@ -43,9 +45,9 @@ class Batches:
         return -(-len(self.images) // self.batch_size)
 
     def __iter__(self) -> Iterator[Tensor]:
-        order = torch.randperm(len(self.images), device=self.images.device)
+        order = devices.same(torch.randperm(len(self.images), device=self.images.device))
         for indices in order.split(self.batch_size):
-            yield resample(self.images[indices])
+            yield resample(self.images[devices.share(indices)])
 
 
 class ImageData(pl.LightningDataModule):
@@ -123,38 +125,46 @@ class Training(pl.LightningModule):
         self.pass_start = time.monotonic()
 
     def training_step(self, x: Tensor, batch_index: int) -> Tensor:
+        self.share = len(x)
+        if not self.share:  # of a ragged last batch; a blank image, which counts nothing, keeps the device in step
+            x = x.new_zeros(1, x.shape[1])
         self.estimate = self.objective(self.model, x, self.k)
         with torch.no_grad():
             log_w = self.estimate.log_w.float()
             bound, ess = iwae_bound(log_w).mean(), effective_sample_size(log_w).mean()
-            self.pass_sums += torch.stack([bound, self.estimate.loss, ess]) * len(x)
-        self.pass_images += len(x)
+            self.pass_sums += torch.stack([bound, self.estimate.loss, ess]) * self.share
+        self.pass_images += self.share
         return self.estimate.loss
 
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
         """Lightning's hook: the objective says how θ and φ descend."""
         self.estimate.backward(self.model)
 
+    def on_after_backward(self) -> None:
+        devices.average(self, self.share)
+
     def train_bound(self) -> float:
         """Mean L̂_k of the pass so far (waits for the device)."""
         return self.pass_sums[0].item() / max(1, self.pass_images)
 
     def on_train_epoch_end(self) -> None:
-        bound, loss, ess = (self.pass_sums / self.pass_images).tolist()
+        counted = self.pass_sums.new_tensor([self.pass_images])
+        *sums, images = devices.total(torch.cat([self.pass_sums, counted])).tolist()
+        bound, loss, ess = (value / images for value in sums)
         if not np.isfinite(loss):
             raise FloatingPointError(f"the training loss became {loss} in pass {self.current_epoch + 1}")
         seconds = time.monotonic() - self.pass_start
         self.seconds += seconds
-        self.images_seen += self.pass_images
+        self.images_seen += int(images)
         metrics = {
             "pass": float(self.current_epoch + 1),
             "train/bound": bound,
             "train/loss": loss,
             "train/ess": ess,
             "learning_rate": self.trainer.optimizers[0].param_groups[0]["lr"],
-            "images_per_second": self.pass_images / seconds,
+            "images_per_second": images / seconds,
         }
-        if self.current_epoch + 1 in self.schedule.evaluation_passes():
+        if devices.rank() == 0 and self.current_epoch + 1 in self.schedule.evaluation_passes():
             metrics |= self.validate()
         self.log_dict(metrics, logger=False)
         for logger in self.loggers:  # now, before the pass is checkpointed: Lightning would log it afterwards

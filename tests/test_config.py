@@ -62,6 +62,9 @@ def test_every_shipped_yaml_composes_and_builds(group: str, option: str, compose
         ("logger=nope", "logger=nope: no such option"),
         ("evaluation.k=0", "evaluation.k=0: expected"),
         ("evaluation.images=1", "evaluation.images=1: expected"),
+        ("trainer.devices=0", "trainer.devices=0: expected an integer of at least 1"),
+        ("trainer.devices=two", "trainer.devices=two: .*Integer"),
+        ("trainer.device=2", r"trainer.device: no such key \(did you mean trainer.devices\?\)"),
         ("evaluation.kk=5", r"evaluation.kk: no such key \(did you mean evaluation.k\?\)"),
         ("threads=0", "threads=0: expected auto or"),
         ("threads=many", "threads=many: expected auto or"),
@@ -101,7 +104,7 @@ def test_bad_values_are_refused_in_one_line_by_name(override: str, message: str,
 def test_every_root_key_is_in_the_help_with_a_line() -> None:
     text = help_text()
     for key in known_keys():
-        if key not in {*GROUPS, "logger", "evaluation"}:
+        if key not in {*GROUPS, "logger", "evaluation", "trainer"}:
             (line,) = [line for line in text.splitlines() if line.strip().startswith(f"{key}=")]
             assert len(line.split(maxsplit=1)[1]) > 10
     for group, option in SHIPPED:
@@ -129,7 +132,7 @@ def test_whatever_changes_the_result_changes_the_fingerprint(override: str, comp
 
 
 @pytest.mark.parametrize(
-    "override", ["logger=none", "accelerator=cpu", "runs_dir=elsewhere", "threads=1", "force=true"]
+    "override", ["logger=none", "accelerator=cpu", "trainer.devices=2", "runs_dir=elsewhere", "threads=1", "force=true"]
 )
 def test_where_and_how_fast_changes_no_fingerprint(override: str, composed: Composed) -> None:
     assert fingerprint(container(composed(override))) == fingerprint(container(composed()))
