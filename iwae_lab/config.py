@@ -22,6 +22,7 @@ __all__ = ["Config", "Evaluation", "Trainer", "build", "check", "first_stage", "
 
 CONF = Path(__file__).parent.parent / "conf"
 PRECISIONS = ("auto", "32", "bf16")
+COMPILE = ("auto", "true", "false")
 ACCELERATORS = ("auto", "cpu", "gpu")
 
 T = TypeVar("T")
@@ -78,7 +79,9 @@ class Config:
     accelerator: str = "auto"
     """auto (gpu where there is one), cpu or gpu"""
     precision: str = "auto"
-    """training arithmetic: auto, 32 or bf16 (autocast); what is reported is never below fp32"""
+    """of training's matrix products: 32, bf16 or auto (the faster here); what is reported is never below fp32"""
+    compile: str = "auto"
+    """torch.compile the loss: true, false or auto (where the steps left repay it)"""
     threads: str = "auto"
     """CPU threads of this job; auto: all cores"""
     diagnostics: bool = False
@@ -91,6 +94,8 @@ class Config:
         _require("seed", self.seed, 0 <= self.seed < 2**32, "an integer from 0 to 2**32 - 1")
         _require("precision", self.precision, self.precision in PRECISIONS, f"one of {', '.join(PRECISIONS)}")
         _require("accelerator", self.accelerator, self.accelerator in ACCELERATORS, f"one of {', '.join(ACCELERATORS)}")
+        self.compile = self.compile.lower()  # OmegaConf makes "True" of true
+        _require("compile", self.compile, self.compile in COMPILE, f"one of {', '.join(COMPILE)}")
         valid_threads = self.threads == "auto" or (self.threads.isdigit() and int(self.threads) >= 1)
         _require("threads", self.threads, valid_threads, "auto or an integer of at least 1")
         if self.data_dir is not None:

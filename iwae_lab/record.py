@@ -26,7 +26,17 @@ __all__ = [
 ]
 
 # Keys that change where and how fast a run computes, not what.
-NO_PART_OF_THE_RESULT = ("logger", "accelerator", "trainer", "runs_dir", "data_dir", "threads", "diagnostics", "force")
+NO_PART_OF_THE_RESULT = (
+    "logger",
+    "accelerator",
+    "trainer",
+    "runs_dir",
+    "data_dir",
+    "threads",
+    "diagnostics",
+    "force",
+    "compile",
+)
 _PACKAGES = ("iwae-lab", "torch", "pytorch-lightning", "hydra-core", "omegaconf", "numpy")
 
 
@@ -47,6 +57,8 @@ class Record:
     config: dict[str, Any]
     status: str = "running"
     error: str | None = None
+    precision: str = "32"
+    """of the matrix products of training"""
     steps: int = 0
     train_seconds: float = 0.0
     images_per_second: float = 0.0

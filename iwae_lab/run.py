@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import ModelCheckpoint
 
 from iwae_lab import devices
+from iwae_lab.arithmetic import fastest_precision
 from iwae_lab.config import Config, build, check, first_stage
 from iwae_lab.data.base import Dataset, default_data_dir
 from iwae_lab.data.protocol import Data, prepare
@@ -113,6 +114,9 @@ def run(cfg: DictConfig) -> Record:
                 log.info("this run is finished; force=true runs it again")
                 print_record(record, folder)
                 return record
+            config.precision = record.precision  # it goes on as it began
+        if config.precision == "auto":
+            config.precision = fastest_precision(parts.device(), parts.schedule.batch_size * config.k)
         record = Record(
             run_id=name,
             dataset=config.dataset["name"],
@@ -124,6 +128,7 @@ def run(cfg: DictConfig) -> Record:
             schedule=config.schedule["name"],
             seed=config.seed,
             passes=parts.schedule.passes,
+            precision=config.precision,
             config=plain,
         )
         folder.mkdir(exist_ok=True)
@@ -165,7 +170,7 @@ def _prepare(parts: Parts) -> tuple[Data, Training]:
     torch.set_flush_denormal(True)  # importance weights underflow, and products of denormals take twice the time
     pl.seed_everything(config.seed, verbose=False)
     data = parts.data()
-    training = Training(parts.model(data), parts.objective, parts.optimizer, parts.schedule, config.k)
+    training = Training(parts.model(data), parts.objective, parts.optimizer, parts.schedule, config.k, config.compile)
     if config.init_from is not None:
         training.start_from(read_checkpoint(Path(config.init_from)))
     return data, training

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from iwae_lab import devices
 from iwae_lab.bounds import effective_sample_size, iwae_bound
+from iwae_lab.compiling import LossFunction
 from iwae_lab.data.binarize import resample
 from iwae_lab.errors import UserError
 from iwae_lab.evaluation.active_units import active_units
@@ -85,6 +86,7 @@ class Training(pl.LightningModule):
         optimizer: OptimizerFactory,
         schedule: Schedule,
         k: int,
+        compile: str = "auto",
     ) -> None:
         super().__init__()
         self.model = model
@@ -92,6 +94,7 @@ class Training(pl.LightningModule):
         self.optimizer = optimizer
         self.schedule = schedule
         self.k = k
+        self.loss_function = LossFunction(objective, model, k, schedule.batch_size, compile)
         self.seconds = 0.0
         self.images_seen = 0
         self.initial_optimizer: dict[int, Any] | None = None
@@ -119,6 +122,9 @@ class Training(pl.LightningModule):
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": rates, "interval": "step"}}
 
+    def on_train_start(self) -> None:
+        self.steps = int(self.trainer.estimated_stepping_batches)
+
     def on_train_epoch_start(self) -> None:
         self.pass_sums = torch.zeros(3, dtype=torch.float64, device=self.device)  # of L̂_k, of the loss and of the ESS
         self.pass_images = 0
@@ -128,7 +134,7 @@ class Training(pl.LightningModule):
         self.share = len(x)
         if not self.share:  # of a ragged last batch; a blank image, which counts nothing, keeps the device in step
             x = x.new_zeros(1, x.shape[1])
-        self.estimate = self.objective(self.model, x, self.k)
+        self.estimate = self.loss_function(x, self.steps - self.global_step)
         with torch.no_grad():
             log_w = self.estimate.log_w.float()
             bound, ess = iwae_bound(log_w).mean(), effective_sample_size(log_w).mean()

@@ -1,0 +1,72 @@
+"""Compiled objectives are the eager ones, and compiling is never in the way."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import records
+from oracle import X, linear_gaussian
+from test_objectives import ALL, objective
+from torch._dynamo.utils import counters
+
+from iwae_lab.compiling import LossFunction
+from iwae_lab.run import run
+
+needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
+
+
+@needs_compiler
+@pytest.mark.parametrize("spec", [pytest.param(spec, marks=[] if spec == "iwae" else pytest.mark.slow) for spec in ALL])
+def test_compiled_it_gives_the_same_loss_log_weights_and_gradients(spec):
+    found = []
+    for mode in ("false", "true"):
+        model, made = linear_gaussian(2), objective(spec)
+        function = LossFunction(made, model, 4, 3, mode)
+        torch.manual_seed(0)
+        estimate = function(X.expand(3, -1), 1)
+        estimate.backward(model)
+        assert (function.compiled is not None) == (mode == "true")
+        gradient = [p.grad for p in [*model.parameters(), *made.parameters()] if p.grad is not None]
+        found.append([estimate.loss.detach(), estimate.log_w.detach(), *gradient])
+    torch.testing.assert_close(*found)
+
+
+@pytest.mark.parametrize(
+    ("eager", "compiled", "steps", "kept"),
+    [(1.0, 0.5, 1000, True), (1.0, 1.1, 1000, False), (0.01, 0.005, 1000, False)],
+    ids=["faster", "slower", "too few steps left"],
+)
+def test_auto_compiles_where_the_steps_left_repay_it_and_keeps_what_is_faster(
+    eager, compiled, steps, kept, monkeypatch
+):
+    monkeypatch.setattr(torch, "compile", lambda function, **_: function)
+    now = 0.0
+    function = LossFunction(objective("iwae"), linear_gaussian(1), 2, 1, "auto", clock=lambda: now)
+    tried = False
+    for step in range(60):
+        function(X, steps - step)
+        tried |= function.compiled is not None
+        now += eager if function.compiled is None else compiled
+    assert (function.compiled is not None) == kept
+    assert tried == (steps * eager > 300)
+
+
+@needs_compiler
+def test_neither_a_ragged_batch_nor_validation_is_compiled(tiny, composed, capfd):
+    """960 images in batches of 100 leave 60; the run validates after each of its two passes."""
+    torch.compiler.reset()
+    counters.clear()
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        record = run(composed(*tiny, "compile=true"))
+    assert record.status == "finished" and "compile:" not in capfd.readouterr().err
+    assert counters["stats"]["unique_graphs"] == 1
+
+
+def test_without_a_compiler_one_line_says_so_and_the_run_goes_on(cli, tiny, tmp_path):
+    done = cli("train.py", *tiny, "compile=true", PATH=str(tmp_path), TORCHINDUCTOR_CACHE_DIR=str(tmp_path / "cache"))
+    assert done.returncode == 0, done.stderr
+    assert (done.stdout + done.stderr).count("compile: not possible here, going on without") == 1
+    assert "Traceback" not in done.stderr
+    (record,) = records(Path(tmp_path) / "runs")
+    assert record["status"] == "finished"
