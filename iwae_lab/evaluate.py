@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
+import torch
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor, nn
@@ -60,6 +61,7 @@ class TrainedRun:
             except OmegaConfBaseException as error:
                 raise UserError(f"{override}: {str(error).splitlines()[0]}") from None
         parts = Parts.of(check(cfg))
+        torch.set_flush_denormal(True)  # as in training
         data = parts.data()
         model = parts.model(data)
         _load(model, "model.", state)

@@ -74,9 +74,9 @@ class Training(pl.LightningModule):
     """Trains `model` by `objective` with k samples; logs bounds that come from log-weights alone.
 
     Once a pass: train/bound (mean L̂_k over the images of the pass), train/loss (what was differentiated),
-    train/ess (mean effective sample size, 1 to k), learning_rate, images_per_second. At the schedule's
-    evaluation passes, on the fixed validation draw: val/bound (L̂_k), val/nll (−L̂_100) and
-    val/active_units/1, … Bounds, losses and NLL are in nats.
+    train/ess (mean effective sample size, 1 to k), learning_rate, images_per_second, minutes (of training so
+    far, without validation). At the schedule's evaluation passes, on the fixed validation draw: val/bound
+    (L̂_k), val/nll (−L̂_100) and val/active_units/1, … Bounds, losses and NLL are in nats.
     """
 
     def __init__(
@@ -169,6 +169,7 @@ class Training(pl.LightningModule):
             "train/ess": ess,
             "learning_rate": self.trainer.optimizers[0].param_groups[0]["lr"],
             "images_per_second": images / seconds,
+            "minutes": self.seconds / 60,
         }
         if devices.rank() == 0 and self.current_epoch + 1 in self.schedule.evaluation_passes():
             metrics |= self.validate()

@@ -1,0 +1,171 @@
+"""How fast iwae_lab is here: python tests/benchmarks/speed.py [rounds] [results.json]
+
+Every case is timed in turn with plain_loop.py, `rounds` times (3); ratios are medians over the rounds. Training is
+timed in the command as users run it, between its first pass and its last. Run it on a quiet machine.
+"""
+
+import csv
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parent.parent.parent
+HERE = "tests/benchmarks"
+TRAINING = {  # (layers, k, batch size): the ratio to reach
+    (1, 50, 100): 3.0,
+    (1, 50, 20): 2.5,
+    (2, 50, 100): 3.0,
+    (1, 5, 20): 1.5,
+    (1, 1, 20): 1.0,
+}
+MODELS = {1: "one_layer", 2: "two_layer"}
+
+
+def python(*arguments: str) -> str:
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(arguments)}: {done.stderr}")
+    return done.stdout
+
+
+def training_speed(layers: int, k: int, batch: int, plain: float, *overrides: str) -> float:
+    """Images per second of a run of about ten seconds at the speed `plain`."""
+    passes = 2 + round(10 * plain / 4000)
+    with tempfile.TemporaryDirectory() as folder:
+        python(
+            "train.py", f"model={MODELS[layers]}", f"k={k}",
+            f"schedule.batch_size={batch}", f"schedule.passes={passes}",
+            "logger=csv", "evaluation.k=1", "evaluation.images=2", f"runs_dir={folder}", *overrides,
+        )  # fmt: skip
+        (metrics,) = Path(folder).glob("*/metrics.csv")
+        with metrics.open(newline="") as file:
+            return statistics.median(float(row["images_per_second"]) for row in list(csv.DictReader(file))[1:])
+
+
+def evaluation_speed(layers: int) -> float:
+    """Rows (image × sample) per second of the NLL of a new model."""
+    return float(python(f"{HERE}/evaluation.py", "speed", str(layers)))
+
+
+def ratios(
+    plain: Callable[[], float], cases: dict[str, Callable[[float], float]], rounds: int
+) -> tuple[float, dict[str, list[float]]]:
+    """The plain loop's median speed, and each case's speeds as ratios to it, measured in turn."""
+    plain_speeds: list[float] = []
+    found: dict[str, list[float]] = {name: [] for name in cases}
+    for _ in range(rounds):
+        plain_speeds.append(plain())
+        for name, measure in cases.items():
+            found[name].append(measure(plain_speeds[-1]) / plain_speeds[-1])
+    return statistics.median(plain_speeds), found
+
+
+def training_case(layers: int, k: int, batch: int, rounds: int) -> dict[str, Any]:
+    def speed(*overrides: str) -> Callable[[float], float]:
+        return lambda plain: training_speed(layers, k, batch, plain, *overrides)
+
+    plain, found = ratios(
+        lambda: float(python(f"{HERE}/plain_loop.py", "train", str(layers), str(k), str(batch))),
+        {
+            "eager": speed("compile=false"),
+            "compiled": speed("compile=true"),
+            "iwae_resampled, compiled": speed("compile=true", "objective=iwae_resampled"),
+        },
+        rounds,
+    )
+    case = f"{layers} layer{'s' * (layers > 1)}, k={k}, batch {batch}, images/s"
+    return {"case": case, "plain loop": plain, "target": TRAINING[layers, k, batch], "ratios": found}
+
+
+def evaluation_case(layers: int, rounds: int) -> dict[str, Any]:
+    plain, found = ratios(
+        lambda: float(python(f"{HERE}/plain_loop.py", "eval", str(layers))),
+        {"eager": lambda _: evaluation_speed(layers)},
+        rounds,
+    )
+    case = f"NLL, {layers} layer{'s' * (layers > 1)}, rows/s"
+    return {"case": case, "plain loop": plain, "target": 1.8, "ratios": found}
+
+
+def seconds(*arguments: str) -> float:
+    start = time.perf_counter()
+    python(*arguments)
+    return time.perf_counter() - start
+
+
+def start_up(rounds: int) -> list[dict[str, Any]]:
+    def median(*arguments: str) -> float:
+        return statistics.median(seconds(*arguments) for _ in range(rounds))
+
+    return [
+        {"case": "python train.py --help, s", "target": 3.0, "value": median("train.py", "--help")},
+        {"case": "python train.py to its first step, s", "target": 6.0, "value": median(f"{HERE}/first_step.py")},
+    ]
+
+
+def memory() -> list[dict[str, Any]]:
+    return [
+        {"case": f"peak memory of the NLL at k={k}, MB", "target": 300.0,
+         "value": float(python(f"{HERE}/evaluation.py", "memory", str(k)))}
+        for k in (500, 50_000)
+    ]  # fmt: skip
+
+
+def machine() -> dict[str, Any]:
+    names = [line.partition(":")[2].strip() for line in _cpuinfo() if line.startswith("model name")]
+    packages = ("torch", "pytorch-lightning", "iwae-lab")
+    return {
+        "processor": names[0] if names else platform.processor(),
+        "cores": len(os.sched_getaffinity(0)),
+        "python": platform.python_version(),
+        **{package: metadata.version(package) for package in packages},
+    }
+
+
+def _cpuinfo() -> list[str]:
+    path = Path("/proc/cpuinfo")
+    return path.read_text().splitlines() if path.exists() else []
+
+
+def show(found: dict[str, Any]) -> str:
+    """A Markdown table of what `main` measured."""
+    columns = list(dict.fromkeys(name for row in found["speed"] for name in row["ratios"]))
+    lines = [
+        ", ".join(f"{key} {value}" for key, value in found["machine"].items()), "",
+        "| case | plain loop | " + " | ".join(f"{name}, ×" for name in columns) + " | target, × |",
+        "|---|---|" + "---|" * len(columns) + "---|",
+    ]  # fmt: skip
+    for row in found["speed"]:
+        cells = [f"{statistics.median(row['ratios'][name]):.2f}" if name in row["ratios"] else "–" for name in columns]
+        lines.append(f"| {row['case']} | {row['plain loop']:,.0f} | {' | '.join(cells)} | {row['target']} |")
+    lines += ["", "| case | measured | target |", "|---|---|---|"]
+    lines += [f"| {row['case']} | {row['value']:.1f} | ≤ {row['target']:g} |" for row in found["other"]]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 3
+    found = {
+        "machine": machine(),
+        "speed": [training_case(*case, rounds) for case in TRAINING] + [evaluation_case(n, rounds) for n in (1, 2)],
+        "other": start_up(rounds) + memory(),
+    }
+    print(show(found))
+    if len(sys.argv) > 2:
+        partial = Path(sys.argv[2] + ".partial")
+        partial.write_text(json.dumps(found, indent=2) + "\n")
+        partial.replace(sys.argv[2])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,33 @@
+"""What a machine without a GPU can tell of training on one.
+
+The meta device has shapes and no values: reading a value on the host (`.item()`, a branch on a tensor, a shape that
+depends on values) fails on it, and so does mixing with tensors made on the host.
+"""
+
+import pytest
+import torch
+from test_objectives import ALL, FOR_DISCRETE, objective
+
+from iwae_lab.model import HierarchicalModel, SigmoidBeliefNetwork
+from iwae_lab.optimizer import Muon
+from iwae_lab.schedule import Constant
+from iwae_lab.training import Batches, Training
+
+META = torch.device("meta")
+
+
+@pytest.mark.parametrize("spec", ALL)
+def test_a_training_step_needs_no_value_on_the_host(spec):
+    images = torch.empty(100, 784, dtype=torch.uint8, device=META)
+    schedule = Constant(passes=1, batch_size=40, learning_rate=1e-3)
+    for architecture in [HierarchicalModel] + [SigmoidBeliefNetwork] * (spec.split()[0] in FOR_DISCRETE):
+        model = architecture([8, 4], [[16], [8]], mean_image=torch.rand(784))
+        training = Training(model, objective(spec), Muon(), schedule, k=5, compile="false").to(META)
+        optimizer = Muon().make(training.parameters(), 1e-3)
+        training.steps = 3
+        training.on_train_epoch_start()
+        for index, x in enumerate(Batches(images, schedule.batch_size)):
+            optimizer.zero_grad()
+            training.backward(training.training_step(x, index))
+            optimizer.step()
+        assert all(p.grad is not None and p.grad.device == META for p in model.parameters())
