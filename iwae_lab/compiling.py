@@ -1,82 +1,68 @@
-"""An objective as a function of the batch, compiled where that repays. Torch only."""
+"""Functions of tensors, compiled where that repays. Torch only."""
 
 import logging
 import statistics
 import time
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from iwae_lab.model import LatentVariableModel
-from iwae_lab.objectives.base import Estimate, Objective
-
-__all__ = ["LossFunction"]
+__all__ = ["Compiled"]
 
 log = logging.getLogger("iwae_lab")
 
 
-class LossFunction:
-    """`objective(model, x, k)` of batches x [batch_size, pixels] by torch.compile, of other sizes eagerly.
+class Compiled:
+    """A pure function of tensors, by torch.compile for inputs of its first call's shapes, else as it is.
 
-    mode: "true" compiles at once, "false" never. "auto" measures `TIMED` eager steps, compiles if the steps left
-    would save more than compiling costs, measures as many compiled ones, and keeps the faster.
+    mode: "true" compiles at once, "false" never. "auto" measures `TIMED` eager calls, compiles if the calls left
+    would save more than compiling costs, measures as many compiled ones, and keeps the faster. It wants calls that
+    follow one another at once, and that leave their work to no queue.
     The noise is that of the eager function. Where compiling fails, one line says so, and all goes on eagerly.
     """
 
-    SKIPPED = 5  # steps before those that are timed: the first ones are slow
+    SKIPPED = 5  # calls before those that are timed: the first ones are slow
     TIMED = 15
     COST = 30.0  # seconds that compiling takes
-    GAIN = 0.1  # of a step's time, the least worth trying for
+    GAIN = 0.1  # of a call's time, the least worth trying for
 
     def __init__(
-        self,
-        objective: Objective,
-        model: LatentVariableModel,
-        k: int,
-        batch_size: int,
-        mode: str,
-        clock: Callable[[], float] = time.monotonic,
+        self, function: Callable[..., Any], mode: str = "auto", clock: Callable[[], float] = time.monotonic
     ) -> None:
-        self.batch_size = batch_size
+        self.eager = function
+        self.compiled: Callable[..., Any] | None = None
         self.clock = clock
+        self.shapes: list[torch.Size] | None = None
         self.times: list[float] = []
-        self.eager_seconds: float | None = None  # a step
+        self.eager_seconds: float | None = None  # a call
         self.deciding = mode == "auto"
-
-        def eager(x: Tensor) -> Estimate:
-            return objective(model, x, k)
-
-        def pure(x: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-            estimate = objective(model, x, k)
-            return estimate.loss, estimate.log_w, estimate.inference_loss
-
-        self.eager = eager
-        self.pure = pure
-        self.compiled: Callable[..., tuple[Tensor, Tensor, Tensor | None]] | None = None
         if mode == "true":
             self._compile()
 
-    def __call__(self, x: Tensor, steps_left: int) -> Estimate:
-        """The estimate for x [batch, pixels]; `steps_left` such calls are to come, this one included."""
-        if len(x) != self.batch_size:
-            self.times.clear()  # what comes between passes is no step
-            return self.eager(x)
+    def __call__(self, *inputs: Tensor, calls_left: int) -> Any:
+        """The function's value at `inputs`; `calls_left` such calls are to come, this one included."""
+        shapes = [x.shape for x in inputs]
+        self.shapes = self.shapes or shapes
+        if shapes != self.shapes:
+            self.times.clear()  # the next full call will not have followed a full one
+            return self.eager(*inputs)
         if self.deciding:
-            self._decide(steps_left)
+            self._decide(calls_left)
         if self.compiled is None:
-            return self.eager(x)
+            return self.eager(*inputs)
         try:
-            return Estimate(*self.compiled(x))
+            return self.compiled(*inputs)
         except Exception as error:  # whatever the compiler raises
             log.info("compile: not possible here, going on without (%s)", _first_line(error))
             self.compiled, self.deciding = None, False
-            return self.eager(x)
+            return self.eager(*inputs)
 
     def _compile(self) -> None:
-        self.compiled = torch.compile(self.pure, dynamic=False, options={"fallback_random": True})
+        self.compiled = torch.compile(self.eager, dynamic=False, options={"fallback_random": True})
 
-    def _decide(self, steps_left: int) -> None:
+    def _decide(self, calls_left: int) -> None:
         self.times.append(self.clock())
         if len(self.times) <= self.SKIPPED + self.TIMED:
             return
@@ -85,7 +71,7 @@ class LossFunction:
         self.times.clear()
         if self.eager_seconds is None:
             self.eager_seconds = seconds
-            if steps_left * seconds * self.GAIN > self.COST:
+            if calls_left * seconds * self.GAIN > self.COST:
                 self._compile()
             else:
                 self.deciding = False
@@ -93,8 +79,8 @@ class LossFunction:
         self.deciding = False
         if seconds >= self.eager_seconds:
             self.compiled = None
-        chosen = "eager" if self.compiled is None else "compiled"
-        log.info("a step takes %.1f ms, %.1f ms compiled: %s", 1e3 * self.eager_seconds, 1e3 * seconds, chosen)
+        kept = "eager" if self.compiled is None else "compiled"
+        log.info("compile: %.1f ms instead of %.1f, so %s", 1e3 * seconds, 1e3 * self.eager_seconds, kept)
 
 
 def _first_line(error: Exception) -> str:

@@ -28,7 +28,7 @@ from iwae_lab.training import Diagnostics
 
 __all__ = ["TrainedRun"]
 
-OVERRIDABLE = ("evaluation.k", "evaluation.images", "diagnostics", "data_dir", "accelerator", "threads")
+OVERRIDABLE = ("evaluation.k", "evaluation.images", "diagnostics", "data_dir", "accelerator", "threads", "compile")
 KL_THRESHOLD = 0.01  # nats; a unit below it says nothing
 
 
@@ -75,7 +75,7 @@ class TrainedRun:
 
         With no override they are those recorded, to the last digit on the same machine.
         """
-        self.record.metrics |= measure_model(self.model, self.data, self.parts.config.evaluation.k).metrics()
+        self.record.metrics |= measure_model(self.model, self.data, self.parts.config).metrics()
 
     def diagnose(self) -> dict[str, str]:
         """Effective samples and KL on the test draw; signal-to-noise ratio on a batch of the validation draw."""

@@ -1,5 +1,6 @@
 """Distributions, and the small networks that give their parameters. Torch only."""
 
+import functools
 import math
 from typing import NamedTuple, cast
 
@@ -7,9 +8,10 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ["Bernoulli", "Conditional", "Distribution", "Gaussian", "StandardNormal"]
+__all__ = ["Bernoulli", "Conditional", "Distribution", "Gaussian", "StandardNormal", "sum_softplus"]
 
 HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
+GROUP = 16
 
 
 class Gaussian(NamedTuple):
@@ -54,7 +56,20 @@ class Bernoulli(NamedTuple):
 
     def log_prob(self, z: Tensor) -> Tensor:
         """log p = Σ z·l − log(1 + e^l) over units, nats."""
-        return (z * self.logits).sum(-1) - F.softplus(self.logits).sum(-1)
+        return (z * self.logits).sum(-1) - sum_softplus(self.logits)
+
+
+def sum_softplus(logits: Tensor) -> Tensor:
+    """Σ log(1 + e^l) over the last dimension: [..., units] -> [...].
+
+    Compiled: Σ max(l, 0) + Σ log Π (1 + e^−|l|), in products of `GROUP` factors from 1 to 2, which take as many times
+    fewer logarithms. Uncompiled that is no faster.
+    """
+    if not torch.compiler.is_compiling() or logits.shape[-1] % GROUP:
+        return F.softplus(logits).sum(-1)
+    parts = logits.split(logits.shape[-1] // GROUP, dim=-1)
+    products = functools.reduce(torch.mul, (1 + torch.exp(-part.abs()) for part in parts))
+    return logits.clamp_min(0).sum(-1) + products.log().sum(-1)
 
 
 class StandardNormal(NamedTuple):

@@ -105,14 +105,21 @@ def orthogonalize(matrix: Tensor) -> Tensor:
     wide = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
     wide = wide / wide.norm().clamp_min(1e-7)
     gram = wide @ wide.T
-    product = torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
-    for _ in range(5):
-        factor = torch.addmm(gram, gram, gram, beta=b, alpha=c)
-        factor.diagonal().add_(a)
-        product = factor @ product
+    product = _factor(gram, a, b, c)
+    factor = product
+    for _ in range(4):
         gram = factor @ gram @ factor
+        factor = _factor(gram, a, b, c)
+        product = factor @ product
     wide = product @ wide
     return wide if matrix.shape[0] <= matrix.shape[1] else wide.T
+
+
+def _factor(gram: Tensor, a: float, b: float, c: float) -> Tensor:
+    """aI + b gram + c gram²."""
+    factor = torch.addmm(gram, gram, gram, beta=b, alpha=c)
+    factor.diagonal().add_(a)
+    return factor
 
 
 def _require(name: str, value: float, holds: bool, expected: str) -> None:

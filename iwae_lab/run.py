@@ -157,7 +157,7 @@ def _train_and_measure(parts: Parts, record: Record, folder: Path) -> None:
                 record.metrics[key] = value.item()
 
         model = training.model.to(parts.device())
-        found = measure_model(model, data, config.evaluation.k)
+        found = measure_model(model, data, config)
         record.metrics |= found.metrics()
         draw_figures(folder / "figures", model, data.test.to(parts.device()), data.shape, found.units)
         for tracker in trackers:
@@ -235,7 +235,7 @@ def _fit(training: Training, data: Data, parts: Parts, trackers: list[RunLogger]
     return trainer
 
 
-def measure_model(model: LatentVariableModel, data: Data, k: int) -> Measurements:
+def measure_model(model: LatentVariableModel, data: Data, config: Config) -> Measurements:
     """`measure` on the draws of `data`, showing how far it is."""
     device = next(model.parameters()).device
     meter = Meter("evaluation")
@@ -245,7 +245,9 @@ def measure_model(model: LatentVariableModel, data: Data, k: int) -> Measurement
             meter.show(fraction)
 
     try:
-        return measure(model, data.test.to(device), data.valid.to(device), k, progress)
+        return measure(
+            model, data.test.to(device), data.valid.to(device), config.evaluation.k, config.compile, progress
+        )
     finally:
         meter.close()
 

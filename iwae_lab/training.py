@@ -15,7 +15,7 @@ from torch import Tensor
 
 from iwae_lab import devices
 from iwae_lab.bounds import effective_sample_size, iwae_bound
-from iwae_lab.compiling import LossFunction
+from iwae_lab.compiling import Compiled
 from iwae_lab.data.binarize import resample
 from iwae_lab.errors import UserError
 from iwae_lab.evaluation.active_units import active_units
@@ -23,7 +23,7 @@ from iwae_lab.evaluation.diagnostics import diagnose, gradient_snr
 from iwae_lab.evaluation.likelihood import likelihood
 from iwae_lab.evaluation.measure import VALIDATION_K
 from iwae_lab.model import LatentVariableModel
-from iwae_lab.objectives.base import Objective
+from iwae_lab.objectives.base import Estimate, Objective
 from iwae_lab.optimizer import OptimizerFactory
 from iwae_lab.progress import Meter
 from iwae_lab.schedule import Schedule
@@ -94,7 +94,12 @@ class Training(pl.LightningModule):
         self.optimizer = optimizer
         self.schedule = schedule
         self.k = k
-        self.loss_function = LossFunction(objective, model, k, schedule.batch_size, compile)
+
+        def estimate(x: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+            found = objective(model, x, k)
+            return found.loss, found.log_w, found.inference_loss
+
+        self.compute = Compiled(estimate, compile)
         self.seconds = 0.0
         self.images_seen = 0
         self.initial_optimizer: dict[int, Any] | None = None
@@ -134,7 +139,7 @@ class Training(pl.LightningModule):
         self.share = len(x)
         if not self.share:  # of a ragged last batch; a blank image, which counts nothing, keeps the device in step
             x = x.new_zeros(1, x.shape[1])
-        self.estimate = self.loss_function(x, self.steps - self.global_step)
+        self.estimate = Estimate(*self.compute(x, calls_left=self.steps - self.global_step))
         with torch.no_grad():
             log_w = self.estimate.log_w.float()
             bound, ess = iwae_bound(log_w).mean(), effective_sample_size(log_w).mean()

@@ -10,7 +10,8 @@ from oracle import X, linear_gaussian
 from test_objectives import ALL, objective
 from torch._dynamo.utils import counters
 
-from iwae_lab.compiling import LossFunction
+from iwae_lab.compiling import Compiled
+from iwae_lab.objectives.base import Estimate
 from iwae_lab.run import run
 
 needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
@@ -22,9 +23,14 @@ def test_compiled_it_gives_the_same_loss_log_weights_and_gradients(spec):
     found = []
     for mode in ("false", "true"):
         model, made = linear_gaussian(2), objective(spec)
-        function = LossFunction(made, model, 4, 3, mode)
+
+        def pure(x, model=model, made=made):
+            found = made(model, x, 4)
+            return found.loss, found.log_w, found.inference_loss
+
+        function = Compiled(pure, mode)
         torch.manual_seed(0)
-        estimate = function(X.expand(3, -1), 1)
+        estimate = Estimate(*function(X.expand(3, -1), calls_left=1))
         estimate.backward(model)
         assert (function.compiled is not None) == (mode == "true")
         gradient = [p.grad for p in [*model.parameters(), *made.parameters()] if p.grad is not None]
@@ -42,10 +48,10 @@ def test_auto_compiles_where_the_steps_left_repay_it_and_keeps_what_is_faster(
 ):
     monkeypatch.setattr(torch, "compile", lambda function, **_: function)
     now = 0.0
-    function = LossFunction(objective("iwae"), linear_gaussian(1), 2, 1, "auto", clock=lambda: now)
+    function = Compiled(torch.square, clock=lambda: now)
     tried = False
     for step in range(60):
-        function(X, steps - step)
+        function(X, calls_left=steps - step)
         tried |= function.compiled is not None
         now += eager if function.compiled is None else compiled
     assert (function.compiled is not None) == kept

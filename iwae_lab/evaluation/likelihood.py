@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from iwae_lab.bounds import StreamingBounds
+from iwae_lab.compiling import Compiled
 from iwae_lab.evaluation.noise import BLOCK, ImageNoise
 from iwae_lab.model import LatentVariableModel
 
@@ -46,23 +47,34 @@ def likelihood(
     seed: int = SEED,
     rows: int = 2000,
     chunk: int = 250,
+    compile: str = "false",
     progress: Callable[[int], None] = lambda images_done: None,
 ) -> Likelihood:
     """L̂_k and ELBO of binary images [images, pixels] from k samples each (Burda et al. 2016, eq. 8).
 
     `rows` image-sample pairs are weighed at a time, in chunks of some `chunk` samples an image. The result
-    depends on `seed` and, but for rounding, on neither of them.
+    depends on `seed` and, but for rounding, on neither of them nor on `compile` (see `Compiled`).
     """
     chunk = BLOCK * math.ceil(min(chunk, k) / BLOCK)
     batch = max(1, rows // chunk)
     dtype = next(model.parameters()).dtype
+
+    def log_weights(x: Tensor, *noise: Tensor) -> Tensor:
+        return model.log_weights(x, len(noise[0]), lambda q, level, shape: noise[level])
+
+    weigh = Compiled(log_weights, compile)
+    calls_left = math.ceil(len(images) / batch) * math.ceil(k / chunk)
+    layers = model.posteriors(images[:1].to(dtype), 1, ImageNoise(seed, [0], images.device))
     finished = []
     for start in range(0, len(images), batch):
         x = images[start : start + batch].to(dtype)
         noise = ImageNoise(seed, range(start, start + len(x)), x.device)
         bounds = StreamingBounds()
         while bounds.k < k:
-            bounds.add(model.log_weights(x, min(chunk, k - bounds.k), noise))
+            samples = min(chunk, k - bounds.k)
+            drawn = [noise(q, level, (samples, len(x), q[0].shape[-1])) for level, q in enumerate(layers)]
+            bounds.add(weigh(x, *drawn, calls_left=calls_left))
+            calls_left -= 1
         finished.append(bounds)
         progress(start + len(x))
     return Likelihood(torch.cat([b.iwae_bound for b in finished]), torch.cat([b.elbo for b in finished]), k)

@@ -49,15 +49,23 @@ def measure(
     test: Tensor,
     valid: Tensor,
     k: int,
+    compile: str = "false",
     progress: Callable[[float], None] = lambda fraction: None,
 ) -> Measurements:
-    """Measure `model` on binary images [images, pixels] with k samples an image (Burda et al. 2016, table 1)."""
+    """Measure `model` on binary images [images, pixels] with k samples an image (Burda et al. 2016, table 1).
+
+    compile: whether to compile the log-weights, as `Compiled` has it.
+    """
     model = model.eval()
     units = active_units(model, test)
     all_active = all(bool(active.all()) for active in units.active)
     share = 1.0 if all_active else 0.5  # of the work, done by the first of one or two evaluations
-    whole = active_only = likelihood(model, test, k, progress=lambda n: progress(share * n / len(test)))
+    whole = active_only = likelihood(
+        model, test, k, compile=compile, progress=lambda n: progress(share * n / len(test))
+    )
     if not all_active:
         pruned = model.without_units(units.active, units.means)
-        active_only = likelihood(pruned, test, k, progress=lambda n: progress(0.5 + 0.5 * n / len(test)))
+        active_only = likelihood(
+            pruned, test, k, compile=compile, progress=lambda n: progress(0.5 + 0.5 * n / len(test))
+        )
     return Measurements(whole, active_only, likelihood(model, valid, VALIDATION_K), units)

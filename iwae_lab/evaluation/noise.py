@@ -9,7 +9,7 @@ from iwae_lab.layers import Distribution
 
 __all__ = ["ImageNoise"]
 
-BLOCK = 50  # samples drawn at a time for one image and layer
+BLOCK = 250  # samples drawn at a time for one image and layer
 
 
 class ImageNoise:
@@ -34,11 +34,11 @@ class ImageNoise:
                 Generator(self.device).manual_seed(_mix(self.seed, index, level)) for index in self.indices
             ]
         blocks = -(-k // BLOCK)
-        images = [
-            torch.cat([distribution.noise((BLOCK, units), stream) for _ in range(blocks)])
-            for stream in self.streams[level]
+        drawn = [
+            torch.stack([distribution.noise((BLOCK, units), stream) for stream in self.streams[level]], dim=1)
+            for _ in range(blocks)
         ]
-        return torch.stack(images, dim=1)[:k]
+        return torch.cat(drawn)[:k] if blocks > 1 else drawn[0][:k]
 
 
 def _mix(*numbers: int) -> int:

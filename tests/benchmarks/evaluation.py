@@ -1,4 +1,4 @@
-"""speed LAYERS: rows per second of the NLL; memory K: its peak memory, MB beyond the idle process."""
+"""speed LAYERS COMPILE: rows per second of the NLL; memory K: its peak memory, MB beyond the idle process."""
 
 import resource
 import sys
@@ -21,22 +21,19 @@ def images(count: int) -> torch.Tensor:
     return torch.bernoulli(torch.full((count, 784), 0.2)).to(torch.uint8)
 
 
-def speed(layers: int, k: int = 5000) -> float:
-    """Rows per second."""
-    model, x = new(layers), images(40)
-    likelihood(model, x[:2], k)
-    rows, start = 0, time.perf_counter()
-    while time.perf_counter() - start < 4:
-        likelihood(model, x, k)
-        rows += len(x) * k
-    return rows / (time.perf_counter() - start)
+def speed(layers: str, compile: str, k: int = 5000) -> float:
+    """Rows per second, but for the first image."""
+    model, marks = new(int(layers)), []
+    likelihood(model, images(400), k, compile=compile, progress=lambda n: marks.append((n, time.perf_counter())))
+    (first, start), (last, end) = marks[1], marks[-1]
+    return (last - first) * k / (end - start)
 
 
-def memory(k: int) -> float:
+def memory(k: str) -> float:
     """MB."""
     model, x = new(1), images(1000)
     idle = peak()
-    likelihood(model, x[: max(1, 500_000 // k)], k)
+    likelihood(model, x[: max(1, 500_000 // int(k))], int(k))
     return peak() - idle
 
 
@@ -45,4 +42,4 @@ def peak() -> float:
 
 
 if __name__ == "__main__":
-    print({"speed": speed, "memory": memory}[sys.argv[1]](int(sys.argv[2])))
+    print({"speed": speed, "memory": memory}[sys.argv[1]](*sys.argv[2:]))

@@ -52,9 +52,9 @@ def training_speed(layers: int, k: int, batch: int, plain: float, *overrides: st
             return statistics.median(float(row["images_per_second"]) for row in list(csv.DictReader(file))[1:])
 
 
-def evaluation_speed(layers: int) -> float:
+def evaluation_speed(layers: int, compile: str) -> float:
     """Rows (image × sample) per second of the NLL of a new model."""
-    return float(python(f"{HERE}/evaluation.py", "speed", str(layers)))
+    return float(python(f"{HERE}/evaluation.py", "speed", str(layers), compile))
 
 
 def ratios(
@@ -90,7 +90,7 @@ def training_case(layers: int, k: int, batch: int, rounds: int) -> dict[str, Any
 def evaluation_case(layers: int, rounds: int) -> dict[str, Any]:
     plain, found = ratios(
         lambda: float(python(f"{HERE}/plain_loop.py", "eval", str(layers))),
-        {"eager": lambda _: evaluation_speed(layers)},
+        {"eager": lambda _: evaluation_speed(layers, "false"), "compiled": lambda _: evaluation_speed(layers, "true")},
         rounds,
     )
     case = f"NLL, {layers} layer{'s' * (layers > 1)}, rows/s"
