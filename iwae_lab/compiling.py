@@ -27,6 +27,7 @@ class Compiled:
     TIMED = 15
     COST = 30.0  # seconds that compiling takes
     GAIN = 0.1  # of a call's time, the least worth trying for
+    possible = True  # until it fails in this process
 
     def __init__(
         self, function: Callable[..., Any], mode: str = "auto", clock: Callable[[], float] = time.monotonic
@@ -37,8 +38,8 @@ class Compiled:
         self.shapes: list[torch.Size] | None = None
         self.times: list[float] = []
         self.eager_seconds: float | None = None  # a call
-        self.deciding = mode == "auto"
-        if mode == "true":
+        self.deciding = mode == "auto" and Compiled.possible
+        if mode == "true" and Compiled.possible:
             self._compile()
 
     def __call__(self, *inputs: Tensor, calls_left: int) -> Any:
@@ -56,10 +57,11 @@ class Compiled:
             return self.compiled(*inputs)
         except Exception as error:  # whatever the compiler raises
             log.info("compile: not possible here, going on without (%s)", _first_line(error))
-            self.compiled, self.deciding = None, False
+            self.compiled, self.deciding, Compiled.possible = None, False, False
             return self.eager(*inputs)
 
     def _compile(self) -> None:
+        torch.compiler.reset()  # else dynamo gives up after a few functions made in one place, as a multirun makes them
         self.compiled = torch.compile(self.eager, dynamic=False, options={"fallback_random": True})
 
     def _decide(self, calls_left: int) -> None:

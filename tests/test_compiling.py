@@ -59,14 +59,15 @@ def test_auto_compiles_where_the_steps_left_repay_it_and_keeps_what_is_faster(
 
 
 @needs_compiler
-def test_neither_a_ragged_batch_nor_validation_is_compiled(tiny, composed, capfd):
+def test_neither_a_ragged_batch_nor_validation_is_compiled(tiny, composed, capfd, monkeypatch):
     """960 images in batches of 100 leave 60; the run validates after each of its two passes."""
-    torch.compiler.reset()
+    made = []
+    monkeypatch.setattr(Compiled, "_compile", lambda self, real=Compiled._compile: made.append(self) or real(self))
     counters.clear()
     with torch._dynamo.config.patch(error_on_recompile=True):
         record = run(composed(*tiny, "compile=true"))
     assert record.status == "finished" and "compile:" not in capfd.readouterr().err
-    assert counters["stats"]["unique_graphs"] == 1
+    assert counters["stats"]["unique_graphs"] == len(made) > 0
 
 
 def test_without_a_compiler_one_line_says_so_and_the_run_goes_on(cli, tiny, tmp_path):

@@ -61,7 +61,7 @@ def resample(weights: Tensor, m: int) -> tuple[Tensor, Tensor]:
     probability = (weights / threshold).clamp_max(1)
     positions = probability.cumsum(0) * (m / probability.sum(0))  # to m, whatever rounding made of the sum
     points = torch.arange(m, device=weights.device, dtype=weights.dtype)[:, None] + torch.rand_like(threshold)
-    chosen = torch.searchsorted(positions.T.contiguous(), points.T.contiguous()).T.clamp_max(len(weights) - 1)
+    chosen = (positions < points.unsqueeze(1)).sum(1).clamp_max(len(weights) - 1)
     return chosen, torch.maximum(weights.gather(0, chosen), threshold)
 
 
