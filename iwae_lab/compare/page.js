@@ -147,7 +147,7 @@
 
   function resultCell(cell) {
     if (!cell) return "";
-    const over = cell.seeds === 1 ? "†" : ` ×${cell.seeds}`;
+    const over = (cell.seeds === 1 ? "†" : ` ×${cell.seeds}`) + (cell.borrowed ? "‡" : "");
     const parts = [
       element("span", { class: cell.best && "best" }, fixed(cell.nll)),
       element("span", { class: "error" }, ` ± ${fixed(cell.se)}${over}`),

@@ -9,7 +9,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
+from PIL import Image, ImageOps
 from plotly.offline import get_plotlyjs
 
 from iwae_lab.compare.report import format_units, legend
@@ -61,7 +61,7 @@ def _tables(tables: list[Table]) -> list[dict[str, Any]]:
 
 
 def _first_of_each_cell(tables: list[Table]) -> list[Run]:
-    return [cell.runs[0] for table in tables for row in table.rows for cell in row.cells.values()]
+    return [cell.runs[0] for table in tables for row in table.rows for cell in row.own_cells.values()]
 
 
 def _row(row: Row) -> dict[str, Any]:
@@ -82,6 +82,7 @@ def _cell(cell: Cell) -> dict[str, Any]:
         "units": format_units(cell.active_units),
         "total": sum(cell.active_units),
         "best": cell.best,
+        "borrowed": cell.borrowed,
         "paper": paper and {**vars(paper), "units": format_units(list(paper.active_units))},
         "difference": cell.minus_paper,
     }
@@ -90,7 +91,7 @@ def _cell(cell: Cell) -> dict[str, Any]:
 def _runs(table: Table, with_grid: set[str]) -> list[dict[str, Any]]:
     described = []
     for index, row in enumerate(table.rows):
-        for column, cell in row.cells.items():
+        for column, cell in row.own_cells.items():
             described += [(index, column, run) for run in cell.runs]
     differs = differences([run for _, _, run in described])
     return [
@@ -165,5 +166,5 @@ def _picture(path: Path) -> str | None:
         small = image.convert("L")
         small.thumbnail((GRID_PIXELS, GRID_PIXELS), Image.Resampling.BOX)
     packed = io.BytesIO()
-    small.quantize(16).save(packed, "PNG", optimize=True)
+    ImageOps.posterize(small, 4).save(packed, "PNG")
     return "data:image/png;base64," + base64.b64encode(packed.getvalue()).decode()

@@ -18,9 +18,10 @@ _LEGEND = (
     "conservative, as both were measured on the same images."
 )
 _PAPER_LEGEND = (
-    "paper: Burda et al. 2016, table 1, and our value minus it; (v) read in an independent publication too, "
-    "(r) recalled from the paper and not read again."
+    "paper: Burda et al. 2016, table 1 or (init_from) section 5.2, and our value minus it; (v) read in an "
+    "independent publication too, (r) recalled from the paper and not read again."
 )
+_BORROWED_LEGEND = "‡: the runs of VAE with k = 1; as an objective, IWAE with k = 1 is the same."
 
 
 def format_units(units: list[float]) -> str:
@@ -30,7 +31,7 @@ def format_units(units: list[float]) -> str:
 
 def _result(cell: Cell) -> str:
     n = len(cell.runs)
-    return f"{cell.nll:.2f} ± {cell.se:.2f}{'†' if n == 1 else f' ×{n}'}"
+    return f"{cell.nll:.2f} ± {cell.se:.2f}{'†' if n == 1 else f' ×{n}'}{'‡' if cell.borrowed else ''}"
 
 
 def _against_paper(cell: Cell) -> str | None:
@@ -41,8 +42,10 @@ def _against_paper(cell: Cell) -> str | None:
 
 def legend(tables: list[Table]) -> list[str]:
     """What the figures in the tables mean, a paragraph each."""
-    has_paper = any(cell.paper for table in tables for row in table.rows for cell in row.cells.values())
-    return [_LEGEND, _PAPER_LEGEND] if has_paper else [_LEGEND]
+    cells = [cell for table in tables for row in table.rows for cell in row.cells.values()]
+    paper = [_PAPER_LEGEND] if any(cell.paper for cell in cells) else []
+    borrowed = [_BORROWED_LEGEND] if any(cell.borrowed for cell in cells) else []
+    return [_LEGEND, *paper, *borrowed]
 
 
 def print_tables(tables: list[Table], notes: list[str]) -> None:

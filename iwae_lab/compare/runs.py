@@ -54,6 +54,12 @@ class Run:
         return list(self.record.metrics["test/active_units"])
 
     @property
+    def first_stage(self) -> str | None:
+        """dataset-model-objective-k of the run it started from; None for a run from scratch."""
+        start = self.setting.get("init_from", "null")
+        return None if start == "null" else start.rpartition("-")[0]
+
+    @property
     def gradient_snr(self) -> tuple[float, float] | None:
         """Signal-to-noise ratio of the gradients in θ and φ, where it was measured (diagnostics=true)."""
         metrics = self.record.metrics

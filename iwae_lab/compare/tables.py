@@ -22,6 +22,8 @@ class Cell:
     paper: Published | None
     best: bool = False
     """the lowest NLL of its model and k, by more than the standard error of its distance to the next"""
+    borrowed: bool = False
+    """whether its runs are those of VAE with k = 1, which as an objective is IWAE with k = 1"""
 
     @property
     def nll(self) -> float:
@@ -67,6 +69,11 @@ class Row:
     """by column"""
 
     @property
+    def own_cells(self) -> dict[str, Cell]:
+        """Those that are not borrowed from another row."""
+        return {column: cell for column, cell in self.cells.items() if not cell.borrowed}
+
+    @property
     def label(self) -> str:
         """The objective and what sets the row apart."""
         return " ".join([self.objective, *(f"{key}={value}" for key, value in self.setting.items())])
@@ -84,7 +91,7 @@ class Table:
     @property
     def runs(self) -> list[Run]:
         """Every run in the table."""
-        return [run for row in self.rows for cell in row.cells.values() for run in cell.runs]
+        return [run for row in self.rows for cell in row.own_cells.values() for run in cell.runs]
 
 
 def make_tables(runs: list[Run], by: str) -> list[Table]:
@@ -128,13 +135,27 @@ def _table(protocol: str, runs: list[Run], by: str) -> Table:
     rows.sort(key=order)
     columns = sorted({column for row in rows for column in row.cells}, key=sort_key)
     _mark_best([cell for row in rows for cell in row.cells.values()])
+    if by == "k":
+        _share_k1(rows)
     return Table(protocol, by, columns, rows)
 
 
 def _cell(runs: list[Run]) -> Cell:
-    record = runs[0].record
-    paper = published(record.protocol, record.model, record.objective, record.k, record.config)
-    return Cell(sorted(runs, key=lambda run: run.record.seed), paper)
+    return Cell(sorted(runs, key=lambda run: run.record.seed), _published(runs[0], runs[0].record.objective))
+
+
+def _published(run: Run, objective: str) -> Published | None:
+    record = run.record
+    return published(record.protocol, record.model, objective, record.k, record.config, run.first_stage)
+
+
+def _share_k1(rows: list[Row]) -> None:
+    """Show the runs of VAE with k = 1 as those of IWAE with k = 1 too, where there are none of its own."""
+    vae = {(row.model, tuple(row.setting.items())): row.cells for row in rows if row.objective == "vae"}
+    for row in rows:
+        shared = vae.get((row.model, tuple(row.setting.items())), {}).get("1")
+        if row.objective == "iwae" and "1" not in row.cells and shared:
+            row.cells["1"] = Cell(shared.runs, _published(shared.runs[0], "iwae"), borrowed=True)
 
 
 def _mark_best(cells: list[Cell]) -> None:
