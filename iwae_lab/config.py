@@ -83,7 +83,7 @@ class Config:
     compile: str = "auto"
     """torch.compile the loss: true, false or auto (where the steps left repay it)"""
     threads: str = "auto"
-    """CPU threads of this job; auto: all cores"""
+    """CPU threads of this job; auto: all cores, divided among the jobs of a multirun that run at a time"""
     diagnostics: bool = False
     """measure effective samples, KL and the gradient's signal-to-noise ratio while training"""
     force: bool = False

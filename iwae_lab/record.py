@@ -59,6 +59,8 @@ class Record:
     error: str | None = None
     precision: str = "32"
     """of the matrix products of training"""
+    threads: int = 1
+    """on the CPU"""
     steps: int = 0
     train_seconds: float = 0.0
     images_per_second: float = 0.0

@@ -32,9 +32,10 @@ from iwae_lab.progress import Meter
 from iwae_lab.record import Record, now, read_record, run_id, write_atomically
 from iwae_lab.report import print_record
 from iwae_lab.schedule import Schedule
+from iwae_lab.sweep import job_threads
 from iwae_lab.training import Diagnostics, ImageData, LastCheckpoint, Training, TrainingProgress
 
-__all__ = ["Parts", "measure_model", "read_checkpoint", "run"]
+__all__ = ["Parts", "measure_model", "read_checkpoint", "run", "use_threads"]
 
 log = logging.getLogger("iwae_lab")
 
@@ -141,8 +142,8 @@ def run(cfg: DictConfig) -> Record:
 
 def _train_and_measure(parts: Parts, record: Record, folder: Path) -> None:
     config = parts.config
-    if config.threads != "auto":
-        torch.set_num_threads(int(config.threads))
+    use_threads(config)
+    record.threads = torch.get_num_threads()
     data, training = _prepare(parts)
     record.protocol = data.protocol
     log.info("%s", folder)
@@ -162,6 +163,11 @@ def _train_and_measure(parts: Parts, record: Record, folder: Path) -> None:
         draw_figures(folder / "figures", model, data.test.to(parts.device()), data.shape, found.units)
         for tracker in trackers:
             tracker.log_result()
+
+
+def use_threads(config: Config) -> None:
+    """Compute with as many CPU threads as `threads` says; auto: all there are for this job."""
+    torch.set_num_threads(job_threads() if config.threads == "auto" else int(config.threads))
 
 
 def _prepare(parts: Parts) -> tuple[Data, Training]:

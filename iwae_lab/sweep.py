@@ -4,12 +4,16 @@ import contextlib
 import dataclasses
 import json
 import logging
+import os
+import signal
+import socket
 import sys
+import time
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NoReturn
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
@@ -19,7 +23,7 @@ from omegaconf import DictConfig, OmegaConf
 from iwae_lab.errors import explain
 from iwae_lab.record import now, write_atomically
 
-__all__ = ["Job", "Sweep", "reported", "run_job", "sweep_name"]
+__all__ = ["Job", "Sweep", "job_threads", "reported", "run_job", "sweep_name"]
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +40,8 @@ class Job:
     nll: float | None = None
     reason: str | None = None
     log: str | None = None
+    host: str = field(default_factory=socket.gethostname)
+    pid: int = field(default_factory=os.getpid)
 
     def write(self, folder: Path) -> None:
         """Write job-<number>.json, whole or not at all."""
@@ -43,12 +49,38 @@ class Job:
 
 
 class Sweep(Callback):
-    """Hydra callback that knows the folder of the multirun this process started."""
+    """Hydra callback of the process that started a multirun: knows its folder, and ends its jobs before it ends."""
 
     folder: ClassVar[Path | None] = None
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         Sweep.folder = Path(config.hydra.sweep.dir)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, _interrupt_jobs)
+
+
+def _interrupt_jobs(number: int, frame: Any) -> NoReturn:
+    """Interrupt the jobs in other processes here, let them write their records, then this process.
+
+    A terminal has interrupted them already: they get a second to say so. Without this, launchers kill them.
+    """
+    start = time.monotonic()
+    interrupted = set()
+    while (running := _running_elsewhere()) and (waited := time.monotonic() - start) < 10:
+        for job in running:
+            if waited > 1 and job.number not in interrupted:
+                interrupted.add(job.number)
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(job.pid, signal.SIGINT)
+        time.sleep(0.02)
+    raise KeyboardInterrupt
+
+
+def _running_elsewhere() -> list[Job]:
+    """The running jobs in other processes of this machine."""
+    jobs = _read_jobs(Sweep.folder) if Sweep.folder else []
+    here = [job for job in jobs if job.host == socket.gethostname() and job.pid != os.getpid()]
+    return [job for job in here if job.status == "running"]
 
 
 def run_job(cfg: DictConfig) -> None:
@@ -73,6 +105,17 @@ def run_job(cfg: DictConfig) -> None:
         raise
     finally:
         job.write(folder)
+
+
+def job_threads() -> int:
+    """CPU threads for this process: the cores it may use, divided among the jobs that its launcher runs at a time."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if not HydraConfig.initialized() or HydraConfig.get().mode != RunMode.MULTIRUN:
+        return cores
+    launcher = HydraConfig.get().launcher
+    if jobs := launcher.get("n_jobs"):  # joblib; below zero counts from the number of cores
+        return max(1, cores // (jobs if jobs > 0 else max(1, cores + 1 + jobs)))
+    return launcher.get("cpus_per_task") or cores  # submitit
 
 
 def sweep_name() -> str | None:

@@ -44,40 +44,41 @@ def test_a_failing_job_is_told_at_the_end_and_stops_no_other(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("launcher", ["joblib"], indirect=True)
-def test_ctrl_c_ends_parallel_jobs_and_they_go_on(cli: Cli, tiny: list[str], tmp_path: Path, launcher: str) -> None:
-    jobs = ["-m", f"hydra/launcher={launcher}", "hydra.launcher.n_jobs=2", *tiny, "schedule.passes=20", "seed=0,1"]
+@pytest.mark.parametrize("by", ["terminal", "SIGTERM"])
+def test_an_interrupted_sweep_stops_at_checkpoints_and_goes_on(
+    cli: Cli, tiny: list[str], tmp_path: Path, launcher: str, by: str
+) -> None:
+    at_a_time = {"joblib": ["hydra.launcher.n_jobs=2"]}.get(launcher, [])
+    jobs = ["-m", f"hydra/launcher={launcher}", *at_a_time, *tiny, "schedule.passes=40", "seed=0,1,2"]
     with subprocess.Popen(
         [sys.executable, "train.py", *jobs],
         cwd=ROOT, stdout=subprocess.PIPE, text=True, start_new_session=True,
     ) as sweep:  # fmt: skip
-        deadline = time.monotonic() + 60
-        while len(list(tmp_path.glob("runs/*/checkpoints/last.ckpt"))) < 2:
+        deadline = time.monotonic() + 120
+        while len(list(tmp_path.glob("runs/*/checkpoints/last.ckpt"))) < (1 if launcher == "basic" else 2):
             assert time.monotonic() < deadline
             time.sleep(0.01)
-        os.killpg(sweep.pid, signal.SIGINT)  # what a terminal does
+        if by == "terminal":
+            os.killpg(sweep.pid, signal.SIGINT)
+        else:
+            sweep.send_signal(signal.SIGTERM)
         said, _ = sweep.communicate(timeout=60)
     assert sweep.returncode != 0
-    assert "the same command again" in said
-    assert not any(record["status"] == "finished" for record in records(tmp_path / "runs"))
+    assert "interrupted" in said and "the same command again" in said
+    stopped = [json.loads(job.read_text())["status"] for job in tmp_path.glob("runs/.sweeps/*/job-*.json")]
+    assert set(stopped) == {"interrupted"}
+    assert {record["error"] for record in records(tmp_path / "runs")} == {"interrupted"}
     done = cli("train.py", *jobs)
-    assert done.returncode == 0 and "2 finished" in done.stdout
-    assert done.stderr.count("going on from") == 2
+    assert done.returncode == 0 and "3 finished" in done.stdout
+    assert all(record["status"] == "finished" for record in records(tmp_path / "runs"))
 
 
 @pytest.mark.slow
-def test_sigterm_ends_a_sweep_at_a_checkpoint_and_it_goes_on(cli: Cli, tiny: list[str], tmp_path: Path) -> None:
-    command = ["-m", *tiny, "logger=csv", "schedule.passes=12", "seed=0,1"]
-    sweep = subprocess.Popen([sys.executable, "train.py", *command], cwd=ROOT, stdout=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 60
-    while not list(tmp_path.glob("runs/*/checkpoints/last.ckpt")):
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    sweep.send_signal(signal.SIGTERM)
-    said, _ = sweep.communicate(timeout=60)
-    assert sweep.returncode != 0
-    assert "1 interrupted" in said and "the same command again" in said
-    (job,) = (tmp_path / "runs" / ".sweeps").glob("*/job-*.json")
-    assert json.loads(job.read_text())["status"] == "interrupted"
-    done = cli("train.py", *command)
-    assert done.returncode == 0 and "2 finished" in done.stdout and "going on from" in done.stderr
+@pytest.mark.parametrize("launcher", ["basic", "joblib"], indirect=True)
+def test_the_cores_are_divided_among_the_jobs_that_run_at_a_time(
+    cli: Cli, tiny: list[str], tmp_path: Path, launcher: str
+) -> None:
+    done = cli("train.py", "-m", f"hydra/launcher={launcher}", *tiny, "threads=auto", "seed=0,1")
+    assert done.returncode == 0, done.stderr
+    expected = 1 if launcher == "joblib" else len(os.sched_getaffinity(0))  # joblib's n_jobs: as many as there are
+    assert [record["threads"] for record in records(tmp_path / "runs")] == [expected] * 2
