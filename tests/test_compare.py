@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from compare_helpers import make_run
+from matplotlib.axes import Axes
 
 from iwae_lab.compare.__main__ import main
 from iwae_lab.compare.figure import draw
@@ -46,6 +47,11 @@ def compare(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
 
 def tables_of(runs: Path, *where: str, by: str = "k"):
     return make_tables(select(find_runs([runs]).runs, list(where)), by)
+
+
+def lines(axes: Axes) -> list[list[float]]:
+    """The heights of each line that is not empty."""
+    return [list(line.get_ydata()) for line in axes.lines if len(line.get_ydata())]
 
 
 def test_a_cell_is_the_mean_over_seeds_and_their_standard_error(compare, tmp_path):
@@ -288,10 +294,24 @@ def test_signal_to_noise_is_drawn_where_it_was_measured(tmp_path):
             path.write_text(json.dumps(record))
     figure = draw(make_tables(find_runs([tmp_path]).runs, "k"))
     names = [axes.get_ylabel() for axes in figure.axes]
-    assert names[2:] == ["gradient SNR of θ", "gradient SNR of φ"]
-    drawn = [[list(line.get_ydata()) for line in axes.lines if len(line.get_ydata())] for axes in figure.axes[2:]]
-    assert drawn == [[[10.5]], [[0.1]]]
-    assert len(draw(make_tables(select(find_runs([tmp_path]).runs, ["objective=vae"]), "k")).axes) == 2
+    assert names[2:4] == ["gradient SNR of θ", "gradient SNR of φ"]
+    assert lines(figure.axes[2]) == [[10.5]] and lines(figure.axes[3]) == [[0.1]]
+    without = draw(make_tables(select(find_runs([tmp_path]).runs, ["objective=vae"]), "k"))
+    assert not any("SNR" in axes.get_ylabel() for axes in without.axes)
+
+
+def test_validation_nll_is_drawn_over_passes_and_minutes(tmp_path):
+    for schedule in ("fast", "quick"):
+        folder = make_run(tmp_path, schedule__name=schedule)
+        rows = [{"pass": 1, "minutes": 0.5, "val/nll": 99.0}, {"pass": 2, "minutes": 1.0}, {"pass": 3, "val/nll": 90.0}]
+        with (folder / "metrics.csv").open("w", newline="") as file:
+            writer = csv.DictWriter(file, ["pass", "minutes", "val/nll"])
+            writer.writeheader()
+            writer.writerows(rows)
+    passes, minutes = draw(make_tables(find_runs([tmp_path]).runs, "k")).axes[2:]
+    assert passes.get_ylabel() == minutes.get_ylabel() == "validation NLL (nats)"
+    assert lines(passes) == [[99.0, 90.0]] * 2 and lines(minutes) == [[99.0]] * 2
+    assert {line.get_label() for line in minutes.lines} == {"iwae schedule=fast", "iwae schedule=quick"}
 
 
 def test_only_unfinished_runs_are_reported_and_written_too(compare, tmp_path):
