@@ -1,5 +1,6 @@
 """Training under Lightning: the module that wraps model and objective, its data, and its callbacks."""
 
+import logging
 import os
 import random
 import time
@@ -29,6 +30,9 @@ from iwae_lab.progress import Meter
 from iwae_lab.schedule import Schedule
 
 __all__ = ["Batches", "Diagnostics", "ImageData", "LastCheckpoint", "Training", "TrainingProgress"]
+
+
+log = logging.getLogger("iwae_lab")
 
 
 class Batches:
@@ -102,7 +106,7 @@ class Training(pl.LightningModule):
         self.compute = Compiled(estimate, compile)
         self.seconds = 0.0
         self.images_seen = 0
-        self.initial_optimizer: dict[int, Any] | None = None
+        self.initial_optimizer: dict[str, Any] | None = None
 
     def start_from(self, checkpoint: dict[str, Any]) -> None:
         """Begin with another run's weights and, where the optimizer is of the same kind, its state.
@@ -113,13 +117,17 @@ class Training(pl.LightningModule):
             self.load_state_dict(checkpoint["state_dict"])
         except RuntimeError as error:
             raise UserError(f"init_from: its weights fit another model ({error})") from None
-        self.initial_optimizer = checkpoint["optimizer_states"][0]["state"]
+        self.initial_optimizer = checkpoint["optimizer_states"][0]
 
     def configure_optimizers(self) -> Any:
         parameters = [*self.model.parameters(), *self.objective.parameters()]
         optimizer = self.optimizer.make(parameters, self.schedule.learning_rate)
         if self.initial_optimizer is not None:
-            optimizer.load_state_dict({**optimizer.state_dict(), "state": self.initial_optimizer})
+            fresh, initial = optimizer.state_dict(), self.initial_optimizer
+            if fresh["param_groups"][0].keys() == initial["param_groups"][0].keys() - {"initial_lr"}:
+                optimizer.load_state_dict({**fresh, "state": initial["state"]})
+            else:
+                log.info("init_from: the optimizer there is of another kind; this one starts without its state")
         steps_a_pass = self.trainer.estimated_stepping_batches / self.schedule.passes
         highest = self.schedule.learning_rate
         rates = torch.optim.lr_scheduler.LambdaLR(

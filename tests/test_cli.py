@@ -198,5 +198,8 @@ def test_init_from_starts_with_another_runs_weights(cli: Cli, tiny: list[str], t
     assert done.returncode == 0, done.stderr
     (second,) = (record for record in records(tmp_path / "runs") if record["objective"] == "iwae")
     assert second["metrics"]["test/nll"] == pytest.approx(first["metrics"]["test/nll"], abs=0.1)
+    muon = cli("train.py", *tiny, "objective=iwae", f"init_from={folder}", "optimizer=muon")
+    assert muon.returncode == 0 and "the optimizer there is of another kind" in muon.stderr
+    assert "another kind" not in done.stderr
     other = cli("train.py", *tiny, "model.latents=[5]", f"init_from={folder}")
     assert other.returncode == 1 and other.stderr.splitlines()[-1].startswith("error: init_from")
