@@ -16,6 +16,7 @@ import sys
 import tempfile
 import threading
 import time
+import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from datetime import timedelta
@@ -162,8 +163,7 @@ def _check(running: list[subprocess.Popen[bytes]], folder: Path) -> None:
     for number, helper in enumerate(running, 1):
         if helper.poll():
             said = (folder / f"{number}.err").read_text().strip() or f"exit code {helper.returncode}"
-            reason = said.splitlines()[-1].removeprefix(f"[rank{number}]: ")  # which torch puts there
-            raise RuntimeError(f"device {number} failed: {reason}") from RuntimeError(said)
+            raise RuntimeError(f"device {number} failed: {said.splitlines()[-1]}") from RuntimeError(said)
 
 
 def _meet(store: distributed.Store, number: int, devices: int, kind: str) -> None:
@@ -186,9 +186,14 @@ def _help() -> None:
     torch.set_num_threads(threads)
     store = distributed.FileStore(str(folder / "store"), devices)
     store.add("ready", 1)
-    _meet(store, number, devices, kind)
-    work(*arguments)
-    distributed.destroy_process_group()
+    try:
+        _meet(store, number, devices, kind)
+        work(*arguments)
+        distributed.destroy_process_group()
+    except BaseException:
+        traceback.print_exc()
+        sys.stderr.flush()
+        os._exit(1)  # now: torch's threads would add words of their own to the reason
 
 
 def _end_with_the_run() -> None:

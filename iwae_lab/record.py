@@ -116,7 +116,7 @@ def run_id(config: dict[str, Any]) -> str:
 
 def now() -> str:
     """The time in UTC, ISO 8601."""
-    return datetime.now(UTC).isoformat(timespec="seconds")
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
 def _versions() -> dict[str, str]:

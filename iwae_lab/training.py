@@ -104,6 +104,7 @@ class Training(pl.LightningModule):
             return found.loss, found.log_w, found.inference_loss
 
         self.compute = Compiled(estimate, compile)
+        self.steps = 0  # in all, known once training starts
         self.seconds = 0.0
         self.images_seen = 0
         self.initial_optimizer: dict[str, Any] | None = None
