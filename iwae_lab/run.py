@@ -23,7 +23,7 @@ from iwae_lab.data.base import Dataset, default_data_dir
 from iwae_lab.data.protocol import Data, prepare
 from iwae_lab.errors import UserError, explain, interrupt_on_sigterm
 from iwae_lab.evaluation.measure import Measurements, measure
-from iwae_lab.figures import draw_figures
+from iwae_lab.figures import write_figures
 from iwae_lab.loggers.base import RunLogger
 from iwae_lab.model import LatentVariableModel
 from iwae_lab.objectives.base import Objective
@@ -160,7 +160,7 @@ def _train_and_measure(parts: Parts, record: Record, folder: Path) -> None:
         model = training.model.to(parts.device())
         found = measure_model(model, data, config)
         record.metrics |= found.metrics()
-        draw_figures(folder / "figures", model, data.test.to(parts.device()), data.shape, found.units)
+        write_figures(folder / "figures", model, data.valid, data.shape, found.units)
         for tracker in trackers:
             tracker.log_result()
 
@@ -232,7 +232,7 @@ def _fit(training: Training, data: Data, parts: Parts, trackers: list[RunLogger]
     try:
         trainer.fit(
             training,
-            datamodule=ImageData(data.train, data.valid, parts.schedule.batch_size),
+            datamodule=ImageData(data.train, data.valid, data.shape, parts.schedule.batch_size),
             ckpt_path=last if last.exists() else None,
             weights_only=True,
         )

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import hashlib
 import json
 import logging
 import os
@@ -10,7 +11,7 @@ import socket
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, NoReturn
@@ -23,7 +24,7 @@ from omegaconf import DictConfig, OmegaConf
 from iwae_lab.errors import explain
 from iwae_lab.record import now, write_atomically
 
-__all__ = ["Job", "Sweep", "job_threads", "reported", "run_job", "sweep_name"]
+__all__ = ["Job", "Sweep", "job_threads", "name_of", "reported", "run_job", "sweep_name"]
 
 log = logging.getLogger(__name__)
 
@@ -126,7 +127,13 @@ def sweep_name() -> str | None:
     if hydra.job.config_name != "config":
         return hydra.job.config_name
     multirun = OmegaConf.load(Path(hydra.runtime.output_dir) / "multirun.yaml")
-    return " ".join(sorted(multirun.hydra.overrides.task))[:128]  # W&B's limit for a group
+    return name_of(multirun.hydra.overrides.task)
+
+
+def name_of(overrides: Iterable[str]) -> str:
+    """The overrides in order; where they are longer than W&B lets a group's name be, cut short, with their hash."""
+    name = " ".join(sorted(overrides))
+    return name if len(name) <= 128 else f"{name[:119]} {hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
 @contextlib.contextmanager

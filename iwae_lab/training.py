@@ -1,5 +1,6 @@
 """Training under Lightning: the module that wraps model and objective, its data, and its callbacks."""
 
+import functools
 import logging
 import os
 import random
@@ -23,6 +24,8 @@ from iwae_lab.evaluation.active_units import active_units
 from iwae_lab.evaluation.diagnostics import diagnose, gradient_snr
 from iwae_lab.evaluation.likelihood import likelihood
 from iwae_lab.evaluation.measure import VALIDATION_K
+from iwae_lab.figures import model_figures
+from iwae_lab.loggers.base import RunLogger
 from iwae_lab.model import LatentVariableModel
 from iwae_lab.objectives.base import Estimate, Objective
 from iwae_lab.optimizer import OptimizerFactory
@@ -58,12 +61,13 @@ class Batches:
 class ImageData(pl.LightningDataModule):
     """Training images and the validation draw, moved to the device once.
 
-    train: grey levels, uint8 [images, pixels]. valid: 0/1, uint8 [images, pixels].
+    train: grey levels, uint8 [images, pixels]. valid: 0/1, uint8 [images, pixels]. shape: their height and width.
     """
 
-    def __init__(self, train: Tensor, valid: Tensor, batch_size: int) -> None:
+    def __init__(self, train: Tensor, valid: Tensor, shape: tuple[int, int], batch_size: int) -> None:
         super().__init__()
         self.train, self.valid = train, valid
+        self.shape = shape
         self.batch_size = batch_size
 
     def setup(self, stage: str) -> None:
@@ -80,7 +84,7 @@ class Training(pl.LightningModule):
     Once a pass: train/bound (mean L̂_k over the images of the pass), train/loss (what was differentiated),
     train/ess (mean effective sample size, 1 to k), learning_rate, images_per_second, minutes (of training so
     far, without validation). At the schedule's evaluation passes, on the fixed validation draw: val/bound
-    (L̂_k), val/nll (−L̂_100) and val/active_units/1, … Bounds, losses and NLL are in nats.
+    (L̂_k), val/nll (−L̂_100), val/active_units/1, … and, for trackers, figures. Bounds, losses and NLL are in nats.
     """
 
     def __init__(
@@ -193,13 +197,18 @@ class Training(pl.LightningModule):
             logger.save()
 
     def validate(self) -> dict[str, float]:
-        """Measures on the validation draw with noise of their own, so training goes on as if they were not."""
-        images = self.trainer.datamodule.valid  # type: ignore[attr-defined]
-        counts = active_units(self.model, images).counts
+        """Measures and draws with noise of its own, on the validation draw, so training goes on as if it did not."""
+        data: ImageData = self.trainer.datamodule  # type: ignore[attr-defined]
+        images = data.valid
+        units = active_units(self.model, images)
+        draw = functools.cache(lambda: model_figures(self.model, images, data.shape, units))
+        for logger in self.loggers:
+            if isinstance(logger, RunLogger):
+                logger.log_figures(draw, self.global_step)
         return {
             "val/bound": -likelihood(self.model, images, self.k).nll,
             "val/nll": likelihood(self.model, images, VALIDATION_K).nll,
-            **{f"val/active_units/{level}": float(count) for level, count in enumerate(counts, 1)},
+            **{f"val/active_units/{level}": float(count) for level, count in enumerate(units.counts, 1)},
         }
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

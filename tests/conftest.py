@@ -4,7 +4,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,23 +48,25 @@ def zygote() -> Iterator[subprocess.Popen[str]]:
         process.stdin.close()
 
 
+def ask(
+    zygote: subprocess.Popen[str], folder: Path, arguments: Sequence[str], environment: Mapping[str, str]
+) -> subprocess.CompletedProcess[str]:
+    """What `python *arguments` did, in the root of the project; its output is kept in `folder`."""
+    stdout, stderr = folder / ".stdout", folder / ".stderr"
+    request = {
+        "argv": arguments, "cwd": str(ROOT), "env": dict(environment), "stdout": str(stdout), "stderr": str(stderr)
+    }  # fmt: skip
+    assert zygote.stdin and zygote.stdout
+    zygote.stdin.write(json.dumps(request) + "\n")
+    zygote.stdin.flush()
+    code = int(zygote.stdout.readline())
+    return subprocess.CompletedProcess(arguments, code, stdout.read_text(), stderr.read_text())
+
+
 @pytest.fixture
 def cli(zygote: subprocess.Popen[str], tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
     """cli("train.py", *overrides) or cli("-m", module, …) -> what `python …` did, in the root of the project."""
-
-    def call(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-        stdout, stderr = tmp_path / ".stdout", tmp_path / ".stderr"
-        request = {
-            "argv": arguments, "cwd": str(ROOT), "env": {**os.environ, **environment},
-            "stdout": str(stdout), "stderr": str(stderr),
-        }  # fmt: skip
-        assert zygote.stdin and zygote.stdout
-        zygote.stdin.write(json.dumps(request) + "\n")
-        zygote.stdin.flush()
-        code = int(zygote.stdout.readline())
-        return subprocess.CompletedProcess(arguments, code, stdout.read_text(), stderr.read_text())
-
-    return call
+    return lambda *arguments, **environment: ask(zygote, tmp_path, arguments, os.environ | environment)
 
 
 @pytest.fixture

@@ -62,7 +62,7 @@ def train(spec: str) -> Trained:
         enable_model_summary=False,
     )  # fmt: skip
     torch.manual_seed(devices.rank())
-    trainer.fit(module, datamodule=ImageData(images, images.clamp(max=1), 5))
+    trainer.fit(module, datamodule=ImageData(images, images.clamp(max=1), (2, 3), 5))
     assert module.images_seen == 11
     state = torch.cat([parameters_to_vector(module.parameters()), *(b.flatten() for b in module.buffers())])
     metrics = {name: value.item() for name, value in trainer.callback_metrics.items() if name.startswith("train/")}

@@ -88,7 +88,7 @@ def test_the_encoder_descends_its_own_loss_in_training_too():
         accelerator="cpu", max_epochs=1, logger=False, enable_checkpointing=False, enable_progress_bar=False,
         enable_model_summary=False,
     )  # fmt: skip
-    trainer.fit(module, datamodule=ImageData(images, (images > 127).byte(), 4))
+    trainer.fit(module, datamodule=ImageData(images, (images > 127).byte(), (2, 3), 4))
     for name, parameter in module.model.named_parameters():
         assert torch.equal(parameter, before[name]) == name.startswith("encoder"), name
 

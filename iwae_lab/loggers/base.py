@@ -1,9 +1,11 @@
-"""What a tracker is given: metrics while training, then the result and its figures, then the end."""
+"""What a tracker is given: metrics and figures while training, then the result and its figures, then the end."""
 
 from abc import abstractmethod
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from PIL.Image import Image
 from pytorch_lightning.loggers import Logger
 
 from iwae_lab.record import Record
@@ -36,6 +38,9 @@ class RunLogger(Logger):
     @abstractmethod
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
         """Take the metrics of a step."""
+
+    def log_figures(self, draw: Callable[[], dict[str, Image]], step: int) -> None:
+        """Take the figures that `draw` gives by name; called before the metrics of their step."""
 
     def log_result(self) -> None:
         """Take the metrics of the record and the figures in the run's folder."""

@@ -1,5 +1,6 @@
 """TensorBoard event files in the run's folder."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +30,11 @@ class TensorBoard(RunLogger):
         for key, value in metrics.items():
             if key != "epoch":
                 self.writer.add_scalar(key, value, step)
+
+    @rank_zero_only
+    def log_figures(self, draw: Callable[[], dict[str, Image.Image]], step: int) -> None:
+        for name, figure in draw().items():
+            self.writer.add_image(f"figures/{name}", np.asarray(figure.convert("RGB")), step, dataformats="HWC")
 
     @rank_zero_only
     def log_result(self) -> None:

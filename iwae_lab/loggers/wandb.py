@@ -1,13 +1,18 @@
 """Weights & Biases: online where there are credentials, offline elsewhere, and nothing lost either way."""
 
+import json
 import logging
 import os
 import shlex
+import subprocess
+import sys
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import wandb
+from PIL.Image import Image
 from pytorch_lightning.utilities import rank_zero_only
 from wandb.errors import CommError, UsageError
 
@@ -70,6 +75,7 @@ class WandB(RunLogger):
                 finish_timeout_raises=True,
             ),
         }
+        earlier = sorted(folder.glob("wandb/*run-*/*.wandb"))
         self.run = _start(arguments)
         if self.run.offline:
             log.info("W&B: offline; `%s` uploads this run", self.sync_command)
@@ -81,7 +87,11 @@ class WandB(RunLogger):
             self.run.define_metric(key, step_metric="step", summary="min")
         for key in HIGHER_IS_BETTER:
             self.run.define_metric(key, step_metric="step", summary="max")
-        self.known_step = int(self.run.summary.get("step", -1)) if self.run.resumed else -1
+        self.known_step = -1
+        if self.run.offline:
+            self.known_step = _last_step(earlier)
+        elif self.run.resumed:
+            self.known_step = int(self.run.summary.get("step", -1))
         rows = read_metrics(folder)
         for row in rows:
             self.log_metrics(row, int(row["step"]))
@@ -89,9 +99,11 @@ class WandB(RunLogger):
 
     @property
     def sync_command(self) -> str:
-        """Uploads what W&B keeps in the run's folder."""
-        online = "" if self.run.offline else "--include-online "  # without it, sync skips a run that began online
-        return f"wandb sync {online}{shlex.quote(self.run.settings.sync_dir)}"
+        """Uploads what W&B keeps in the run's folder and has not uploaded."""
+        current = Path(self.run.settings.sync_dir)
+        sessions = sorted({*current.parent.glob("offline-run-*"), current})
+        online = [] if self.run.offline else ["--include-online"]  # without it, sync skips a run that began online
+        return shlex.join(["wandb", "sync", *online, *map(str, sessions)])
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
@@ -99,6 +111,12 @@ class WandB(RunLogger):
         if step <= self.known_step:
             return  # a run that goes on repeats the passes after its checkpoint, with the same result
         self.run.log({key: value for key, value in metrics.items() if key != "epoch"} | {"step": step})
+
+    @rank_zero_only
+    def log_figures(self, draw: Callable[[], dict[str, Image]], step: int) -> None:
+        if step > self.known_step:
+            figures = {f"figures/{name}": wandb.Image(figure) for name, figure in draw().items()}
+            self.run.log(figures, commit=False)  # one row with the metrics that follow
 
     @rank_zero_only
     def log_result(self) -> None:
@@ -143,6 +161,18 @@ def _start(arguments: dict[str, Any]) -> wandb.Run:
                 log.warning("W&B: the server can't be reached (%s); going on offline", " ".join(str(error).split()))
                 wandb.teardown()  # its service would hold the failed run's id
     return wandb.init(**arguments, mode="offline")
+
+
+def _last_step(sessions: list[Path]) -> int:
+    """The last step in W&B's own files of a run; -1 without any."""
+    steps = [-1]
+    for path in sessions:
+        command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(path)]
+        for line in subprocess.run(command, capture_output=True, text=True).stdout.splitlines():
+            entry = json.loads(line)
+            if entry["type"] == "history":
+                steps.append(int(entry["history"]["item"]["step"]))
+    return max(steps)
 
 
 def _table(variances: list[list[float]]) -> str:
