@@ -1,13 +1,15 @@
 """In which arithmetic a device trains. Torch only."""
 
+import contextlib
 import statistics
 import time
+from collections.abc import Iterator
 from typing import Literal
 
 import torch
 from torch.nn import functional as F
 
-__all__ = ["Precision", "fastest_precision"]
+__all__ = ["Precision", "fastest_precision", "products_for_training"]
 
 Precision = Literal["32", "bf16"]
 
@@ -34,3 +36,14 @@ def fastest_precision(device: torch.device, rows: int) -> Precision:
         return statistics.median(times)
 
     return "bf16" if 1.25 * seconds("bf16") < seconds("32") else "32"
+
+
+@contextlib.contextmanager
+def products_for_training(device: torch.device) -> Iterator[None]:
+    """Let CUDA multiply fp32 matrices in TF32 inside; what is measured and reported stays in fp32."""
+    before = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = device.type == "cuda"
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = before

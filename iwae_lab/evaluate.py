@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-import torch
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor, nn
@@ -23,7 +22,7 @@ from iwae_lab.evaluation.likelihood import likelihood
 from iwae_lab.model import LatentVariableModel
 from iwae_lab.record import Record, read_record
 from iwae_lab.report import print_record, print_rows
-from iwae_lab.run import Parts, measure_model, read_checkpoint, use_threads
+from iwae_lab.run import Parts, measure_model, prepare_cpu, read_checkpoint
 from iwae_lab.training import Diagnostics
 
 __all__ = ["TrainedRun"]
@@ -61,8 +60,7 @@ class TrainedRun:
             except OmegaConfBaseException as error:
                 raise UserError(f"{override}: {str(error).splitlines()[0]}") from None
         parts = Parts.of(check(cfg))
-        use_threads(parts.config)
-        torch.set_flush_denormal(True)  # as in training
+        prepare_cpu(parts.config)
         data = parts.data()
         model = parts.model(data)
         _load(model, "model.", state)

@@ -35,7 +35,7 @@ from iwae_lab.schedule import Schedule
 from iwae_lab.sweep import job_threads
 from iwae_lab.training import Diagnostics, ImageData, LastCheckpoint, Training, TrainingProgress
 
-__all__ = ["Parts", "measure_model", "read_checkpoint", "run", "use_threads"]
+__all__ = ["Parts", "measure_model", "prepare_cpu", "read_checkpoint", "run"]
 
 log = logging.getLogger("iwae_lab")
 
@@ -98,6 +98,7 @@ def run(cfg: DictConfig) -> Record:
     parts = Parts.of(config)
     parts.devices()
     interrupt_on_sigterm()
+    prepare_cpu(config)
     if isinstance(config.init_from, dict):
         first = run(first_stage(cfg))
         cfg = cfg.copy()
@@ -142,7 +143,6 @@ def run(cfg: DictConfig) -> Record:
 
 def _train_and_measure(parts: Parts, record: Record, folder: Path) -> None:
     config = parts.config
-    use_threads(config)
     record.threads = torch.get_num_threads()
     data, training = _prepare(parts)
     record.protocol = data.protocol
@@ -165,18 +165,24 @@ def _train_and_measure(parts: Parts, record: Record, folder: Path) -> None:
             tracker.log_result()
 
 
-def use_threads(config: Config) -> None:
-    """Compute with as many CPU threads as `threads` says; auto: all there are for this job."""
+def prepare_cpu(config: Config) -> None:
+    """Compute with as many CPU threads as `threads` says; auto: all there are for this job.
+
+    Denormals count as zero: importance weights underflow, and products of denormals take twice the time. For all
+    threads this holds only if said before the first product.
+    """
     torch.set_num_threads(job_threads() if config.threads == "auto" else int(config.threads))
+    torch.set_flush_denormal(True)
 
 
 def _prepare(parts: Parts) -> tuple[Data, Training]:
     """The data and what is to be trained, the same in every process."""
     config = parts.config
-    torch.set_flush_denormal(True)  # importance weights underflow, and products of denormals take twice the time
     pl.seed_everything(config.seed, verbose=False)
     data = parts.data()
-    training = Training(parts.model(data), parts.objective, parts.optimizer, parts.schedule, config.k, config.compile)
+    training = Training(
+        parts.model(data), parts.objective, parts.optimizer, parts.schedule, config.k, config.compile, config.precision
+    )
     if config.init_from is not None:
         training.start_from(read_checkpoint(Path(config.init_from)))
     return data, training
@@ -184,6 +190,7 @@ def _prepare(parts: Parts) -> tuple[Data, Training]:
 
 def _help(config: Config, folder: Path) -> None:
     """What the process of another device does for the run in `folder`."""
+    torch.set_flush_denormal(True)
     parts = Parts.of(config)
     data, training = _prepare(parts)
     _fit(training, data, parts, [], folder)
@@ -217,7 +224,6 @@ def _fit(training: Training, data: Data, parts: Parts, trackers: list[RunLogger]
     trainer = pl.Trainer(
         accelerator=parts.device().type,
         devices=[devices.rank()] if parts.device().type == "cuda" else 1,
-        precision="bf16-mixed" if config.precision == "bf16" else "32-true",
         logger=trackers,
         callbacks=callbacks,
         max_epochs=parts.schedule.passes,

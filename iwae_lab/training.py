@@ -13,9 +13,11 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Checkpoint
+from pytorch_lightning.core.optimizer import LightningOptimizer
 from torch import Tensor
 
 from iwae_lab import devices
+from iwae_lab.arithmetic import products_for_training
 from iwae_lab.bounds import effective_sample_size, iwae_bound
 from iwae_lab.compiling import Compiled
 from iwae_lab.data.binarize import resample
@@ -41,21 +43,27 @@ log = logging.getLogger("iwae_lab")
 class Batches:
     """Shuffled, freshly binarized batches of images that stay on their device; one iteration is a pass.
 
-    images: grey levels, uint8 [images, pixels]. Yields float32 [batch, pixels]; the last may be smaller. With
-    several devices, each gets its share of the same batches.
+    images: grey levels, uint8 [images, pixels]. Yields tuples of batches, float32 [batch, pixels], of `TOGETHER`
+    images or one batch; the pass's last batch may be smaller. With several devices, each gets its share of the
+    same batches.
     """
+
+    TOGETHER = 400  # since Lightning's loop takes a millisecond between what it is given
 
     def __init__(self, images: Tensor, batch_size: int) -> None:
         self.images = images
         self.batch_size = batch_size
+        self.batches = -(-len(images) // batch_size)
+        self.together = max(1, self.TOGETHER // batch_size)
 
     def __len__(self) -> int:
-        return -(-len(self.images) // self.batch_size)
+        return -(-self.batches // self.together)
 
-    def __iter__(self) -> Iterator[Tensor]:
+    def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
         order = devices.same(torch.randperm(len(self.images), device=self.images.device))
-        for indices in order.split(self.batch_size):
-            yield resample(self.images[devices.share(indices)])
+        for indices in order.split(self.batch_size * self.together):
+            shares = [devices.share(batch) for batch in indices.split(self.batch_size)]
+            yield resample(self.images[torch.cat(shares)]).split([len(share) for share in shares])
 
 
 class ImageData(pl.LightningDataModule):
@@ -95,20 +103,26 @@ class Training(pl.LightningModule):
         schedule: Schedule,
         k: int,
         compile: str = "auto",
+        precision: str = "32",
     ) -> None:
         super().__init__()
+        self.automatic_optimization = False
         self.model = model
         self.objective = objective
         self.optimizer = optimizer
         self.schedule = schedule
         self.k = k
 
-        def estimate(x: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-            found = objective(model, x, k)
-            return found.loss, found.log_w, found.inference_loss
+        def estimate(x: Tensor) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
+            with torch.autocast("cuda" if x.is_cuda else "cpu", torch.bfloat16, enabled=precision == "bf16"):
+                found = objective(model, x, k)
+            with torch.no_grad():
+                log_w = found.log_w.float()
+                means = [iwae_bound(log_w).mean(), found.loss.float(), effective_sample_size(log_w).mean()]
+            return found.loss, log_w, found.inference_loss, torch.stack(means)
 
         self.compute = Compiled(estimate, compile)
-        self.steps = 0  # in all, known once training starts
+        self.steps = 0  # of the optimizer, in all; known once training starts
         self.seconds = 0.0
         self.images_seen = 0
         self.initial_optimizer: dict[str, Any] | None = None
@@ -133,39 +147,41 @@ class Training(pl.LightningModule):
                 optimizer.load_state_dict({**fresh, "state": initial["state"]})
             else:
                 log.info("init_from: the optimizer there is of another kind; this one starts without its state")
-        steps_a_pass = self.trainer.estimated_stepping_batches / self.schedule.passes
-        highest = self.schedule.learning_rate
-        rates = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: self.schedule.rate(step / steps_a_pass) / highest
-        )
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": rates, "interval": "step"}}
+        return optimizer
 
-    def on_train_start(self) -> None:
-        self.steps = int(self.trainer.estimated_stepping_batches)
+    def setup(self, stage: str) -> None:
+        self.steps_a_pass = self.trainer.datamodule.train_dataloader().batches  # type: ignore[attr-defined]
+        self.steps = self.schedule.passes * self.steps_a_pass
 
     def on_train_epoch_start(self) -> None:
         self.pass_sums = torch.zeros(3, dtype=torch.float64, device=self.device)  # of L̂_k, of the loss and of the ESS
         self.pass_images = 0
         self.pass_start = time.monotonic()
 
-    def training_step(self, x: Tensor, batch_index: int) -> Tensor:
-        self.share = len(x)
-        if not self.share:  # of a ragged last batch; a blank image, which counts nothing, keeps the device in step
+    def training_step(self, batches: tuple[Tensor, ...], index: int) -> None:
+        """A step of the optimizer on each of the batches [batch, pixels]."""
+        optimizer = self.optimizers()
+        assert isinstance(optimizer, LightningOptimizer)
+        for x in batches:
+            for group in optimizer.param_groups:
+                group["lr"] = self.schedule.rate(self.global_step / self.steps_a_pass)
+            optimizer.zero_grad()
+            with products_for_training(self.device):
+                self.add_gradients(x)
+            optimizer.step()
+
+    def add_gradients(self, x: Tensor) -> Estimate:
+        """Adds the estimator to the parameters' `grad`, and the batch [batch, pixels] to what the pass logs."""
+        share = len(x)
+        if not share:  # of a ragged last batch; a blank image, which counts nothing, keeps the device in step
             x = x.new_zeros(1, x.shape[1])
-        self.estimate = Estimate(*self.compute(x, calls_left=self.steps - self.global_step))
-        with torch.no_grad():
-            log_w = self.estimate.log_w.float()
-            bound, ess = iwae_bound(log_w).mean(), effective_sample_size(log_w).mean()
-            self.pass_sums += torch.stack([bound, self.estimate.loss, ess]) * self.share
-        self.pass_images += self.share
-        return self.estimate.loss
-
-    def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
-        """Lightning's hook: the objective says how θ and φ descend."""
-        self.estimate.backward(self.model)
-
-    def on_after_backward(self) -> None:
-        devices.average(self, self.share)
+        *found, means = self.compute(x, calls_left=self.steps - self.global_step)
+        estimate = Estimate(*found)
+        self.pass_sums.add_(means, alpha=share)
+        self.pass_images += share
+        estimate.backward(self.model)
+        devices.average(self, share)
+        return estimate
 
     def train_bound(self) -> float:
         """Mean L̂_k of the pass so far (waits for the device)."""
@@ -296,9 +312,9 @@ class TrainingProgress(pl.Callback):
     """Shows the pass, the bound and the rate while training."""
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.steps = trainer.estimated_stepping_batches
+        assert isinstance(pl_module, Training)
         self.first_step, self.start = trainer.global_step, time.monotonic()
-        self.meter = Meter("training", trainer.global_step / self.steps)
+        self.meter = Meter("training", trainer.global_step / pl_module.steps)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -308,7 +324,7 @@ class TrainingProgress(pl.Callback):
         assert isinstance(pl_module, Training)
         steps_a_second = (trainer.global_step - self.first_step) / (time.monotonic() - self.start)
         self.meter.show(
-            trainer.global_step / self.steps,
+            trainer.global_step / pl_module.steps,
             f"pass {trainer.current_epoch + 1}/{trainer.max_epochs}  bound {pl_module.train_bound():.2f}  "
             f"{steps_a_second * pl_module.schedule.batch_size:,.0f} images/s",
         )
