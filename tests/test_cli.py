@@ -9,9 +9,14 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 from conftest import ROOT, TINY, records
+from filelock import FileLock
+from omegaconf import DictConfig, OmegaConf
+
+from iwae_lab.record import run_id
 
 Cli = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -180,6 +185,21 @@ def test_a_killed_run_goes_on_and_ends_as_if_it_had_not_been(
             return [(row["step"], row["train/bound"]) for row in csv.DictReader(file)]
 
     assert curve(tmp_path / "runs") == curve(uninterrupted)
+
+
+def test_a_second_job_for_a_run_waits_and_says_so(
+    composed: Callable[..., DictConfig], tiny: list[str], tmp_path: Path
+) -> None:
+    name = run_id(cast(dict[str, Any], OmegaConf.to_container(composed(*tiny))))
+    locks = tmp_path / "runs" / ".locks"
+    locks.mkdir(parents=True)
+    with FileLock(locks / f"{name}.lock"):
+        second = subprocess.Popen([sys.executable, "train.py", *tiny], cwd=ROOT, stderr=subprocess.PIPE, text=True)
+        assert second.stderr
+        assert "another process is at work on" in second.stderr.readline()
+        assert not records(tmp_path / "runs")
+    assert second.wait(timeout=60) == 0
+    assert [record["status"] for record in records(tmp_path / "runs")] == ["finished"]
 
 
 def test_help_is_fast_and_lists_groups_options_and_keys(cli: Cli) -> None:
