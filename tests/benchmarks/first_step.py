@@ -5,9 +5,10 @@ import runpy
 import sys
 import tempfile
 
-from iwae_lab.training import TrainingProgress
+from iwae_lab.training import Batches, TrainingProgress
 
 if __name__ == "__main__":
+    Batches.TOGETHER = 1
     TrainingProgress.on_train_batch_end = lambda *_: os._exit(0)  # type: ignore[method-assign]
     sys.argv = ["train.py", f"runs_dir={tempfile.mkdtemp()}"]
     runpy.run_path("train.py", run_name="__main__")
