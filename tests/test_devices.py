@@ -38,7 +38,8 @@ TIMES = {"images_per_second": 0.0, "minutes": 0.0}  # which differ from run to r
 
 TWO = ["accelerator=cpu", "trainer.devices=2"]
 
-WITHOUT_CHOICES = [spec for spec in ALL if not spec.startswith(("iwae_single", "iwae_resampled m="))]  # at random
+AT_RANDOM = ("iwae_single", "iwae_resampled m=", "dreg_resampled m=")  # they choose some of the samples
+WITHOUT_CHOICES = [spec for spec in ALL if not spec.startswith(AT_RANDOM)]
 
 
 def fixed_noise(self, shape, generator=None) -> Tensor:

@@ -1,15 +1,17 @@
 """Importance weighted autoencoder with few of its k samples in the backward pass."""
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
 from iwae_lab.bounds import iwae_bound, normalized_weights
 from iwae_lab.errors import UserError
 from iwae_lab.layers import Distribution
-from iwae_lab.model import LatentVariableModel
+from iwae_lab.model import LatentVariableModel, Noise
 from iwae_lab.objectives.base import Estimate, Objective
 
-__all__ = ["IWAEResampled", "resample"]
+__all__ = ["Chosen", "IWAEResampled", "Resampling", "resample"]
 
 
 class IWAEResampled(Objective):
@@ -24,29 +26,56 @@ class IWAEResampled(Objective):
 
     def __init__(self, m: int = 8) -> None:
         super().__init__()
+        self.choose = Resampling(m)
+
+    def forward(self, model: LatentVariableModel, x: Tensor, k: int) -> Estimate:
+        chosen = self.choose(model, x, k)
+        log_w = model.log_weights(x, len(chosen.weights), chosen.noise)
+        return Estimate(-(chosen.weights * log_w).sum(0).mean(), chosen.log_w)
+
+    def target(self, log_w: Tensor) -> Tensor:
+        return iwae_bound(log_w)
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """m of k samples, as `resample` chooses them."""
+
+    log_w: Tensor
+    """of all samples, [k, batch], without a graph"""
+    normalized: Tensor
+    """w̃ of the m, [m, batch]"""
+    weights: Tensor
+    """v [m, batch]: E[Σ_j v_j f_j] = Σ_i w̃_i f_i"""
+    noise: Noise
+    """draws the m samples again"""
+
+
+class Resampling:
+    """Weighs k samples without a graph and chooses m of them, or all where k ≤ m."""
+
+    def __init__(self, m: int) -> None:
         if m < 1:
             raise UserError(f"m={m}: expected an integer of at least 1")
         self.m = m
 
-    def forward(self, model: LatentVariableModel, x: Tensor, k: int) -> Estimate:
+    @torch.no_grad()
+    def __call__(self, model: LatentVariableModel, x: Tensor, k: int) -> Chosen:
+        """Of k samples for each row of x [batch, pixels]."""
         drawn = []
 
         def draw(q: Distribution, level: int, shape: tuple[int, int, int]) -> Tensor:
             drawn.append(q.noise(shape))
             return drawn[level]
 
-        with torch.no_grad():
-            log_w = model.log_weights(x, k, draw)
-            chosen, weights = resample(normalized_weights(log_w), min(self.m, k))
+        log_w = model.log_weights(x, k, draw)
+        normalized = normalized_weights(log_w)
+        indices, weights = resample(normalized, min(self.m, k))
 
         def draw_again(q: Distribution, level: int, shape: tuple[int, int, int]) -> Tensor:
-            return drawn[level].gather(0, chosen.unsqueeze(-1).expand(shape))
+            return drawn[level].gather(0, indices.unsqueeze(-1).expand(shape))
 
-        chosen_log_w = model.log_weights(x, len(chosen), draw_again)
-        return Estimate(-(weights * chosen_log_w).sum(0).mean(), log_w)
-
-    def target(self, log_w: Tensor) -> Tensor:
-        return iwae_bound(log_w)
+        return Chosen(log_w, normalized.gather(0, indices), weights, draw_again)
 
 
 def resample(weights: Tensor, m: int) -> tuple[Tensor, Tensor]:
