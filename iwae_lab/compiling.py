@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from iwae_lab.errors import UserError
+
 __all__ = ["Compiled"]
 
 log = logging.getLogger("iwae_lab")
@@ -19,7 +21,7 @@ class Compiled:
 
     mode: "true" compiles at once, "false" never. "auto" measures `TIMED` eager calls, compiles if the calls left
     would save more than compiling costs, measures as many compiled ones, and keeps the faster. It wants calls that
-    follow one another at once, and that leave their work to no queue.
+    follow one another at once, and waits for the device while it measures.
     The noise is that of the eager function. Where compiling fails, one line says so, and all goes on eagerly.
     """
 
@@ -50,11 +52,13 @@ class Compiled:
             self.times.clear()  # the next full call will not have followed a full one
             return self.eager(*inputs)
         if self.deciding:
-            self._decide(calls_left)
+            self._decide(calls_left, inputs[0].device)
         if self.compiled is None:
             return self.eager(*inputs)
         try:
             return self.compiled(*inputs)
+        except UserError:
+            raise
         except Exception as error:  # whatever the compiler raises
             log.info("compile: not possible here, going on without (%s)", _first_line(error))
             self.compiled, self.deciding, Compiled.possible = None, False, False
@@ -64,7 +68,9 @@ class Compiled:
         torch.compiler.reset()  # else dynamo gives up after a few functions made in one place, as a multirun makes them
         self.compiled = torch.compile(self.eager, dynamic=False, options={"fallback_random": True})
 
-    def _decide(self, calls_left: int) -> None:
+    def _decide(self, calls_left: int, device: torch.device) -> None:
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
         self.times.append(self.clock())
         if len(self.times) <= self.SKIPPED + self.TIMED:
             return

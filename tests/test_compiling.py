@@ -11,6 +11,7 @@ from test_objectives import ALL, objective
 from torch._dynamo.utils import counters
 
 from iwae_lab.compiling import Compiled
+from iwae_lab.errors import UserError
 from iwae_lab.objectives.base import Estimate
 from iwae_lab.run import run
 
@@ -60,14 +61,35 @@ def test_auto_compiles_where_the_steps_left_repay_it_and_keeps_what_is_faster(
 
 @needs_compiler
 def test_neither_a_ragged_batch_nor_validation_is_compiled(tiny, composed, capfd, monkeypatch):
-    """960 images in batches of 100 leave 60; the run validates after each of its two passes."""
+    """4,000 images in batches of 96 leave 64; the run validates after each of its two passes."""
     made = []
     monkeypatch.setattr(Compiled, "_compile", lambda self, real=Compiled._compile: made.append(self) or real(self))
     counters.clear()
     with torch._dynamo.config.patch(error_on_recompile=True):
-        record = run(composed(*tiny, "compile=true"))
+        record = run(composed(*tiny, "compile=true", "schedule.batch_size=96"))
     assert record.status == "finished" and "compile:" not in capfd.readouterr().err
     assert counters["stats"]["unique_graphs"] == len(made) > 0
+
+
+@pytest.mark.parametrize("spec", ALL)
+def test_what_counts_as_compilable_is_one_graph_for_every_batch(spec):
+    """Of another noise and another global random state each."""
+    model, made = linear_gaussian(2), objective(spec)
+    torch.compiler.reset()
+    counters.clear()
+    traced = torch.compile(lambda x: made(model, x, 4).loss, backend="eager", dynamic=False)
+    with torch._dynamo.config.patch(error_on_recompile=made.compilable):
+        for _ in range(3):
+            traced(X.expand(3, -1))
+    assert (counters["stats"]["unique_graphs"] == 1) == made.compilable
+
+
+def test_a_users_error_is_no_reason_to_go_on_eagerly(monkeypatch):
+    monkeypatch.setattr(torch, "compile", lambda function, **_: function)
+    refuses = Compiled(lambda x: objective("tvo")(linear_gaussian(1), x, 1), "true")
+    with pytest.raises(UserError, match=r"^k=1: "):
+        refuses(X, calls_left=1)
+    assert Compiled.possible
 
 
 def test_without_a_compiler_one_line_says_so_and_the_run_goes_on(cli, tiny, tmp_path):

@@ -1,12 +1,16 @@
 """What a machine without a GPU can tell of training on one.
 
 The meta device has shapes and no values: reading a value on the host (`.item()`, a branch on a tensor, a shape that
-depends on values) fails on it, and so does mixing with tensors made on the host.
+depends on values) fails on it. Copies between the two are found by looking at every operation.
 """
+
+from typing import Any
 
 import pytest
 import torch
 from test_objectives import ALL, FOR_DISCRETE, objective
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from iwae_lab.model import HierarchicalModel, SigmoidBeliefNetwork
 from iwae_lab.optimizer import Muon
@@ -14,6 +18,21 @@ from iwae_lab.schedule import Constant
 from iwae_lab.training import Batches, Training
 
 META = torch.device("meta")
+
+
+class NoCopies(TorchDispatchMode):
+    """Fails where an operation has tensors of the host and of the device."""
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = function(*args, **(kwargs or {}))
+        found = {leaf.device.type for leaf in tree_leaves((args, kwargs, made)) if isinstance(leaf, torch.Tensor)}
+        assert len(found) <= 1, f"{function} has tensors on {found}"
+        return made
+
+
+def test_a_copy_is_found() -> None:
+    with NoCopies(), pytest.raises(AssertionError, match="_to_copy"):
+        torch.ones(3).to(META)
 
 
 @pytest.mark.parametrize("spec", ALL)
@@ -25,9 +44,10 @@ def test_a_training_step_needs_no_value_on_the_host(spec):
         training = Training(model, objective(spec), Muon(), schedule, k=5, compile="false").to(META)
         optimizer = Muon().make(training.parameters(), 1e-3)
         training.on_train_epoch_start()
-        for batches in Batches(images, schedule.batch_size):
-            for x in batches:
-                optimizer.zero_grad()
-                training.add_gradients(x)
-                optimizer.step()
+        with NoCopies():
+            for batches in Batches(images, schedule.batch_size):
+                for x in batches:
+                    optimizer.zero_grad()
+                    training.add_gradients(x)
+                    optimizer.step()
         assert all(p.grad is not None and p.grad.device == META for p in model.parameters())

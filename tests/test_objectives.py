@@ -44,6 +44,7 @@ VARIANTS = {
     "tvo": ["intervals=1", "betas=[0.0,0.2,0.6]"],
     "jvi": ["order=2"],
     "iwae_resampled": ["m=2"],
+    "dreg_resampled": ["m=2"],
 }
 ALL = FOUND + [f"{name} {variant}" for name, variants in VARIANTS.items() for variant in variants]
 FOR_DISCRETE = ("rws", "tvo", "vimco", "reinforce")
@@ -228,7 +229,7 @@ class TestOfOneObjective:
         uniforms = (torch.arange(100_000, dtype=torch.float64) + 0.5) / 100_000
         terms = torch.tensor([sumo._terms(u) for u in uniforms.tolist()])
         for j in (1, 2, 3, 10, 79, 80, 81, 90):
-            assert (terms >= j).double().mean().item() == pytest.approx(sumo._tail(j), abs=2e-5)
+            assert (terms >= j).double().mean().item() == pytest.approx(sumo._tail(torch.tensor(j)).item(), abs=2e-5)
 
     def test_phi_of_sumo_descends_its_square(self):
         model, sumo = linear_gaussian(2), objective("sumo")
@@ -273,9 +274,11 @@ class TestOfOneObjective:
         one, half, every = (estimates(objective(s), model, X, 8).inference.var(0) for s in specs)
         assert (one > 2 * half).all() and (half > 1.1 * every).all()
 
-    def test_resampling_every_sample_is_iwae(self):
+    @pytest.mark.parametrize("all_samples", ["iwae", "dreg"])
+    def test_resampling_every_sample_is_using_all(self, all_samples):
         model = linear_gaussian(2)
-        found, expected = (estimates(objective(s), model, X, 5, replicates=1) for s in ("iwae_resampled m=9", "iwae"))
+        specs = (f"{all_samples}_resampled m=9", all_samples)
+        found, expected = (estimates(objective(s), model, X, 5, replicates=1) for s in specs)
         torch.testing.assert_close(found.inference, expected.inference)
         torch.testing.assert_close(found.generative, expected.generative)
 

@@ -40,6 +40,8 @@ class Objective(nn.Module, ABC):
 
     is_bound: bool = False
     """whether the mean of `target` is at most log p(x)"""
+    compilable: bool = True
+    """whether `forward` does the same operations on tensors of the same shapes every time"""
 
     @abstractmethod
     def forward(self, model: LatentVariableModel, x: Tensor, k: int) -> Estimate:

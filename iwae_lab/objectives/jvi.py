@@ -1,6 +1,5 @@
 """Jackknife variational inference."""
 
-import itertools
 import math
 
 import torch
@@ -39,13 +38,17 @@ class JVI(Objective):
         w = (log_w - highest).double().exp()  # in double, for what is left without the highest
         jackknife = torch.zeros_like(w[0])
         for j in range(n + 1):
-            sums = (_leave_out(k, j).to(w) @ w).clamp(min=torch.finfo(w.dtype).tiny)
+            sums = (_leave_out(k, j, w) @ w).clamp(min=torch.finfo(w.dtype).tiny)
             c = (-1) ** j * (k - j) ** n / (math.factorial(j) * math.factorial(n - j))
             jackknife = jackknife + c * (sums.log().mean(0) - math.log(k - j))
         return highest + jackknife.to(log_w)  # the coefficients sum to one
 
 
-def _leave_out(k: int, j: int) -> Tensor:
-    """0 at the j samples left out, else 1: [ways to choose them, k]."""
-    chosen = torch.tensor(list(itertools.combinations(range(k), j)), dtype=torch.long)
-    return torch.ones(len(chosen), k).scatter_(1, chosen, 0.0)
+def _leave_out(k: int, j: int, like: Tensor) -> Tensor:
+    """0 at the j samples left out, else 1: [ways to choose them, k], on the device of `like` and of its type."""
+    if j == 0:
+        return like.new_ones(1, k)
+    if j == 1:
+        return 1 - torch.eye(k, dtype=like.dtype, device=like.device)
+    pairs = torch.triu_indices(k, k, 1, device=like.device).T
+    return like.new_ones(len(pairs), k).scatter_(1, pairs, 0.0)

@@ -19,6 +19,7 @@ class SUMO(Objective):
     by descending S². P(J ≥ j) is 1/j up to j = 80 and falls by a tenth a step from there.
     """
 
+    compilable = False  # J decides shapes
     SLOW_UNTIL, DECAY = 80, 0.9
 
     def forward(self, model: LatentVariableModel, x: Tensor, k: int) -> Estimate:
@@ -26,13 +27,13 @@ class SUMO(Objective):
         log_w = model.log_weights(x, k + terms)
         counts = torch.arange(1, len(log_w) + 1, device=x.device, dtype=log_w.dtype)
         bounds = torch.logcumsumexp(log_w, 0) - counts.log().unsqueeze(-1)  # L̂_1 … L̂_{k+J} [k + J, batch]
-        tails = log_w.new_tensor([self._tail(j) for j in range(1, terms + 1)])
+        tails = self._tail(counts[:terms])
         estimate = bounds[k - 1] + (bounds[k - 1 :].diff(dim=0) / tails.unsqueeze(-1)).sum(0)
         return Estimate(-estimate.mean(), log_w[:k], estimate.square().mean())
 
-    def _tail(self, j: int) -> float:
+    def _tail(self, j: Tensor) -> Tensor:
         """P(J ≥ j)."""
-        return 1 / j if j < self.SLOW_UNTIL else self.DECAY ** (j - self.SLOW_UNTIL) / self.SLOW_UNTIL
+        return self.DECAY ** (j - self.SLOW_UNTIL).clamp_min(0) / j.clamp_max(self.SLOW_UNTIL)
 
     def _terms(self, uniform: float) -> int:
         """J as a function of a uniform number in (0, 1]: the largest j with P(J ≥ j) ≥ uniform."""

@@ -1,5 +1,7 @@
 """Thermodynamic variational objective."""
 
+import itertools
+
 import torch
 from torch import Tensor
 
@@ -40,13 +42,13 @@ class TVO(Objective):
             raise UserError(f"k={k}: expected at least 2 with objective=tvo, whose gradient is a covariance")
         draw = model.draw(x, k, "score")
         log_w = draw.log_w.detach()
-        betas = log_w.new_tensor([*self.betas, 1.0])
-        beta, width = (t.view(-1, 1, 1) for t in (betas[:-1], betas.diff()))
-        weights = torch.softmax(beta * log_w, dim=1)  # [intervals, k, batch]
-        centred = log_w - (weights * log_w).sum(1, keepdim=True)
-        covariance = k / (k - 1) * weights * centred  # the factor makes it unbiased at β = 0
-        from_p = (width * (weights + beta * covariance)).sum(0)
-        from_q = (width * ((1 - beta) * covariance - weights)).sum(0)
+        from_p, from_q = torch.zeros_like(log_w), torch.zeros_like(log_w)
+        for beta, following in itertools.pairwise([*self.betas, 1.0]):
+            weights = torch.softmax(beta * log_w, dim=0)
+            centred = log_w - (weights * log_w).sum(0)
+            covariance = k / (k - 1) * weights * centred  # the factor makes it unbiased at β = 0
+            from_p += (following - beta) * (weights + beta * covariance)
+            from_q += (following - beta) * ((1 - beta) * covariance - weights)
         return Estimate(-(from_p * draw.log_p + from_q * draw.log_q).sum(0).mean(), draw.log_w)
 
     def target(self, log_w: Tensor) -> Tensor | None:
