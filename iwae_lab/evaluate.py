@@ -11,7 +11,7 @@ from typing import Self
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from torch import Tensor, nn
+from torch import Tensor
 
 from iwae_lab.config import Config, check
 from iwae_lab.data.protocol import Data
@@ -23,7 +23,7 @@ from iwae_lab.model import LatentVariableModel
 from iwae_lab.record import Record, read_record
 from iwae_lab.report import print_record, print_rows
 from iwae_lab.run import Parts, measure_model, prepare_cpu, read_checkpoint
-from iwae_lab.training import Diagnostics
+from iwae_lab.training import SNR_IMAGES, part_of
 
 __all__ = ["TrainedRun"]
 
@@ -63,8 +63,8 @@ class TrainedRun:
         prepare_cpu(parts.config)
         data = parts.data()
         model = parts.model(data)
-        _load(model, "model.", state)
-        _load(parts.objective, "objective.", state)
+        model.load_state_dict(part_of(state, "model."))
+        parts.objective.load_state_dict(part_of(state, "objective."))
         record.protocol = data.protocol
         parts.objective.to(parts.device())
         return cls(record, parts, data, model.to(parts.device()).eval())
@@ -87,7 +87,7 @@ class TrainedRun:
             used, largest = int((kl > KL_THRESHOLD).sum()), kl.max().item()
             units = f"{used} of {len(kl)} units above {KL_THRESHOLD}, largest {largest:.2f}"
             rows[f"KL of layer {level}"] = f"{kl.sum():.2f} nats; {units}"
-        batch = self.data.valid[: Diagnostics.SNR_IMAGES].to(device).float()
+        batch = self.data.valid[:SNR_IMAGES].to(device).float()
         snr = gradient_snr(self.parts.objective, self.model, batch, config.k)
         name = f"gradient SNR, {self.record.objective} k={config.k}"
         return rows | {f"{name}, θ": f"{snr.generative.overall:.3g}", f"{name}, φ": f"{snr.inference.overall:.3g}"}
@@ -105,10 +105,6 @@ class TrainedRun:
             f"{images} simulated images, reverse AIS": _nats(simulated.upper),
             "gap between these two": _nats(simulated.upper - simulated.lower),
         }
-
-
-def _load(module: nn.Module, prefix: str, state: dict[str, Tensor]) -> None:
-    module.load_state_dict({key.removeprefix(prefix): v for key, v in state.items() if key.startswith(prefix)})
 
 
 def _nats(values: Tensor) -> str:

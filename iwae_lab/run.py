@@ -15,6 +15,7 @@ import torch
 from filelock import FileLock, Timeout
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.plugins.environments import LightningEnvironment
 
 from iwae_lab import devices
 from iwae_lab.arithmetic import fastest_precision
@@ -33,7 +34,7 @@ from iwae_lab.record import Record, now, read_record, run_id, write_atomically
 from iwae_lab.report import print_record
 from iwae_lab.schedule import Schedule
 from iwae_lab.sweep import job_threads
-from iwae_lab.training import Diagnostics, ImageData, LastCheckpoint, Training, TrainingProgress
+from iwae_lab.training import ImageData, LastCheckpoint, Training, TrainingProgress
 
 __all__ = ["Parts", "measure_model", "prepare_cpu", "read_checkpoint", "run"]
 
@@ -153,9 +154,9 @@ def _train_and_measure(parts: Parts, record: Record, folder: Path) -> None:
         record.steps = trainer.global_step
         record.train_seconds = training.seconds
         record.images_per_second = training.images_seen / training.seconds
-        for key, value in trainer.callback_metrics.items():
+        for key, value in training.last_metrics.items():
             if key == "train/bound" or key.startswith("diagnostics/"):
-                record.metrics[key] = value.item()
+                record.metrics[key] = value
 
         model = training.model.to(parts.device())
         found = measure_model(model, data, config)
@@ -181,7 +182,14 @@ def _prepare(parts: Parts) -> tuple[Data, Training]:
     pl.seed_everything(config.seed, verbose=False)
     data = parts.data()
     training = Training(
-        parts.model(data), parts.objective, parts.optimizer, parts.schedule, config.k, config.compile, config.precision
+        parts.model(data),
+        parts.objective,
+        parts.optimizer,
+        parts.schedule,
+        config.k,
+        compile=config.compile,
+        precision=config.precision,
+        diagnostics=config.diagnostics,
     )
     if config.init_from is not None:
         training.start_from(read_checkpoint(Path(config.init_from)))
@@ -219,11 +227,10 @@ def _fit(training: Training, data: Data, parts: Parts, trackers: list[RunLogger]
             checkpoints, "best", "val/bound", mode="max", save_on_train_epoch_end=True, enable_version_counter=False
         )
         callbacks = [TrainingProgress(), best, LastCheckpoint(checkpoints)]
-        if config.diagnostics:
-            callbacks.append(Diagnostics())
     trainer = pl.Trainer(
         accelerator=parts.device().type,
         devices=[devices.rank()] if parts.device().type == "cuda" else 1,
+        plugins=[LightningEnvironment()],  # Slurm's tasks and their ranks are no business of one run
         logger=trackers,
         callbacks=callbacks,
         max_epochs=parts.schedule.passes,
@@ -286,7 +293,7 @@ def _recorded(record: Record, folder: Path) -> Iterator[None]:
         raise
     except BaseException:  # Ctrl-C, or SIGTERM, which Lightning would let end with exit code 0
         record.error = "interrupted"
-        log.warning("interrupted; the same command goes on from the last pass")
+        log.warning("interrupted; the same command goes on from the last checkpoint")
         raise SystemExit(1) from None
     finally:
         record.finished = None if record.status == "running" else now()
@@ -318,7 +325,7 @@ def _set_aside(folder: Path) -> None:
 
 
 def _log_to_console() -> None:
-    no_news = "isinstance.treespec|smaller than the logging interval|recommended to use .self.log"
+    no_news = "isinstance.treespec|smaller than the logging interval|is not empty|could not find the monitored"
     warnings.filterwarnings("ignore", f".*({no_news})")
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     log.setLevel(logging.DEBUG)

@@ -34,10 +34,11 @@ from iwae_lab.optimizer import OptimizerFactory
 from iwae_lab.progress import Meter
 from iwae_lab.schedule import Schedule
 
-__all__ = ["Batches", "Diagnostics", "ImageData", "LastCheckpoint", "Training", "TrainingProgress"]
-
+__all__ = ["SNR_IMAGES", "Batches", "ImageData", "LastCheckpoint", "Training", "TrainingProgress", "part_of"]
 
 log = logging.getLogger("iwae_lab")
+
+SNR_IMAGES = 20  # of which a batch is made, to measure gradients
 
 
 class Batches:
@@ -92,7 +93,9 @@ class Training(pl.LightningModule):
     Once a pass: train/bound (mean L̂_k over the images of the pass), train/loss (what was differentiated),
     train/ess (mean effective sample size, 1 to k), learning_rate, images_per_second, minutes (of training so
     far, without validation). At the schedule's evaluation passes, on the fixed validation draw: val/bound
-    (L̂_k), val/nll (−L̂_100), val/active_units/1, … and, for trackers, figures. Bounds, losses and NLL are in nats.
+    (L̂_k), val/nll (−L̂_100), val/active_units/1, … and, for trackers, figures; with `diagnostics` also
+    diagnostics/ess (effective samples of k), diagnostics/kl/1, … (nats a layer), diagnostics/snr/generative and
+    …/inference (the gradient's signal-to-noise ratio in θ and φ). Bounds, losses and NLL are in nats.
     """
 
     def __init__(
@@ -104,9 +107,11 @@ class Training(pl.LightningModule):
         k: int,
         compile: str = "auto",
         precision: str = "32",
+        diagnostics: bool = False,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
+        self.diagnostics = diagnostics
         self.model = model
         self.objective = objective
         self.optimizer = optimizer
@@ -121,21 +126,26 @@ class Training(pl.LightningModule):
                 means = [iwae_bound(log_w).mean(), found.loss.float(), effective_sample_size(log_w).mean()]
             return found.loss, log_w, found.inference_loss, torch.stack(means)
 
-        self.compute = Compiled(estimate, compile)
+        self.compute = Compiled(estimate, compile if objective.compilable else "false")
         self.steps = 0  # of the optimizer, in all; known once training starts
         self.seconds = 0.0
         self.images_seen = 0
+        self.last_metrics: dict[str, float] = {}  # of the last pass, and of evaluation passes what was measured there
         self.initial_optimizer: dict[str, Any] | None = None
 
     def start_from(self, checkpoint: dict[str, Any]) -> None:
         """Begin with another run's weights and, where the optimizer is of the same kind, its state.
 
-        As the second stage of Burda et al. 2016, section 5.2. Raises `UserError` if the model is another.
+        As the second stage of Burda et al. 2016, section 5.2. An objective's own state is taken over by the same
+        objective only. Raises `UserError` if the model is another.
         """
+        own = part_of(checkpoint["state_dict"], "objective.")
         try:
-            self.load_state_dict(checkpoint["state_dict"])
+            self.model.load_state_dict(part_of(checkpoint["state_dict"], "model."))
         except RuntimeError as error:
             raise UserError(f"init_from: its weights fit another model ({error})") from None
+        if own.keys() == self.objective.state_dict().keys():
+            self.objective.load_state_dict(own)
         self.initial_optimizer = checkpoint["optimizer_states"][0]
 
     def configure_optimizers(self) -> Any:
@@ -143,8 +153,9 @@ class Training(pl.LightningModule):
         optimizer = self.optimizer.make(parameters, self.schedule.learning_rate)
         if self.initial_optimizer is not None:
             fresh, initial = optimizer.state_dict(), self.initial_optimizer
-            if fresh["param_groups"][0].keys() == initial["param_groups"][0].keys() - {"initial_lr"}:
-                optimizer.load_state_dict({**fresh, "state": initial["state"]})
+            if fresh["param_groups"][0].keys() == initial["param_groups"][0].keys():
+                state = {index: entry for index, entry in initial["state"].items() if index < len(parameters)}
+                optimizer.load_state_dict({**fresh, "state": state})
             else:
                 log.info("init_from: the optimizer there is of another kind; this one starts without its state")
         return optimizer
@@ -207,7 +218,8 @@ class Training(pl.LightningModule):
         }
         if devices.rank() == 0 and self.current_epoch + 1 in self.schedule.evaluation_passes():
             metrics |= self.validate()
-        self.log_dict(metrics, logger=False)
+        self.last_metrics |= metrics
+        self.log_dict(metrics, logger=False)  # for callbacks
         for logger in self.loggers:  # now, before the pass is checkpointed: Lightning would log it afterwards
             logger.log_metrics(metrics, self.global_step)
             logger.save()
@@ -221,17 +233,32 @@ class Training(pl.LightningModule):
         for logger in self.loggers:
             if isinstance(logger, RunLogger):
                 logger.log_figures(draw, self.global_step)
-        return {
+        metrics = {
             "val/bound": -likelihood(self.model, images, self.k).nll,
             "val/nll": likelihood(self.model, images, VALIDATION_K).nll,
             **{f"val/active_units/{level}": float(count) for level, count in enumerate(units.counts, 1)},
         }
+        if self.diagnostics:
+            found = diagnose(self.model, images, self.k)
+            snr = gradient_snr(self.objective, self.model, images[:SNR_IMAGES].float(), self.k)
+            metrics |= {
+                "diagnostics/ess": found.effective_samples.mean().item(),
+                **{f"diagnostics/kl/{level}": kl.sum().item() for level, kl in enumerate(found.kl, 1)},
+                "diagnostics/snr/generative": snr.generative.overall,
+                "diagnostics/snr/inference": snr.inference.overall,
+            }
+        return metrics
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["spent"] = {"seconds": self.seconds, "images_seen": self.images_seen}
+        checkpoint["so_far"] = [self.seconds, self.images_seen, self.last_metrics]
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self.seconds, self.images_seen = checkpoint["spent"]["seconds"], checkpoint["spent"]["images_seen"]
+        self.seconds, self.images_seen, self.last_metrics = checkpoint["so_far"]
+
+
+def part_of(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """What belongs to one part of `Training`, "model." or "objective.", under its own names."""
+    return {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
 
 
 class LastCheckpoint(Checkpoint):
@@ -281,31 +308,6 @@ class LastCheckpoint(Checkpoint):
         np.random.set_state(self.random_states["numpy"])
         random.setstate(self.random_states["python"])
         self.random_states = None
-
-
-class Diagnostics(pl.Callback):
-    """Logs at the schedule's evaluation passes, on the validation draw, with noise of its own.
-
-    diagnostics/ess: effective samples of k; diagnostics/kl/1, …: nats a layer; diagnostics/snr/generative and
-    …/inference: the gradient's signal-to-noise ratio in θ and φ, of a batch of `SNR_IMAGES` images.
-    """
-
-    SNR_IMAGES = 20
-
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        assert isinstance(pl_module, Training)
-        if trainer.current_epoch + 1 not in pl_module.schedule.evaluation_passes():
-            return
-        model, images = pl_module.model, trainer.datamodule.valid  # type: ignore[attr-defined]
-        found = diagnose(model, images, pl_module.k)
-        snr = gradient_snr(pl_module.objective, model, images[: self.SNR_IMAGES].float(), pl_module.k)
-        metrics = {
-            "diagnostics/ess": found.effective_samples.mean().item(),
-            **{f"diagnostics/kl/{level}": kl.sum().item() for level, kl in enumerate(found.kl, 1)},
-            "diagnostics/snr/generative": snr.generative.overall,
-            "diagnostics/snr/inference": snr.inference.overall,
-        }
-        pl_module.log_dict(metrics)
 
 
 class TrainingProgress(pl.Callback):

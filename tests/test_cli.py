@@ -187,6 +187,32 @@ def test_a_killed_run_goes_on_and_ends_as_if_it_had_not_been(
     assert curve(tmp_path / "runs") == curve(uninterrupted)
 
 
+def test_a_run_killed_while_it_is_measured_loses_nothing(cli: Cli, tiny: list[str], tmp_path: Path) -> None:
+    arguments = ["train.py", *tiny, "diagnostics=true", "schedule.passes=3"]
+    assert cli(*arguments).returncode == 0
+    (before,) = records(tmp_path / "runs")
+    folder = tmp_path / "runs" / before["run_id"]
+    (folder / "result.json").write_text(json.dumps(before | {"status": "running", "metrics": {}}))
+    done = cli(*arguments)
+    assert done.returncode == 0 and "going on" in done.stderr
+    assert "Warning" not in done.stdout + done.stderr
+    (after,) = records(tmp_path / "runs")
+    assert after["metrics"] == before["metrics"]
+    with (folder / "metrics.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["pass"] for row in rows] == ["1.0", "2.0", "3.0"], "a row a pass, diagnostics included"
+    assert all(row["diagnostics/ess"] for row in rows)
+
+
+def test_tasks_and_ranks_of_a_cluster_change_nothing(tiny: list[str], tmp_path: Path) -> None:
+    slurm = {"SLURM_JOB_ID": "1", "SLURM_JOB_NAME": "a", "SLURM_NTASKS": "4", "SLURM_PROCID": "1", "RANK": "1"}
+    command = [sys.executable, "train.py", *tiny]  # not forked: Lightning reads the rank when it is imported
+    done = subprocess.run(command, cwd=ROOT, env=os.environ | slurm, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    (record,) = records(tmp_path / "runs")
+    assert record["metrics"]["train/bound"] and list(tmp_path.glob("runs/*/metrics.csv"))
+
+
 def test_a_second_job_for_a_run_waits_and_says_so(
     composed: Callable[..., DictConfig], tiny: list[str], tmp_path: Path
 ) -> None:
@@ -221,5 +247,9 @@ def test_init_from_starts_with_another_runs_weights(cli: Cli, tiny: list[str], t
     muon = cli("train.py", *tiny, "objective=iwae", f"init_from={folder}", "optimizer=muon")
     assert muon.returncode == 0 and "the optimizer there is of another kind" in muon.stderr
     assert "another kind" not in done.stderr
+    objective = ["objective=ciwae", "objective.learned=true"]  # has a parameter of its own
+    assert cli("train.py", *tiny, *objective, f"init_from={folder}").returncode == 0
+    (learned,) = (tmp_path / "runs").glob("*ciwae*")
+    assert cli("train.py", *tiny, "objective=reinforce", f"init_from={learned}").returncode == 0
     other = cli("train.py", *tiny, "model.latents=[5]", f"init_from={folder}")
     assert other.returncode == 1 and other.stderr.splitlines()[-1].startswith("error: init_from")
