@@ -258,14 +258,25 @@ def test_of_a_resumed_run_wandb_is_given_what_it_lacks(
     record = Record("r", "d", "stochastic", "p", "m", "iwae", k=5, schedule="quick", seed=0, passes=4, config={})
     run = Mock(resumed=known >= 0, offline=False, url=None, summary={"step": known})
     monkeypatch.setenv("WANDB_MODE", "offline")
-    monkeypatch.setattr(wandb, "init", lambda **arguments: run)
+    started: list[dict[str, Any]] = []
+    monkeypatch.setattr(wandb, "init", lambda **arguments: started.append(arguments) or run)
     logger = WandB(folder=tmp_path, record=record)
+    assert started[0]["resume"] == "allow"
     logger.log_figures(Mock(side_effect=AssertionError), 120)
     logger.log_metrics({"train/bound": -1.0}, 120)  # the pass after the checkpoint, once more
     logger.log_metrics({"train/bound": -0.5}, 160)
     logger.log_metrics({"diagnostics/ess": 2.0}, 160)
     logged = [call.args[0]["step"] for call in run.log.call_args_list]
     assert logged == [step for step in (40, 80, 120, 160, 160) if step > known]
+    (tmp_path / "again").mkdir()
+    WandB(folder=tmp_path / "again", record=record)
+    assert started[1]["resume"] is None, "force=true begins anew, though W&B knows the id"
+
+
+def test_a_mode_that_wandb_does_not_know_is_one_line(train: Train) -> None:
+    done = train(WANDB_MODE="none")
+    assert done.returncode == 1
+    assert "error: WANDB_MODE=none: expected one of online, offline" in done.stderr.splitlines()[-1]
 
 
 @pytest.mark.slow

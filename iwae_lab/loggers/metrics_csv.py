@@ -5,8 +5,6 @@ import os
 from pathlib import Path
 from typing import Any
 
-from pytorch_lightning.utilities import rank_zero_only
-
 from iwae_lab.loggers.base import RunLogger
 from iwae_lab.record import Record, read_metrics
 
@@ -26,13 +24,11 @@ class MetricsCSV(RunLogger):
             int(row["step"]): row | {"step": int(row["step"])} for row in read_metrics(folder)
         }
 
-    @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
         assert step is not None
         values = {key: value for key, value in metrics.items() if key != "epoch"}
         self.rows.setdefault(step, {}).update(values, step=step)
 
-    @rank_zero_only
     def save(self) -> None:
         columns = list(dict.fromkeys(["step", *(key for row in self.rows.values() for key in row)]))
         partial = self.path.with_suffix(".partial")

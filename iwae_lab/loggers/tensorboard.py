@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from pytorch_lightning.utilities import rank_zero_only
 
 from iwae_lab.errors import UserError
 from iwae_lab.loggers.base import RunLogger
@@ -25,18 +24,15 @@ class TensorBoard(RunLogger):
             raise UserError('_target_=TensorBoard: expected `pip install "iwae-lab[tensorboard]"` first') from None
         self.writer = SummaryWriter(folder / "tensorboard")
 
-    @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
         for key, value in metrics.items():
             if key != "epoch":
                 self.writer.add_scalar(key, value, step)
 
-    @rank_zero_only
     def log_figures(self, draw: Callable[[], dict[str, Image.Image]], step: int) -> None:
         for name, figure in draw().items():
             self.writer.add_image(f"figures/{name}", np.asarray(figure.convert("RGB")), step, dataformats="HWC")
 
-    @rank_zero_only
     def log_result(self) -> None:
         for key, value in self.record.metrics.items():
             if not isinstance(value, list):
@@ -48,6 +44,5 @@ class TensorBoard(RunLogger):
             logs = np.log10(np.maximum(variances, 1e-6))
             self.writer.add_histogram(f"test/log10_unit_variances/{level}", logs, self.record.steps)
 
-    @rank_zero_only
     def close(self, failed: bool) -> None:
         self.writer.close()

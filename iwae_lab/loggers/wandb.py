@@ -13,9 +13,9 @@ from typing import Any
 
 import wandb
 from PIL.Image import Image
-from pytorch_lightning.utilities import rank_zero_only
 from wandb.errors import CommError, UsageError
 
+from iwae_lab.errors import UserError
 from iwae_lab.loggers.base import RunLogger
 from iwae_lab.record import Record, read_metrics
 from iwae_lab.sweep import sweep_name
@@ -24,6 +24,7 @@ __all__ = ["WandB"]
 
 log = logging.getLogger(__name__)
 
+MODES = ("online", "offline", "disabled", "shared", "dryrun", "run")
 LOWER_IS_BETTER = ("train/loss", "val/nll")
 HIGHER_IS_BETTER = ("train/bound", "val/bound")
 IDENTITY = ("dataset", "protocol", "model", "objective", "k", "schedule", "seed", "passes", "binarization")
@@ -56,6 +57,8 @@ class WandB(RunLogger):
         for variable in ("WANDB_DATA_DIR", "WANDB_CACHE_DIR"):  # staged tables, logs: not in the user's home
             os.environ.setdefault(variable, str(folder.parent.absolute() / ".wandb"))
         self.upload_checkpoint = upload_checkpoint
+        rows = read_metrics(folder)
+        earlier = sorted(folder.glob("wandb/*run-*/*.wandb"))
         arguments: dict[str, Any] = {
             "project": project or os.environ.get("WANDB_PROJECT", "iwae_lab"),
             "entity": entity,
@@ -65,7 +68,7 @@ class WandB(RunLogger):
             "tags": [*(tags or []), record.dataset, record.model, record.objective],
             "config": {key: getattr(record, key) for key in IDENTITY} | {"parameters": record.config},
             "dir": folder,
-            "resume": "allow",
+            "resume": "allow" if rows or earlier else None,  # None begins anew, also where W&B knows the id
             "allow_val_change": True,  # versions and paths may differ when a run goes on
             "settings": wandb.Settings(
                 silent=True,
@@ -75,7 +78,6 @@ class WandB(RunLogger):
                 finish_timeout_raises=True,
             ),
         }
-        earlier = sorted(folder.glob("wandb/*run-*/*.wandb"))
         self.run = _start(arguments)
         if self.run.offline:
             log.info("W&B: offline; `%s` uploads this run", self.sync_command)
@@ -92,7 +94,6 @@ class WandB(RunLogger):
             self.known_step = _last_step(earlier)
         elif self.run.resumed:
             self.known_step = int(self.run.summary.get("step", -1))
-        rows = read_metrics(folder)
         for row in rows:
             self.log_metrics(row, int(row["step"]))
         self.known_step = max([self.known_step, *(int(row["step"]) for row in rows)])
@@ -101,24 +102,21 @@ class WandB(RunLogger):
     def sync_command(self) -> str:
         """Uploads what W&B keeps in the run's folder and has not uploaded."""
         current = Path(self.run.settings.sync_dir)
-        sessions = sorted({*current.parent.glob("offline-run-*"), current})
-        online = [] if self.run.offline else ["--include-online"]  # without it, sync skips a run that began online
-        return shlex.join(["wandb", "sync", *online, *map(str, sessions)])
+        sessions = sorted(current.parent.glob("*run-*"))
+        online = any(session.name.startswith("run-") for session in sessions)  # which sync skips unless told
+        return shlex.join(["wandb", "sync", *(["--include-online"] if online else []), *map(str, sessions)])
 
-    @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
         assert step is not None
         if step <= self.known_step:
             return  # a run that goes on repeats the passes after its checkpoint, with the same result
         self.run.log({key: value for key, value in metrics.items() if key != "epoch"} | {"step": step})
 
-    @rank_zero_only
     def log_figures(self, draw: Callable[[], dict[str, Image]], step: int) -> None:
         if step > self.known_step:
             figures = {f"figures/{name}": wandb.Image(figure) for name, figure in draw().items()}
             self.run.log(figures, commit=False)  # one row with the metrics that follow
 
-    @rank_zero_only
     def log_result(self) -> None:
         measured: dict[str, Any] = {"step": self.record.steps}
         for key, value in self.record.metrics.items():
@@ -140,7 +138,6 @@ class WandB(RunLogger):
             except wandb.Error as error:
                 log.warning("W&B: the checkpoint was not taken (%s)", " ".join(str(error).split()))
 
-    @rank_zero_only
     def close(self, failed: bool) -> None:
         self.run.summary["status"] = "failed" if failed else "finished"
         try:
@@ -151,8 +148,10 @@ class WandB(RunLogger):
 
 def _start(arguments: dict[str, Any]) -> wandb.Run:
     """A W&B run in the mode that WANDB_MODE or, without it, the presence of credentials asks for."""
-    wandb.setup(wandb.Settings(silent=True))  # login has no such setting of its own
     mode: Any = os.environ.get("WANDB_MODE", "online")
+    if mode not in MODES:
+        raise UserError(f"WANDB_MODE={mode}: expected one of {', '.join(MODES)}; logger=none does without trackers")
+    wandb.setup(wandb.Settings(silent=True))  # login has no such setting of its own
     with suppress(UsageError):  # a malformed key counts as none
         if mode != "online" or wandb.login(prompt=False, verify=False):
             try:
