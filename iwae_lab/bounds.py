@@ -33,12 +33,14 @@ def effective_sample_size(log_w: Tensor) -> Tensor:
 
 
 class StreamingBounds:
-    """`iwae_bound` and `elbo` of log-weights that arrive in chunks; keeps two float64 numbers a datum."""
+    """The same of log-weights that arrive in chunks; keeps three float64 numbers a datum."""
 
     iwae_bound: Tensor
     """[batch], nats"""
     elbo: Tensor
     """[batch], nats"""
+    log_sum_of_squares: Tensor
+    """log Σ_i w_i² [batch]"""
 
     def __init__(self) -> None:
         self.k = 0
@@ -46,10 +48,16 @@ class StreamingBounds:
     def add(self, log_w: Tensor) -> None:
         """Take in the log-weights [chunk, batch] of more samples of the same data."""
         log_w = log_w.double()
-        bound, mean = iwae_bound(log_w), elbo(log_w)
+        bound, mean, squares = iwae_bound(log_w), elbo(log_w), torch.logsumexp(2 * log_w, dim=0)
         share = len(log_w) / (self.k + len(log_w))
         if self.k:
             bound = torch.logaddexp(self.iwae_bound + math.log1p(-share), bound + math.log(share))
             mean = torch.lerp(self.elbo, mean, share)
-        self.iwae_bound, self.elbo = bound, mean
+            squares = torch.logaddexp(self.log_sum_of_squares, squares)
+        self.iwae_bound, self.elbo, self.log_sum_of_squares = bound, mean, squares
         self.k += len(log_w)
+
+    @property
+    def effective_sample_size(self) -> Tensor:
+        """(Σ_i w_i)² / Σ_i w_i² per datum, between 1 and k. [batch]."""
+        return torch.exp(2 * (self.iwae_bound + math.log(self.k)) - self.log_sum_of_squares)

@@ -59,6 +59,7 @@ def test_streaming_gives_what_all_samples_at_once_give(cuts: list[int]) -> None:
     assert bounds.k == len(log_w)
     torch.testing.assert_close(bounds.iwae_bound, iwae_bound(log_w))
     torch.testing.assert_close(bounds.elbo, elbo(log_w))
+    torch.testing.assert_close(bounds.effective_sample_size, effective_sample_size(log_w))
 
 
 def test_bound_lies_between_mean_and_maximum() -> None:

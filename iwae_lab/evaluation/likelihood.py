@@ -19,12 +19,14 @@ SEED = 5000  # of the samples of every reported NLL; training draws from elsewhe
 
 @dataclass(frozen=True)
 class Likelihood:
-    """Bounds on log p(x) per image, float64 [images], nats."""
+    """Bounds on log p(x) per image, float64 [images], nats, and how many samples they rest on."""
 
     bound: Tensor
     """L̂_k; the NLL is its negative"""
     elbo: Tensor
     """mean log-weight of the same samples"""
+    effective_samples: Tensor
+    """of the k, from 1 to k"""
     k: int
 
     @property
@@ -77,4 +79,9 @@ def likelihood(
             calls_left -= 1
         finished.append(bounds)
         progress(start + len(x))
-    return Likelihood(torch.cat([b.iwae_bound for b in finished]), torch.cat([b.elbo for b in finished]), k)
+    return Likelihood(
+        torch.cat([b.iwae_bound for b in finished]),
+        torch.cat([b.elbo for b in finished]),
+        torch.cat([b.effective_sample_size for b in finished]),
+        k,
+    )

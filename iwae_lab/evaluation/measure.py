@@ -36,6 +36,7 @@ class Measurements:
             "test/nll_se": self.test.nll_se,
             "test/nll_k": self.test.k,
             "test/elbo": self.test.elbo.mean().item(),
+            "test/ess": self.test.effective_samples.mean().item(),
             "test/active_units": self.units.counts,
             "test/unit_variances": [variances.tolist() for variances in self.units.variances],
             "test/nll_active_only": self.test_active_only.nll,
