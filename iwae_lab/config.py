@@ -5,7 +5,6 @@ import copy
 import dataclasses
 import functools
 import inspect
-import os
 import typing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +16,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from iwae_lab.errors import UserError, did_you_mean
+from iwae_lab.record import writable
 
 __all__ = ["Config", "Evaluation", "Trainer", "build", "check", "first_stage", "help_text", "known_keys", "register"]
 
@@ -105,20 +105,12 @@ class Config:
             _require("init_from", self.init_from, found, "the folder of a run, with its result.json")
         elif self.init_from is not None:
             _require("init_from", self.init_from, isinstance(self.init_from, dict), "null, a folder or keys")
-        _require("runs_dir", self.runs_dir, _writable(Path(self.runs_dir)), "a directory that can be written")
+        _require("runs_dir", self.runs_dir, writable(Path(self.runs_dir)), "a directory that can be written")
 
 
 def _require(key: str, value: object, holds: bool, expected: str) -> None:
     if not holds:
         raise UserError(f"{key}={value}: expected {expected}")
-
-
-def _writable(folder: Path) -> bool:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError:
-        return False
-    return os.access(folder, os.W_OK | os.X_OK)
 
 
 def register() -> None:

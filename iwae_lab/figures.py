@@ -2,15 +2,14 @@
 
 from pathlib import Path
 
-import numpy as np
 import torch
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
 from iwae_lab.evaluation.active_units import THRESHOLD, ActiveUnits
 from iwae_lab.model import LatentVariableModel
+from iwae_lab.pictures import rendered, write_png
 from iwae_lab.record import read_metrics
 
 __all__ = ["model_figures", "write_figures"]
@@ -29,7 +28,7 @@ def write_figures(
     if rows := read_metrics(folder.parent):
         figures["training_curve"] = training_curve(rows)
     for name, picture in figures.items():
-        picture.save(folder / f"{name}.png")
+        write_png(folder / f"{name}.png", picture)
 
 
 @torch.no_grad()
@@ -96,11 +95,3 @@ def training_curve(rows: list[dict[str, float]]) -> Image.Image:
     axes.legend(frameon=False)
     axes.grid(alpha=0.3)
     return rendered(figure)
-
-
-def rendered(figure: Figure) -> Image.Image:
-    """The figure's pixels."""
-    figure.set_dpi(150)
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    return Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")

@@ -22,6 +22,7 @@ __all__ = [
     "read_metrics",
     "read_record",
     "run_id",
+    "writable",
     "write_atomically",
 ]
 
@@ -93,11 +94,20 @@ def read_metrics(folder: Path) -> list[dict[str, float]]:
         return [{key: float(value) for key, value in row.items() if value} for row in csv.DictReader(file)]
 
 
-def write_atomically(path: Path, text: str) -> None:
+def write_atomically(path: Path, content: str | bytes) -> None:
     """Write to a temporary name, then move."""
     partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.write_text(text)
+    partial.write_bytes(content.encode() if isinstance(content, str) else content)
     os.replace(partial, path)
+
+
+def writable(folder: Path) -> bool:
+    """Whether files can be written into `folder`, which is made where it is missing."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return False
+    return os.access(folder, os.W_OK | os.X_OK)
 
 
 def fingerprint(config: dict[str, Any]) -> str:

@@ -213,6 +213,7 @@ def test_where_takes_identity_keys_and_dotted_keys(tmp_path, where, found):
         (["--where", "objective=vae", "k=1"], "no run meets all of them"),
         (["--by", "kk"], "did you mean k?"),
         (["elsewhere"], "elsewhere: expected a directory"),
+        (["--out", "/dev/null/report"], "--out /dev/null/report: expected a directory that can be written"),
     ],
 )
 def test_a_mistake_is_one_line(compare, tmp_path, arguments, expected):

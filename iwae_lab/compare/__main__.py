@@ -6,7 +6,8 @@ from pathlib import Path
 from iwae_lab.compare.report import print_tables, write_csv, write_markdown
 from iwae_lab.compare.runs import find_runs, select
 from iwae_lab.compare.tables import make_tables, not_compared
-from iwae_lab.errors import one_line_errors
+from iwae_lab.errors import UserError, one_line_errors
+from iwae_lab.record import writable
 
 
 def main() -> None:
@@ -34,23 +35,25 @@ def main() -> None:
 
 
 def _compare(arguments: argparse.Namespace) -> None:
+    out: Path | None = arguments.out
+    if out and not writable(out):
+        raise UserError(f"--out {out}: expected a directory that can be written")
     found = find_runs(arguments.directories)
     runs = select(found.runs, arguments.where)
     tables = make_tables(runs, arguments.by)
     notes = not_compared(runs) + found.notes
     print_tables(tables, notes)
-    if arguments.out:
+    if out:
         from iwae_lab.compare.figure import draw
         from iwae_lab.compare.page import write_page
+        from iwae_lab.pictures import rendered, write_png
 
-        out = arguments.out
-        out.mkdir(parents=True, exist_ok=True)
         write_markdown(out / "comparison.md", tables, notes)
         write_csv(out / "comparison.csv", tables)
         if tables:
-            draw(tables).savefig(out / "comparison.png", dpi=150)
+            write_png(out / "comparison.png", rendered(draw(tables)))
         write_page(out / "comparison.html", tables, notes)
-        print(f"written: {out / 'comparison.'}{{md,csv,png,html}}")
+        print(f"written: {out / 'comparison'}.{{{'md,csv,png,html' if tables else 'md,csv,html'}}}")
     if arguments.workspace:
         from iwae_lab.compare.workspace import save_workspaces
 

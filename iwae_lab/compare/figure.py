@@ -7,6 +7,7 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 
 from iwae_lab.compare.runs import as_number
 from iwae_lab.compare.tables import Cell, Row, Table
@@ -90,6 +91,8 @@ def _draw_curves(passes: Axes, minutes: Axes, table: Table, styles: list[dict[st
                 axes.plot([x for x, _ in points], [nll for _, nll in points], **look)
     for axes, name in ((passes, "passes over the training data"), (minutes, "minutes of training")):
         axes.set_xscale("log")
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.xaxis.set_minor_formatter(NullFormatter())
         axes.set_xlabel(name)
         axes.set_ylabel("validation NLL (nats)")
 

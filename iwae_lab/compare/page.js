@@ -465,6 +465,7 @@
         yanchor: "top",
         showarrow: false,
         font: { color: css("--ink"), size: 11.5 },
+        bgcolor: css("--surface"),
       });
       return {
         type: "bar",

@@ -15,7 +15,7 @@ from plotly.offline import get_plotlyjs
 from iwae_lab.compare.report import format_units, legend
 from iwae_lab.compare.runs import Run, differences
 from iwae_lab.compare.tables import Cell, Row, Table
-from iwae_lab.record import read_metrics
+from iwae_lab.record import read_metrics, write_atomically
 
 __all__ = ["write_page"]
 
@@ -43,7 +43,7 @@ def write_page(path: Path, tables: list[Table], notes: list[str]) -> None:
     }
     for mark, content in inlined.items():
         page = page.replace(mark, content)
-    path.write_text(page)
+    write_atomically(path, page)
 
 
 def _tables(tables: list[Table]) -> list[dict[str, Any]]:

@@ -1,6 +1,7 @@
 """The tables as text: on the terminal, as Markdown and as CSV."""
 
 import csv
+import io
 from pathlib import Path
 
 from rich.console import Console
@@ -8,6 +9,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from iwae_lab.compare.tables import Cell, Row, Table
+from iwae_lab.record import write_atomically
 
 __all__ = ["format_units", "legend", "print_tables", "write_csv", "write_markdown"]
 
@@ -100,7 +102,7 @@ def write_markdown(path: Path, tables: list[Table], notes: list[str]) -> None:
             lines.append(_markdown([row.model, row.label, *(_markdown_cell(cell) for cell in cells)]))
         lines.append("")
     lines += [f"{line}\n" for line in legend(tables)] + [f"- {note}" for note in notes]
-    path.write_text("\n".join(lines).rstrip() + "\n")
+    write_atomically(path, "\n".join(lines).rstrip() + "\n")
 
 
 def _markdown(cells: list[str]) -> str:
@@ -121,14 +123,15 @@ def write_csv(path: Path, tables: list[Table]) -> None:
         *("protocol", "model", "objective", "setting", "by", "value", "nll", "nll_se", "nll_se_over", "seeds"),
         *("active_units", "best", "paper_nll", "paper_mark", "paper_active_units", "minus_paper", "run_ids"),
     ]
-    with path.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(head)
-        for table in tables:
-            for row in table.rows:
-                for column in table.columns:
-                    if cell := row.cells.get(column):
-                        writer.writerow(_csv_line(table, row, column, cell))
+    file = io.StringIO()
+    writer = csv.writer(file)
+    writer.writerow(head)
+    for table in tables:
+        for row in table.rows:
+            for column in table.columns:
+                if cell := row.cells.get(column):
+                    writer.writerow(_csv_line(table, row, column, cell))
+    write_atomically(path, file.getvalue())
 
 
 def _csv_line(table: Table, row: Row, column: str, cell: Cell) -> list[object]:
