@@ -116,7 +116,9 @@ def job_threads() -> int:
     launcher = HydraConfig.get().launcher
     if jobs := launcher.get("n_jobs"):  # joblib; below zero counts from the number of cores
         return max(1, cores // (jobs if jobs > 0 else max(1, cores + 1 + jobs)))
-    return launcher.get("cpus_per_task") or cores  # submitit
+    if launcher.get("cpus_per_task"):  # submitit
+        return launcher.cpus_per_task
+    return 1 if launcher._target_.endswith(".LocalLauncher") else cores  # submitit_local runs all jobs at once
 
 
 def sweep_name() -> str | None:

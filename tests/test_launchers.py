@@ -74,11 +74,12 @@ def test_an_interrupted_sweep_stops_at_checkpoints_and_goes_on(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("launcher", ["basic", "joblib"], indirect=True)
+@pytest.mark.parametrize("launcher", ["basic", "joblib", "submitit_local"], indirect=True)
 def test_the_cores_are_divided_among_the_jobs_that_run_at_a_time(
     cli: Cli, tiny: list[str], tmp_path: Path, launcher: str
 ) -> None:
     done = cli("train.py", "-m", f"hydra/launcher={launcher}", *tiny, "threads=auto", "seed=0,1")
     assert done.returncode == 0, done.stderr
-    expected = 1 if launcher == "joblib" else len(os.sched_getaffinity(0))  # joblib's n_jobs: as many as there are
+    cores = len(os.sched_getaffinity(0))
+    expected = cores if launcher == "basic" else 1  # the others run as many jobs at a time as there are cores, or more
     assert [record["threads"] for record in records(tmp_path / "runs")] == [expected] * 2
