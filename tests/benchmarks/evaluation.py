@@ -1,8 +1,10 @@
 """speed LAYERS COMPILE: rows per second of the NLL; memory K: its peak memory, MB beyond the idle process."""
 
+import os
 import resource
 import sys
 import time
+from pathlib import Path
 
 import torch
 
@@ -10,6 +12,7 @@ from iwae_lab.evaluation.likelihood import likelihood
 from iwae_lab.model import HierarchicalModel
 
 torch.set_flush_denormal(True)
+torch.set_num_threads(2)
 ARCHITECTURES = {1: ([50], [[200, 200]]), 2: ([100, 50], [[200, 200], [100, 100]])}
 
 
@@ -22,7 +25,7 @@ def images(count: int) -> torch.Tensor:
 
 
 def speed(layers: str, compile: str, k: int = 5000) -> float:
-    """Rows per second, but for the first image."""
+    """Rows per second, but for the first batches."""
     model, marks = new(int(layers)), []
     likelihood(model, images(400), k, compile=compile, progress=lambda n: marks.append((n, time.perf_counter())))
     (first, start), (last, end) = marks[1], marks[-1]
@@ -32,13 +35,9 @@ def speed(layers: str, compile: str, k: int = 5000) -> float:
 def memory(k: str) -> float:
     """MB."""
     model, x = new(1), images(1000)
-    idle = peak()
+    idle = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE") / 2**20
     likelihood(model, x[: max(1, 500_000 // int(k))], int(k))
-    return peak() - idle
-
-
-def peak() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 - idle
 
 
 if __name__ == "__main__":

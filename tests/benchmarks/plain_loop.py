@@ -91,5 +91,6 @@ def evaluate(layers: int, batch: int = 20, k: int = 250) -> float:
 
 
 if __name__ == "__main__":
+    torch.set_num_threads(2)
     kind, *numbers = sys.argv[1:]
     print((train if kind == "train" else evaluate)(*map(int, numbers)))
