@@ -276,7 +276,7 @@ def test_of_a_resumed_run_wandb_is_given_what_it_lacks(
 def test_a_mode_that_wandb_does_not_know_is_one_line(train: Train) -> None:
     done = train(WANDB_MODE="none")
     assert done.returncode == 1
-    assert "error: WANDB_MODE=none: expected one of online, offline" in done.stderr.splitlines()[-1]
+    assert "WANDB_MODE=none: expected one of online, offline" in done.stderr.splitlines()[-1]
 
 
 @pytest.mark.slow

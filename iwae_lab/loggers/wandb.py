@@ -54,6 +54,8 @@ class WandB(RunLogger):
         record: Record,
     ) -> None:
         super().__init__(folder, record)
+        if (mode := os.environ.get("WANDB_MODE", "online")) not in MODES:
+            raise UserError(f"WANDB_MODE={mode}: expected one of {', '.join(MODES)}; logger=none does without trackers")
         for variable in ("WANDB_DATA_DIR", "WANDB_CACHE_DIR"):  # staged tables, logs: not in the user's home
             os.environ.setdefault(variable, str(folder.parent.absolute() / ".wandb"))
         self.upload_checkpoint = upload_checkpoint
@@ -149,8 +151,6 @@ class WandB(RunLogger):
 def _start(arguments: dict[str, Any]) -> wandb.Run:
     """A W&B run in the mode that WANDB_MODE or, without it, the presence of credentials asks for."""
     mode: Any = os.environ.get("WANDB_MODE", "online")
-    if mode not in MODES:
-        raise UserError(f"WANDB_MODE={mode}: expected one of {', '.join(MODES)}; logger=none does without trackers")
     wandb.setup(wandb.Settings(silent=True))  # login has no such setting of its own
     with suppress(UsageError):  # a malformed key counts as none
         if mode != "online" or wandb.login(prompt=False, verify=False):
