@@ -44,16 +44,18 @@ def active_units(
     samples each, which is unbiased.
     """
     dtype = next(model.parameters()).dtype
-    halves = []  # a pair of [batch, units] for each batch and layer
+    inner: list[Tensor] = []  # a layer's two inner means of every image [2, images, units]
     for start in range(0, len(images), batch):
         x = images[start : start + batch].to(dtype)
         noise = ImageNoise(seed, range(start, start + len(x)), x.device)
         first, *above = model.posteriors(x, 2 * samples, noise)
-        exact = first.mean.double()
-        halves.append([(exact, exact)] + [tuple(h.mean(0) for h in q.mean.double().split(samples)) for q in above])
+        exact = first.mean.double().expand(2, -1, -1)
+        halves = [exact] + [q.mean.double().unflatten(0, (2, samples)).mean(1) for q in above]
+        inner = inner or [half.new_empty(2, len(images), half.shape[-1]) for half in halves]
+        for layer, half in zip(inner, halves, strict=True):
+            layer[:, start : start + len(x)] = half
     variances, means = [], []
-    for layer in zip(*halves, strict=True):
-        a, b = (torch.cat(half) for half in zip(*layer, strict=True))
+    for a, b in inner:
         variances.append(((a - a.mean(0)) * (b - b.mean(0))).sum(0) / (len(a) - 1))
         means.append((a.mean(0) + b.mean(0)) / 2)
     return ActiveUnits(variances, means)

@@ -67,7 +67,8 @@ def likelihood(
     weigh = Compiled(log_weights, compile)
     calls_left = math.ceil(len(images) / batch) * math.ceil(k / chunk)
     layers = model.posteriors(images[:1].to(dtype), 1, ImageNoise(seed, [0], images.device))
-    finished = []
+    # one tensor, not a small one a batch: each would keep a large freed block from being used again
+    found = torch.empty(3, len(images), dtype=torch.float64, device=images.device)
     for start in range(0, len(images), batch):
         x = images[start : start + batch].to(dtype)
         noise = ImageNoise(seed, range(start, start + len(x)), x.device)
@@ -77,11 +78,7 @@ def likelihood(
             drawn = [noise(q, level, (samples, len(x), q[0].shape[-1])) for level, q in enumerate(layers)]
             bounds.add(weigh(x, *drawn, calls_left=calls_left))
             calls_left -= 1
-        finished.append(bounds)
+        found[:, start : start + len(x)] = torch.stack([bounds.iwae_bound, bounds.elbo, bounds.effective_sample_size])
         progress(start + len(x))
-    return Likelihood(
-        torch.cat([b.iwae_bound for b in finished]),
-        torch.cat([b.elbo for b in finished]),
-        torch.cat([b.effective_sample_size for b in finished]),
-        k,
-    )
+    bound, mean, effective_samples = found
+    return Likelihood(bound, mean, effective_samples, k)
