@@ -14,6 +14,7 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
+from oracle import X, linear_gaussian
 
 from iwae_lab.config import check, first_stage
 from iwae_lab.record import run_id
@@ -52,6 +53,12 @@ def test_every_job_of_a_sweep_can_be_run_and_differs_from_the_others(name: str) 
             Parts.of(check(first_stage(cfg)))
         identities.add(identity(cfg))
     assert len(identities) == len(found) == JOBS.get(name, len(found))
+
+
+def test_objectives_are_compared_at_equal_samples() -> None:
+    for cfg in jobs("objectives"):
+        objective = Parts.of(check(cfg)).objective
+        assert objective(linear_gaussian(1), X, cfg.k).log_w.numel() == 10, cfg.objective.name
 
 
 def test_the_first_stage_of_table_2_is_a_cell_of_table_1() -> None:
