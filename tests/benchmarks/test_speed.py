@@ -7,12 +7,12 @@ import pytest
 import speed
 
 pytestmark = pytest.mark.benchmark
-MARGIN = 0.75
+MARGIN = 0.8
 REACHED = {
     (1, 50, 100): {"eager": 0.95, "compiled": 1.2, "iwae_resampled, compiled": 1.9},
     (1, 50, 20): {"eager": 0.95, "compiled": 1.2, "iwae_resampled, compiled": 1.6},
     (2, 50, 100): {"eager": 0.95, "compiled": 1.2, "iwae_resampled, compiled": 1.9},
-    (1, 5, 20): {"eager": 0.9, "compiled": 0.9},
+    (1, 5, 20): {"eager": 1.0, "compiled": 0.9},
     (1, 1, 20): {"eager": 0.8, "compiled": 1.0},
 }
 
@@ -29,12 +29,9 @@ def test_training(case: tuple[int, int, int]) -> None:
 
 @pytest.mark.parametrize("layers", [1, 2])
 def test_evaluation(layers: int) -> None:
-    check(speed.evaluation_case(layers, rounds=3), {"eager": 1.0, "compiled": 1.4})
+    check(speed.evaluation_case(layers, rounds=3), {"eager": 1.0, "compiled": 1.5})
 
 
 def test_start_up_and_memory() -> None:
-    help_text, first_step = (row["value"] for row in speed.start_up(3))
-    assert help_text < 3
-    assert first_step < 12  # 9.5 s on the machine of README's table, where the target of 6 is not reached
-    for row in speed.memory():
+    for row in speed.start_up(3) + speed.memory():
         assert row["value"] < row["target"], row
