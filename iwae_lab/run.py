@@ -28,7 +28,7 @@ from iwae_lab.figures import write_figures
 from iwae_lab.loggers.base import RunLogger
 from iwae_lab.model import LatentVariableModel
 from iwae_lab.objectives.base import Objective
-from iwae_lab.optimizer import OptimizerFactory
+from iwae_lab.optimizers.base import OptimizerFactory
 from iwae_lab.progress import Meter
 from iwae_lab.record import Record, now, read_record, run_id, write_atomically
 from iwae_lab.report import print_record

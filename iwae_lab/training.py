@@ -30,7 +30,7 @@ from iwae_lab.figures import model_figures
 from iwae_lab.loggers.base import RunLogger
 from iwae_lab.model import LatentVariableModel
 from iwae_lab.objectives.base import Estimate, Objective
-from iwae_lab.optimizer import OptimizerFactory
+from iwae_lab.optimizers.base import OptimizerFactory
 from iwae_lab.progress import Meter
 from iwae_lab.schedule import Schedule
 

@@ -15,7 +15,7 @@ from iwae_lab.data.base import Dataset
 from iwae_lab.errors import UserError, explain
 from iwae_lab.model import LatentVariableModel
 from iwae_lab.objectives.base import Objective
-from iwae_lab.optimizer import OptimizerFactory
+from iwae_lab.optimizers.base import OptimizerFactory
 from iwae_lab.record import fingerprint, run_id
 from iwae_lab.schedule import Schedule
 

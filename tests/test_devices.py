@@ -24,7 +24,7 @@ from iwae_lab.errors import UserError
 from iwae_lab.layers import Bernoulli, Gaussian, StandardNormal
 from iwae_lab.model import HierarchicalModel
 from iwae_lab.objectives.sumo import SUMO
-from iwae_lab.optimizer import Adam
+from iwae_lab.optimizers.adam import Adam
 from iwae_lab.record import read_metrics
 from iwae_lab.run import run
 from iwae_lab.schedule import Constant

@@ -16,7 +16,7 @@ from iwae_lab.layers import StandardNormal
 from iwae_lab.model import HierarchicalModel
 from iwae_lab.objectives.base import Estimate, Objective
 from iwae_lab.objectives.dreg import DReG
-from iwae_lab.optimizer import Adam
+from iwae_lab.optimizers.adam import Adam
 from iwae_lab.run import run
 from iwae_lab.schedule import LinearDecay
 from iwae_lab.training import Batches, ImageData, Training

@@ -12,7 +12,7 @@ from iwae_lab.data.mnist_5k import MNIST5k
 from iwae_lab.data.protocol import content_hash, prepare
 from iwae_lab.model import HierarchicalModel
 from iwae_lab.objectives.iwae import IWAE
-from iwae_lab.optimizer import Adam
+from iwae_lab.optimizers.adam import Adam
 
 pytestmark = pytest.mark.benchmark
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")

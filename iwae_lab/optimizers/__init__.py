@@ -1,0 +1,1 @@
+"""Optimizers as the configuration names them, one file each."""
