@@ -15,7 +15,7 @@ from hydra.utils import get_class
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from iwae_lab.errors import UserError, did_you_mean
+from iwae_lab.errors import UserError, did_you_mean, require
 from iwae_lab.record import writable
 
 __all__ = ["Config", "Evaluation", "Trainer", "build", "check", "first_stage", "help_text", "known_keys", "register"]
@@ -38,9 +38,9 @@ class Evaluation:
     """evaluate on the first n test images; null: all"""
 
     def __post_init__(self) -> None:
-        _require("evaluation.k", self.k, self.k >= 1, "an integer of at least 1")
+        require("evaluation.k", self.k, self.k >= 1, "an integer of at least 1")
         if self.images is not None:
-            _require("evaluation.images", self.images, self.images >= 2, "null or an integer of at least 2")
+            require("evaluation.images", self.images, self.images >= 2, "null or an integer of at least 2")
 
 
 @dataclass
@@ -51,7 +51,7 @@ class Trainer:
     """GPUs of this machine (or CPU processes) that share every batch in training; evaluation is on one"""
 
     def __post_init__(self) -> None:
-        _require("trainer.devices", self.devices, self.devices >= 1, "an integer of at least 1")
+        require("trainer.devices", self.devices, self.devices >= 1, "an integer of at least 1")
 
 
 @dataclass
@@ -90,27 +90,22 @@ class Config:
     """run again although a finished run is there (the old folder is kept in runs_dir/.replaced)"""
 
     def __post_init__(self) -> None:
-        _require("k", self.k, self.k >= 1, "an integer of at least 1")
-        _require("seed", self.seed, 0 <= self.seed < 2**32, "an integer from 0 to 2**32 - 1")
-        _require("precision", self.precision, self.precision in PRECISIONS, f"one of {', '.join(PRECISIONS)}")
-        _require("accelerator", self.accelerator, self.accelerator in ACCELERATORS, f"one of {', '.join(ACCELERATORS)}")
+        require("k", self.k, self.k >= 1, "an integer of at least 1")
+        require("seed", self.seed, 0 <= self.seed < 2**32, "an integer from 0 to 2**32 - 1")
+        require("precision", self.precision, self.precision in PRECISIONS, f"one of {', '.join(PRECISIONS)}")
+        require("accelerator", self.accelerator, self.accelerator in ACCELERATORS, f"one of {', '.join(ACCELERATORS)}")
         self.compile = self.compile.lower()  # OmegaConf makes "True" of true
-        _require("compile", self.compile, self.compile in COMPILE, f"one of {', '.join(COMPILE)}")
+        require("compile", self.compile, self.compile in COMPILE, f"one of {', '.join(COMPILE)}")
         valid_threads = self.threads == "auto" or (self.threads.isdigit() and int(self.threads) >= 1)
-        _require("threads", self.threads, valid_threads, "auto or an integer of at least 1")
+        require("threads", self.threads, valid_threads, "auto or an integer of at least 1")
         if self.data_dir is not None:
-            _require("data_dir", self.data_dir, Path(self.data_dir).is_dir(), "an existing directory")
+            require("data_dir", self.data_dir, Path(self.data_dir).is_dir(), "an existing directory")
         if isinstance(self.init_from, str):
             found = (Path(self.init_from) / "result.json").is_file()
-            _require("init_from", self.init_from, found, "the folder of a run, with its result.json")
+            require("init_from", self.init_from, found, "the folder of a run, with its result.json")
         elif self.init_from is not None:
-            _require("init_from", self.init_from, isinstance(self.init_from, dict), "null, a folder or keys")
-        _require("runs_dir", self.runs_dir, writable(Path(self.runs_dir)), "a directory that can be written")
-
-
-def _require(key: str, value: object, holds: bool, expected: str) -> None:
-    if not holds:
-        raise UserError(f"{key}={value}: expected {expected}")
+            require("init_from", self.init_from, isinstance(self.init_from, dict), "null, a folder or keys")
+        require("runs_dir", self.runs_dir, writable(Path(self.runs_dir)), "a directory that can be written")
 
 
 def register() -> None:

@@ -9,13 +9,19 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-__all__ = ["UserError", "did_you_mean", "explain", "interrupt_on_sigterm", "one_line_errors"]
+__all__ = ["UserError", "did_you_mean", "explain", "interrupt_on_sigterm", "one_line_errors", "require"]
 
 FULL_ERROR = os.environ.get("HYDRA_FULL_ERROR") == "1"  # as the user set it
 
 
 class UserError(Exception):
     """Something the user can mend; the message names the key, the value and what was expected."""
+
+
+def require(key: str, value: object, holds: bool, expected: str) -> None:
+    """Raises `UserError` that names the key, its value and what was expected, unless `holds`."""
+    if not holds:
+        raise UserError(f"{key}={value}: expected {expected}")
 
 
 def did_you_mean(word: str, known: list[str]) -> str:

@@ -13,7 +13,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from iwae_lab.model import HierarchicalModel, SigmoidBeliefNetwork
-from iwae_lab.optimizers.adam import Adam
 from iwae_lab.optimizers.muon import Muon
 from iwae_lab.optimizers.soap import Soap
 from iwae_lab.schedule import Constant
@@ -43,20 +42,21 @@ def test_a_training_step_needs_no_value_on_the_host(spec):
     schedule = Constant(passes=1, batch_size=40, learning_rate=1e-3)
     for architecture in [HierarchicalModel] + [SigmoidBeliefNetwork] * (spec.split()[0] in FOR_DISCRETE):
         model = architecture([8, 4], [[16], [8]], mean_image=torch.rand(784))
-        training = Training(model, objective(spec), Adam(), schedule, k=5, compile="false").to(META)
+        training = Training(model, objective(spec), Muon(), schedule, k=5, compile="false").to(META)
+        optimizer = Muon().make(training.parameters(), 1e-3)
         training.on_train_epoch_start()
         with NoCopies():
             for batches in Batches(images, schedule.batch_size):
                 for x in batches:
-                    training.zero_grad()
+                    optimizer.zero_grad()
                     training.add_gradients(x)
+                    optimizer.step()
         assert all(p.grad is not None and p.grad.device == META for p in model.parameters())
 
 
-@pytest.mark.parametrize("factory", [Muon(), Soap(renew_every=2)], ids=lambda factory: type(factory).__name__)
-def test_an_optimizers_step_needs_no_value_on_the_host(factory):
+def test_a_step_of_soap_needs_no_value_on_the_host():
     parameters = [torch.nn.Parameter(torch.empty(shape, device=META)) for shape in [(20, 300), (5, 5), (7,)]]
-    optimizer = factory.make(parameters, 1e-3)
+    optimizer = Soap(renew_every=2).make(parameters, 1e-3)
     with NoCopies():
         for _ in range(5):
             for parameter in parameters:

@@ -5,7 +5,8 @@ from collections.abc import Iterable
 import torch
 from torch import nn
 
-from iwae_lab.optimizers.base import OptimizerFactory, require
+from iwae_lab.errors import require
+from iwae_lab.optimizers.base import OptimizerFactory
 
 __all__ = ["Adam"]
 

@@ -7,9 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from iwae_lab.errors import UserError
-
-__all__ = ["MatrixOptimizer", "OptimizerFactory", "require"]
+__all__ = ["MatrixOptimizer", "OptimizerFactory", "adam_step"]
 
 
 class OptimizerFactory(ABC):
@@ -22,9 +20,6 @@ class OptimizerFactory(ABC):
 
 class MatrixOptimizer(torch.optim.Optimizer, ABC):
     """Steps matrices by `step_matrix`, with decoupled weight decay; all else as Adam does, at the same rate."""
-
-    BETAS = (0.9, 0.999)
-    EPSILON = 1e-8
 
     def __init__(self, parameters: Iterable[nn.Parameter], learning_rate: float, **settings: float) -> None:
         super().__init__(parameters, {"lr": learning_rate, **settings})
@@ -39,31 +34,29 @@ class MatrixOptimizer(torch.optim.Optimizer, ABC):
             for parameter in group["params"]:
                 if parameter.grad is None:
                     continue
-                state = self.state[parameter]
+                gradient, state, lr = parameter.grad, self.state[parameter], group["lr"]
                 if parameter.dim() == 2:
-                    step = self.step_matrix(parameter.grad, state, group)
-                    parameter.mul_(1 - group["lr"] * group["weight_decay"]).add_(step, alpha=-group["lr"])
+                    parameter.mul_(1 - lr * group["weight_decay"])
+                    step = self.step_matrix(gradient, state, group)
                 else:
-                    self._step_adam(parameter, state, group["lr"])
+                    step = adam_step(gradient, state, 0.9, 0.999)
+                parameter.add_(step, alpha=-lr)
         return loss
 
     @abstractmethod
     def step_matrix(self, gradient: Tensor, state: dict[str, Any], group: dict[str, Any]) -> Tensor:
         """What the rate times is taken from the matrix [rows, columns]; `state` is empty at its first step."""
 
-    def _step_adam(self, parameter: Tensor, state: dict[str, Any], lr: float) -> None:
-        gradient = parameter.grad
-        assert gradient is not None
-        if not state:
-            state |= {"step": 0, "mean": torch.zeros_like(parameter), "square": torch.zeros_like(parameter)}
-        state["step"] += 1
-        mean = state["mean"].lerp_(gradient, 1 - self.BETAS[0])
-        square = state["square"].lerp_(gradient.square(), 1 - self.BETAS[1])
-        mean_scale, square_scale = (1 - beta ** state["step"] for beta in self.BETAS)
-        parameter.addcdiv_(mean, square.sqrt().div_(square_scale**0.5).add_(self.EPSILON), value=-lr / mean_scale)
 
+def adam_step(gradient: Tensor, state: dict[str, Any], beta1: float, beta2: float, epsilon: float = 1e-8) -> Tensor:
+    """What Adam (Kingma & Ba 2015, algorithm 1) takes from a parameter, over its rate.
 
-def require(name: str, value: float, holds: bool, expected: str) -> None:
-    """Raises `UserError` that names the setting, its value and what was expected, unless `holds`."""
-    if not holds:
-        raise UserError(f"{name}={value}: expected {expected}")
+    `state` keeps the number of steps (`step`) and running means of the gradient (`mean`) and its square (`square`).
+    """
+    if "step" not in state:
+        state |= {"step": 0, "mean": torch.zeros_like(gradient), "square": torch.zeros_like(gradient)}
+    state["step"] += 1
+    mean = state["mean"].lerp_(gradient, 1 - beta1)
+    square = state["square"].lerp_(gradient.square(), 1 - beta2)
+    mean_scale, square_scale = (1 - beta ** state["step"] for beta in (beta1, beta2))
+    return mean / square.sqrt().mul_(mean_scale / square_scale**0.5).add_(epsilon * mean_scale)

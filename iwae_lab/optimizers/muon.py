@@ -6,7 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from iwae_lab.optimizers.base import MatrixOptimizer, OptimizerFactory, require
+from iwae_lab.errors import require
+from iwae_lab.optimizers.base import MatrixOptimizer, OptimizerFactory
 
 __all__ = ["Muon", "orthogonalize"]
 

@@ -6,7 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from iwae_lab.optimizers.base import MatrixOptimizer, OptimizerFactory, require
+from iwae_lab.errors import require
+from iwae_lab.optimizers.base import MatrixOptimizer, OptimizerFactory, adam_step
 
 __all__ = ["Soap"]
 
@@ -46,29 +47,21 @@ class Soap(OptimizerFactory):
 
 
 class _Soap(MatrixOptimizer):
-    """Of each matrix: its step, `mean` and `square` of gradients in the eigenvectors, and for each side that has
-    them `gram.0` or `gram.1` (running means of GGᵀ and GᵀG) and their eigenvectors `basis.0` and `basis.1`."""
+    """A matrix's state: what Adam keeps, in the eigenvectors; by side, 0 of rows and 1 of columns, the running
+    means of GGᵀ and GᵀG (`grams`) and their eigenvectors (`bases`)."""
 
     def step_matrix(self, gradient: Tensor, state: dict[str, Any], group: dict[str, Any]) -> Tensor:
-        sides = [side for side in (0, 1) if gradient.shape[side] <= group["largest"]]
         if not state:  # the first gradient gives the eigenvectors and no step
-            for side in sides:
-                state[f"gram.{side}"] = _gram(gradient, side)
-                state[f"basis.{side}"] = torch.linalg.eigh(state[f"gram.{side}"]).eigenvectors
-            state |= {"step": 0, "mean": torch.zeros_like(gradient), "square": torch.zeros_like(gradient)}
+            sides = [side for side in (0, 1) if gradient.shape[side] <= group["largest"]]
+            state["grams"] = {side: _gram(gradient, side) for side in sides}
+            state["bases"] = {side: torch.linalg.eigh(gram).eigenvectors for side, gram in state["grams"].items()}
             return torch.zeros_like(gradient)
-        state["step"] += 1
-        beta1, beta2 = group["beta1"], group["beta2"]
-        turned = _turn(gradient, state)
-        mean = state["mean"].lerp_(turned, 1 - beta1)
-        square = state["square"].lerp_(turned.square_(), 1 - beta2)
-        mean_scale, square_scale = (1 - beta ** state["step"] for beta in (beta1, beta2))
-        step = mean / square.sqrt().mul_(mean_scale / square_scale**0.5).add_(self.EPSILON * mean_scale)
-        step = _turn_back(step, state)
-        for side in sides:
-            state[f"gram.{side}"].lerp_(_gram(gradient, side), 1 - beta2)
+        turned = _turn(gradient, state["bases"])
+        step = _turn_back(adam_step(turned, state, group["beta1"], group["beta2"]), state["bases"])
+        for side, gram in state["grams"].items():
+            gram.lerp_(_gram(gradient, side), 1 - group["beta2"])
         if state["step"] % group["renew_every"] == 0:
-            _renew(state, sides)
+            _renew(state)
         return step
 
 
@@ -76,24 +69,24 @@ def _gram(gradient: Tensor, side: int) -> Tensor:
     return gradient @ gradient.T if side == 0 else gradient.T @ gradient
 
 
-def _turn(matrix: Tensor, state: dict[str, Any]) -> Tensor:
-    """In the eigenvectors."""
-    turned = state["basis.0"].T @ matrix if "basis.0" in state else matrix.clone()
-    return turned @ state["basis.1"] if "basis.1" in state else turned
+def _turn(matrix: Tensor, bases: dict[int, Tensor]) -> Tensor:
+    """`matrix` in the eigenvectors."""
+    turned = bases[0].T @ matrix if 0 in bases else matrix
+    return turned @ bases[1] if 1 in bases else turned
 
 
-def _turn_back(turned: Tensor, state: dict[str, Any]) -> Tensor:
-    matrix = state["basis.0"] @ turned if "basis.0" in state else turned
-    return matrix @ state["basis.1"].T if "basis.1" in state else matrix
+def _turn_back(turned: Tensor, bases: dict[int, Tensor]) -> Tensor:
+    matrix = bases[0] @ turned if 0 in bases else turned
+    return matrix @ bases[1].T if 1 in bases else matrix
 
 
-def _renew(state: dict[str, Any], sides: list[int]) -> None:
+def _renew(state: dict[str, Any]) -> None:
     """A step of the power method towards the eigenvectors, in order of their eigenvalues (algorithm 4)."""
-    mean = _turn_back(state["mean"], state)
-    for side in sides:
-        basis = state[f"basis.{side}"]
-        power = state[f"gram.{side}"] @ basis
-        order = (basis * power).sum(0).argsort(descending=True)
+    bases = state["bases"]
+    mean = _turn_back(state["mean"], bases)
+    for side, gram in state["grams"].items():
+        power = gram @ bases[side]
+        order = (bases[side] * power).sum(0).argsort(descending=True)
         state["square"] = state["square"].index_select(side, order)
-        state[f"basis.{side}"] = torch.linalg.qr(power[:, order]).Q
-    state["mean"] = _turn(mean, state)
+        bases[side] = torch.linalg.qr(power[:, order]).Q
+    state["mean"] = _turn(mean, bases)
