@@ -10,7 +10,7 @@ from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.loggers import Logger
 
-from iwae_lab.config import CONF, Config, Evaluation, build, check, help_text, known_keys
+from iwae_lab.config import CONF, Config, Evaluation, build, check, first_stage, help_text, known_keys
 from iwae_lab.data.base import Dataset
 from iwae_lab.errors import UserError, explain
 from iwae_lab.model import LatentVariableModel
@@ -36,6 +36,8 @@ def test_every_shipped_yaml_composes_and_builds(group: str, option: str, compose
     required = {"dataset": {"npz": ["dataset.path=x.npz"]}}.get(group, {}).get(option, [])
     cfg = composed(f"{group}={option}", *required)
     config = check(cfg)
+    if config.init_from:
+        check(first_stage(cfg))
     if group in GROUPS:
         node = getattr(config, group)
         assert node["name"] == option, "the name by which records and tables know it"
