@@ -17,6 +17,7 @@ from iwae_lab.model import LatentVariableModel
 from iwae_lab.objectives.base import Objective
 from iwae_lab.optimizers.base import OptimizerFactory
 from iwae_lab.record import fingerprint, run_id
+from iwae_lab.run import Parts
 from iwae_lab.schedule import Schedule
 
 GROUPS = {
@@ -37,7 +38,7 @@ def test_every_shipped_yaml_composes_and_builds(group: str, option: str, compose
     cfg = composed(f"{group}={option}", *required)
     config = check(cfg)
     if config.init_from:
-        check(first_stage(cfg))
+        Parts.of(check(first_stage(cfg)))
     if group in GROUPS:
         node = getattr(config, group)
         assert node["name"] == option, "the name by which records and tables know it"
