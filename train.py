@@ -6,7 +6,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from iwae_lab.config import register
-from iwae_lab.errors import interrupt_on_sigterm, one_line_errors
+from iwae_lab.errors import interrupt_on_signals, one_line_errors
 from iwae_lab.sweep import reported, run_job
 
 register()
@@ -24,6 +24,6 @@ def main(cfg: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    interrupt_on_sigterm()
+    interrupt_on_signals()
     with one_line_errors(), reported():
         main()

@@ -8,10 +8,22 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any, NoReturn
 
-__all__ = ["UserError", "did_you_mean", "explain", "interrupt_on_sigterm", "one_line_errors", "require"]
+__all__ = [
+    "UserError",
+    "did_you_mean",
+    "explain",
+    "interrupt",
+    "interrupt_on_signals",
+    "one_line_errors",
+    "raise_dropped_interrupt",
+    "require",
+]
 
 FULL_ERROR = os.environ.get("HYDRA_FULL_ERROR") == "1"  # as the user set it
+
+_interrupted = threading.Event()
 
 
 class UserError(Exception):
@@ -79,8 +91,24 @@ def one_line_errors() -> Iterator[None]:
         sys.exit(130)
 
 
-def interrupt_on_sigterm() -> None:
-    """Make SIGTERM do what Ctrl-C does, unless something else (a cluster's job runner) handles it."""
-    main = threading.current_thread() is threading.main_thread()
-    if main and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
+def interrupt(number: int, frame: Any) -> NoReturn:
+    """A signal's handler: raises `KeyboardInterrupt`, now, or where Python drops that, when one asks again."""
+    _interrupted.set()
+    raise KeyboardInterrupt
+
+
+def interrupt_on_signals() -> None:
+    """Make Ctrl-C and SIGTERM `interrupt`, unless something else (a cluster's job runner) handles them."""
+    _interrupted.clear()
+    if threading.current_thread() is not threading.main_thread():
+        return
+    for number, default in ((signal.SIGINT, signal.default_int_handler), (signal.SIGTERM, signal.SIG_DFL)):
+        if signal.getsignal(number) is default:
+            signal.signal(number, interrupt)
+
+
+def raise_dropped_interrupt() -> None:
+    """Raises the `KeyboardInterrupt` that Python dropped, if it did, as it does in destructors and callbacks."""
+    if _interrupted.is_set():
+        _interrupted.clear()
+        raise KeyboardInterrupt

@@ -7,6 +7,8 @@ import time
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
+from iwae_lab.errors import raise_dropped_interrupt
+
 __all__ = ["Meter"]
 
 log = logging.getLogger(__name__)
@@ -41,7 +43,11 @@ class Meter:
             self.bar.stop()
 
     def due(self) -> bool:
-        """Whether it is time to show something again; cheap enough for every step."""
+        """Whether it is time to show something again; cheap enough for every step.
+
+        Raises `KeyboardInterrupt` if Python dropped one: every long task comes by here at every step.
+        """
+        raise_dropped_interrupt()
         now = time.monotonic()
         if now - self.last < self.interval:
             return False

@@ -22,7 +22,7 @@ from iwae_lab.arithmetic import fastest_precision
 from iwae_lab.config import Config, build, check, first_stage
 from iwae_lab.data.base import Dataset, default_data_dir
 from iwae_lab.data.protocol import Data, prepare
-from iwae_lab.errors import UserError, explain, interrupt_on_sigterm
+from iwae_lab.errors import UserError, explain, interrupt_on_signals
 from iwae_lab.evaluation.measure import Measurements, measure
 from iwae_lab.figures import write_figures
 from iwae_lab.loggers.base import RunLogger
@@ -98,7 +98,7 @@ def run(cfg: DictConfig) -> Record:
     config = check(cfg)
     parts = Parts.of(config)
     parts.devices()
-    interrupt_on_sigterm()
+    interrupt_on_signals()
     prepare_cpu(config)
     if isinstance(config.init_from, dict):
         first = run(first_stage(cfg))

@@ -21,7 +21,7 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from iwae_lab.errors import explain
+from iwae_lab.errors import explain, interrupt
 from iwae_lab.record import now, write_atomically
 
 __all__ = ["Job", "Sweep", "job_threads", "name_of", "reported", "run_job", "sweep_name"]
@@ -74,7 +74,7 @@ def _interrupt_jobs(number: int, frame: Any) -> NoReturn:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(job.pid, signal.SIGINT)
         time.sleep(0.02)
-    raise KeyboardInterrupt
+    interrupt(number, frame)
 
 
 def _running_elsewhere() -> list[Job]:

@@ -187,6 +187,32 @@ def test_a_killed_run_goes_on_and_ends_as_if_it_had_not_been(
     assert curve(tmp_path / "runs") == curve(uninterrupted)
 
 
+DROPPED = """
+import signal
+from iwae_lab.objectives.iwae import IWAE
+
+class Interrupting:
+    def __del__(self):  # what is raised here, Python drops
+        signal.raise_signal(signal.SIGINT)
+
+class Interrupted(IWAE):
+    def forward(self, model, x, k):
+        Interrupting()
+        return super().forward(model, x, k)
+"""
+
+
+def test_an_interrupt_that_python_drops_stops_the_run_all_the_same(tiny: list[str], tmp_path: Path) -> None:
+    (tmp_path / "dropped.py").write_text(DROPPED)
+    command = [sys.executable, "train.py", *tiny, "objective._target_=dropped.Interrupted"]
+    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert "Exception ignored in" in done.stderr
+    assert done.returncode == 1 and "the same command goes on" in done.stderr, done.stderr
+    (record,) = records(tmp_path / "runs")
+    assert (record["status"], record["error"]) == ("running", "interrupted")
+
+
 def test_a_run_killed_while_it_is_measured_loses_nothing(cli: Cli, tiny: list[str], tmp_path: Path) -> None:
     arguments = ["train.py", *tiny, "diagnostics=true", "schedule.passes=3"]
     assert cli(*arguments).returncode == 0
