@@ -79,7 +79,7 @@ class Config:
     accelerator: str = "auto"
     """auto (gpu where there is one), cpu or gpu"""
     precision: str = "auto"
-    """of training's matrix products: 32 (TF32 on CUDA), bf16 or auto (the faster here); what is reported is fp32"""
+    """of training's matrix products: 32 (TF32 on CUDA), bf16 or auto (bf16 if harmless and faster); reports: fp32"""
     compile: str = "auto"
     """torch.compile the loss: true, false or auto (where the steps left repay it)"""
     threads: str = "auto"

@@ -119,7 +119,7 @@ def run(cfg: DictConfig) -> Record:
                 return record
             config.precision = record.precision  # it goes on as it began
         if config.precision == "auto":
-            config.precision = fastest_precision(parts.device(), parts.schedule.batch_size * config.k)
+            config.precision = fastest_precision(parts.device(), parts.schedule.batch_size, config.k)
         record = Record(
             run_id=name,
             dataset=config.dataset["name"],
