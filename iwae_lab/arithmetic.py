@@ -13,7 +13,6 @@ __all__ = ["Precision", "fastest_precision", "products_for_training"]
 
 Precision = Literal["32", "bf16"]
 
-
 HARMLESS_K = 5  # samples up to which training in bf16 ended at the NLL of fp32; with 50, 0.1 nats above
 
 

@@ -10,7 +10,6 @@ from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.loggers import Logger
 
-from iwae_lab.arithmetic import fastest_precision
 from iwae_lab.config import CONF, Config, Evaluation, build, check, first_stage, help_text, known_keys
 from iwae_lab.data.base import Dataset
 from iwae_lab.errors import UserError, explain
@@ -150,8 +149,3 @@ def test_run_ids_say_what_a_run_is(composed: Composed) -> None:
 
 def test_schema_is_the_dataclass(composed: Composed) -> None:
     assert OmegaConf.get_type(composed()) is Config
-
-
-def test_precision_auto_is_fp32_where_bf16_was_seen_to_harm() -> None:
-    assert fastest_precision(torch.device("cpu"), batch_size=100, k=50) == "32"
-    assert fastest_precision(torch.device("cuda"), batch_size=100, k=50) == "32"
