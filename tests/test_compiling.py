@@ -12,6 +12,7 @@ from torch._dynamo.utils import counters
 
 from iwae_lab.compiling import Compiled
 from iwae_lab.errors import UserError
+from iwae_lab.layers import Bernoulli
 from iwae_lab.objectives.base import Estimate
 from iwae_lab.run import run
 
@@ -99,3 +100,15 @@ def test_without_a_compiler_one_line_says_so_and_the_run_goes_on(cli, tiny, tmp_
     assert "Traceback" not in done.stderr
     (record,) = records(Path(tmp_path) / "runs")
     assert record["status"] == "finished"
+
+
+@needs_compiler
+@pytest.mark.parametrize("units", [784, 50], ids=["in groups", "not in groups"])
+def test_compiled_pixels_have_the_same_log_probability_and_gradient(units):
+    logits = torch.linspace(-90, 90, 7 * units, dtype=torch.float64).view(7, units).requires_grad_()
+    x = (torch.arange(units) % 2).double()
+    eager = Bernoulli(logits).log_prob(x)
+    compiled = Compiled(lambda x, logits: Bernoulli(logits).log_prob(x), "true")(x, logits, calls_left=1)
+    torch.testing.assert_close(compiled, eager)
+    weights = torch.arange(7, dtype=torch.float64)
+    torch.testing.assert_close(*(torch.autograd.grad(found @ weights, logits) for found in (compiled, eager)))
