@@ -1,5 +1,6 @@
-"""Measure a finished run again: python -m iwae_lab.evaluate RUN_DIR [evaluation.k=…] [evaluation.images=…]
+"""Measure a finished run again: python -m iwae_lab.evaluate RUN_DIR [evaluation.k=…] [evaluation.images=…] …
 
+evaluation.precision=bf16  the NLL with matrix products in bf16, where that is within 0.01 nats of fp32
 diagnostics=true  also effective samples, KL of layers and units, signal-to-noise ratio of the gradients
 ais=N             also log p(x) from both sides, by annealed importance sampling: N test and N simulated images
 """
@@ -22,12 +23,21 @@ from iwae_lab.evaluation.likelihood import likelihood
 from iwae_lab.model import LatentVariableModel
 from iwae_lab.record import Record, read_record
 from iwae_lab.report import print_record, print_rows
-from iwae_lab.run import Parts, measure_model, prepare_cpu, read_checkpoint
+from iwae_lab.run import Parts, log_to_console, measure_model, prepare_cpu, read_checkpoint
 from iwae_lab.training import SNR_IMAGES, part_of
 
 __all__ = ["TrainedRun"]
 
-OVERRIDABLE = ("evaluation.k", "evaluation.images", "diagnostics", "data_dir", "accelerator", "threads", "compile")
+OVERRIDABLE = (
+    "evaluation.k",
+    "evaluation.images",
+    "evaluation.precision",
+    "diagnostics",
+    "data_dir",
+    "accelerator",
+    "threads",
+    "compile",
+)
 KL_THRESHOLD = 0.01  # nats; a unit below it says nothing
 
 
@@ -127,6 +137,7 @@ def main() -> None:
         sys.exit(0 if len(sys.argv) > 1 else 1)
     folder, arguments = Path(sys.argv[1]), sys.argv[2:]
     images = _images([argument for argument in arguments if argument.startswith("ais=")])
+    log_to_console()
     recorded = read_record(folder)
     run = TrainedRun.read(folder, [argument for argument in arguments if not argument.startswith("ais=")])
     run.measure()

@@ -36,7 +36,7 @@ from iwae_lab.schedule import Schedule
 from iwae_lab.sweep import job_threads
 from iwae_lab.training import ImageData, LastCheckpoint, Training, TrainingProgress
 
-__all__ = ["Parts", "measure_model", "prepare_cpu", "read_checkpoint", "run"]
+__all__ = ["Parts", "log_to_console", "measure_model", "prepare_cpu", "read_checkpoint", "run"]
 
 log = logging.getLogger("iwae_lab")
 
@@ -65,7 +65,8 @@ class Parts:
     def data(self) -> Data:
         """The data under the configuration's protocol."""
         folder = Path(self.config.data_dir) if self.config.data_dir else default_data_dir()
-        return prepare(self.dataset, folder, self.config.evaluation.k, self.config.evaluation.images)
+        evaluation = self.config.evaluation
+        return prepare(self.dataset, folder, evaluation.k, evaluation.images, evaluation.precision)
 
     def model(self, data: Data) -> LatentVariableModel:
         """A new model for images like those of `data`, initialised from torch's global generator."""
@@ -107,7 +108,7 @@ def run(cfg: DictConfig) -> Record:
     plain = typing.cast(dict[str, Any], OmegaConf.to_container(cfg))
     name = run_id(plain)
     folder = Path(config.runs_dir) / name
-    _log_to_console()
+    log_to_console()
     with _locked(folder):
         if config.force:
             _set_aside(folder)
@@ -264,9 +265,8 @@ def measure_model(model: LatentVariableModel, data: Data, config: Config) -> Mea
             meter.show(fraction)
 
     try:
-        return measure(
-            model, data.test.to(device), data.valid.to(device), config.evaluation.k, config.compile, progress
-        )
+        test, valid = data.test.to(device), data.valid.to(device)
+        return measure(model, test, valid, config.evaluation.k, config.compile, config.evaluation.precision, progress)
     finally:
         meter.close()
 
@@ -324,7 +324,8 @@ def _set_aside(folder: Path) -> None:
         folder.rename(kept / f"{folder.name}-{now().replace(':', '')}")
 
 
-def _log_to_console() -> None:
+def log_to_console() -> None:
+    """Say on stderr what the package has to say, but not what Lightning always says."""
     no_news = "isinstance.treespec|smaller than the logging interval|is not empty|could not find the monitored"
     warnings.filterwarnings("ignore", f".*({no_news})")
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)

@@ -189,3 +189,16 @@ def test_a_unit_that_carries_nothing_can_be_removed_at_no_loss() -> None:
     difference = found.test.bound - found.test_active_only.bound
     assert difference.mean().abs() < 4 * difference.std() / 60**0.5 < 0.1
     assert found.metrics()["test/active_units"] == [4]
+
+
+@pytest.mark.parametrize(("scale", "harmless"), [(0.1, True), (10, False)])
+def test_in_bf16_only_where_the_nll_stays_the_same(model: HierarchicalModel, scale: float, harmless: bool) -> None:
+    model.float()
+    with torch.no_grad():
+        for parameter in model.decoder.parameters():
+            parameter.mul_(scale)
+    exact = measure(model, images(50), images(20), 100)
+    found = measure(model, images(50), images(20), 100, precision="bf16")
+    assert torch.equal(found.test.bound, exact.test.bound) != harmless
+    assert abs(found.test.nll - exact.test.nll) < 0.01
+    assert found.valid.nll == exact.valid.nll

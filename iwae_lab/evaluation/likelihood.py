@@ -50,19 +50,22 @@ def likelihood(
     rows: int = 2000,
     chunk: int = 250,
     compile: str = "false",
+    precision: str = "32",
     progress: Callable[[int], None] = lambda images_done: None,
 ) -> Likelihood:
     """L̂_k and ELBO of binary images [images, pixels] from k samples each (Burda et al. 2016, eq. 8).
 
     `rows` image-sample pairs are weighed at a time, in chunks of some `chunk` samples an image. The result
-    depends on `seed` and, but for rounding, on neither of them nor on `compile` (see `Compiled`).
+    depends on `seed` and, but for rounding, on neither of them nor on `compile` (see `Compiled`). Matrix products are
+    in the precision of the weights, or in bf16 with precision="bf16"; log-weights are in the former always.
     """
     chunk = BLOCK * math.ceil(min(chunk, k) / BLOCK)
     batch = max(1, rows // chunk)
     dtype = next(model.parameters()).dtype
 
     def log_weights(x: Tensor, *noise: Tensor) -> Tensor:
-        return model.log_weights(x, len(noise[0]), lambda q, level, shape: noise[level])
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=precision == "bf16"):
+            return model.log_weights(x, len(noise[0]), lambda q, level, shape: noise[level])
 
     weigh = Compiled(log_weights, compile)
     calls_left = math.ceil(len(images) / batch) * math.ceil(k / chunk)
