@@ -1,4 +1,4 @@
-"""speed LAYERS COMPILE: rows per second of the NLL; memory K: its peak memory, MB beyond the idle process."""
+"""speed LAYERS COMPILE PRECISION: rows per second of the NLL; memory K: its peak memory, MB beyond the idle process."""
 
 import os
 import resource
@@ -24,10 +24,17 @@ def images(count: int) -> torch.Tensor:
     return torch.bernoulli(torch.full((count, 784), 0.2)).to(torch.uint8)
 
 
-def speed(layers: str, compile: str, k: int = 5000) -> float:
+def speed(layers: str, compile: str, precision: str, k: int = 5000) -> float:
     """Rows per second, but for the first batches."""
     model, marks = new(int(layers)), []
-    likelihood(model, images(400), k, compile=compile, progress=lambda n: marks.append((n, time.perf_counter())))
+    likelihood(
+        model,
+        images(400),
+        k,
+        compile=compile,
+        precision=precision,
+        progress=lambda n: marks.append((n, time.perf_counter())),
+    )
     (first, start), (last, end) = marks[1], marks[-1]
     return (last - first) * k / (end - start)
 

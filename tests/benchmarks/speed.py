@@ -1,6 +1,7 @@
 """How fast iwae_lab is here, on two threads: python tests/benchmarks/speed.py [rounds] [results.json]
 
-Every case is timed in turn with plain_loop.py, `rounds` times (3); ratios are medians over the rounds. Training is
+Every case is timed in turn with plain_loop.py, `rounds` times (3); ratios are medians over the rounds. They are in
+fp32 unless it says bf16; `iwae_resampled` is compiled, in bf16 where the processor has it. Training is
 timed in the command as users run it, between its first pass and its last. Run it on a quiet machine.
 """
 
@@ -18,6 +19,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import torch
+
 ROOT = Path(__file__).parent.parent.parent
 HERE = "tests/benchmarks"
 TRAINING = {  # (layers, k, batch size): the ratio to reach
@@ -28,6 +31,8 @@ TRAINING = {  # (layers, k, batch size): the ratio to reach
     (1, 1, 20): 1.0,
 }
 MODELS = {1: "one_layer", 2: "two_layer"}
+HAS_BF16 = torch.ops.mkldnn._is_mkldnn_bf16_supported()
+FASTEST = "bf16" if HAS_BF16 else "32"
 
 
 def python(*arguments: str) -> str:
@@ -52,20 +57,20 @@ def training_speed(layers: int, k: int, batch: int, plain: float, *overrides: st
             return statistics.median(float(row["images_per_second"]) for row in list(csv.DictReader(file))[1:])
 
 
-def evaluation_speed(layers: int, compile: str) -> float:
+def evaluation_speed(layers: int, compile: str, precision: str) -> float:
     """Rows (image × sample) per second of the NLL of a new model."""
-    return float(python(f"{HERE}/evaluation.py", "speed", str(layers), compile))
+    return float(python(f"{HERE}/evaluation.py", "speed", str(layers), compile, precision))
 
 
 def ratios(
     plain: Callable[[], float], cases: dict[str, Callable[[float], float]], rounds: int
 ) -> tuple[float, dict[str, list[float]]]:
-    """The plain loop's median speed, and each case's speeds as ratios to it, measured in turn."""
+    """The plain loop's median speed, and each case's speeds as ratios to it, measured just before."""
     plain_speeds: list[float] = []
     found: dict[str, list[float]] = {name: [] for name in cases}
     for _ in range(rounds):
-        plain_speeds.append(plain())
         for name, measure in cases.items():
+            plain_speeds.append(plain())
             found[name].append(measure(plain_speeds[-1]) / plain_speeds[-1])
     return statistics.median(plain_speeds), found
 
@@ -77,9 +82,10 @@ def training_case(layers: int, k: int, batch: int, rounds: int) -> dict[str, Any
     plain, found = ratios(
         lambda: float(python(f"{HERE}/plain_loop.py", "train", str(layers), str(k), str(batch))),
         {
-            "eager": speed("compile=false"),
-            "compiled": speed("compile=true"),
-            "iwae_resampled, compiled": speed("compile=true", "objective=iwae_resampled"),
+            "eager": speed("precision=32", "compile=false"),
+            "compiled": speed("precision=32", "compile=true"),
+            **({"compiled, bf16": speed("precision=bf16", "compile=true")} if HAS_BF16 else {}),
+            "`iwae_resampled`": speed(f"precision={FASTEST}", "compile=true", "objective=iwae_resampled"),
         },
         rounds,
     )
@@ -88,9 +94,16 @@ def training_case(layers: int, k: int, batch: int, rounds: int) -> dict[str, Any
 
 
 def evaluation_case(layers: int, rounds: int) -> dict[str, Any]:
+    def speed(compile: str, precision: str) -> Callable[[float], float]:
+        return lambda _: evaluation_speed(layers, compile, precision)
+
     plain, found = ratios(
         lambda: float(python(f"{HERE}/plain_loop.py", "eval", str(layers))),
-        {"eager": lambda _: evaluation_speed(layers, "false"), "compiled": lambda _: evaluation_speed(layers, "true")},
+        {
+            "eager": speed("false", "32"),
+            "compiled": speed("true", "32"),
+            **({"compiled, bf16": speed("true", "bf16")} if HAS_BF16 else {}),
+        },
         rounds,
     )
     case = f"NLL, {layers} layer{'s' * (layers > 1)}, rows/s"
