@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch.nn import functional as F
 
-__all__ = ["Precision", "fastest_precision", "products_for_training"]
+__all__ = ["Precision", "autocast", "fastest_precision", "products_for_training"]
 
 Precision = Literal["32", "bf16"]
 
@@ -42,9 +42,14 @@ def fastest_precision(device: torch.device, batch_size: int, k: int) -> Precisio
     return "bf16" if 1.25 * seconds("bf16") < seconds("32") else "32"
 
 
+def autocast(device: torch.device, precision: str) -> torch.autocast:
+    """A context for matrix products in `precision`, "32" being that of the weights."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+
+
 @contextlib.contextmanager
 def products_for_training(device: torch.device) -> Iterator[None]:
-    """Let CUDA multiply fp32 matrices in TF32 inside; what is measured and reported stays in fp32."""
+    """Let CUDA multiply fp32 matrices in TF32 inside; what is measured stays in fp32."""
     before = torch.backends.cuda.matmul.allow_tf32
     torch.backends.cuda.matmul.allow_tf32 = device.type == "cuda"
     try:

@@ -29,7 +29,7 @@ class Compiled:
     TIMED = 15
     COST = 30.0  # seconds that compiling takes
     GAIN = 0.1  # of a call's time, the least worth trying for
-    OPTIONS = ("fallback_random", "cpp.use_decompose_tanh")  # eager's noise; tanh by exp, in a third of the time
+    TANH_BY_EXP = "cpp.use_decompose_tanh"  # on CPUs, in a third of the time; not in every torch
     possible = True  # until it fails in this process
 
     def __init__(
@@ -67,8 +67,9 @@ class Compiled:
 
     def _compile(self) -> None:
         torch.compiler.reset()  # else dynamo gives up after a few functions made in one place, as a multirun makes them
-        known = torch._inductor.list_options()
-        options: dict[str, Any] = {name: True for name in self.OPTIONS if name in known}
+        options: dict[str, Any] = {"fallback_random": True}
+        if self.TANH_BY_EXP in torch._inductor.list_options():
+            options[self.TANH_BY_EXP] = True
         self.compiled = torch.compile(self.eager, dynamic=False, options=options)
 
     def _decide(self, calls_left: int, device: torch.device) -> None:

@@ -36,14 +36,11 @@ class Evaluation:
     """samples per image of the reported NLL"""
     images: int | None = None
     """evaluate on the first n test images; null: all"""
-    precision: str = "32"
-    """of the NLL's matrix products: 32, or bf16 where that is within 0.01 nats of it; bf16 is a protocol of its own"""
 
     def __post_init__(self) -> None:
         require("evaluation.k", self.k, self.k >= 1, "an integer of at least 1")
         if self.images is not None:
             require("evaluation.images", self.images, self.images >= 2, "null or an integer of at least 2")
-        require("evaluation.precision", self.precision, self.precision in ("32", "bf16"), "one of 32, bf16")
 
 
 @dataclass

@@ -1,6 +1,6 @@
-"""Measure a finished run again: python -m iwae_lab.evaluate RUN_DIR [evaluation.k=…] [evaluation.images=…] …
+"""Measure a finished run again: python -m iwae_lab.evaluate RUN_DIR [evaluation.k=…] [evaluation.images=…]
 
-evaluation.precision=bf16  the NLL with matrix products in bf16, where that is within 0.01 nats of fp32
+precision=bf16    the test NLL with matrix products in bf16, if that moves it by at most 0.01 nats
 diagnostics=true  also effective samples, KL of layers and units, signal-to-noise ratio of the gradients
 ais=N             also log p(x) from both sides, by annealed importance sampling: N test and N simulated images
 """
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from iwae_lab.config import Config, check
 from iwae_lab.data.protocol import Data
-from iwae_lab.errors import UserError, one_line_errors
+from iwae_lab.errors import UserError, one_line_errors, require
 from iwae_lab.evaluation.ais import ais, bidirectional
 from iwae_lab.evaluation.diagnostics import diagnose, gradient_snr
 from iwae_lab.evaluation.likelihood import likelihood
@@ -28,16 +28,7 @@ from iwae_lab.training import SNR_IMAGES, part_of
 
 __all__ = ["TrainedRun"]
 
-OVERRIDABLE = (
-    "evaluation.k",
-    "evaluation.images",
-    "evaluation.precision",
-    "diagnostics",
-    "data_dir",
-    "accelerator",
-    "threads",
-    "compile",
-)
+OVERRIDABLE = ("evaluation.k", "evaluation.images", "diagnostics", "data_dir", "accelerator", "threads", "compile")
 KL_THRESHOLD = 0.01  # nats; a unit below it says nothing
 
 
@@ -63,7 +54,7 @@ class TrainedRun:
         cfg.diagnostics = False  # that was for training
         for override in overrides:
             if override.partition("=")[0] not in OVERRIDABLE:
-                expected = ", ".join(f"{key}=…" for key in (*OVERRIDABLE, "ais"))
+                expected = ", ".join(f"{key}=…" for key in (*OVERRIDABLE, "precision", "ais"))
                 raise UserError(f"{override}: expected one of {expected}")
             try:
                 cfg.merge_with_dotlist([override])
@@ -79,12 +70,16 @@ class TrainedRun:
         parts.objective.to(parts.device())
         return cls(record, parts, data, model.to(parts.device()).eval())
 
-    def measure(self) -> None:
+    def measure(self, precision: str = "32") -> None:
         """Put metrics measured anew into the record; the folder stays as it is.
 
-        With no override they are those recorded, to the last digit on the same machine.
+        With no override they are those recorded, to the last digit on the same machine. A test NLL in bf16 is
+        under no protocol of a record.
         """
-        self.record.metrics |= measure_model(self.model, self.data, self.parts.config).metrics()
+        found = measure_model(self.model, self.data, self.parts.config, precision)
+        self.record.metrics |= found.metrics()
+        if found.precision != "32":
+            self.record.protocol += f", in {found.precision}"
 
     def diagnose(self) -> dict[str, str]:
         """Effective samples and KL on the test draw; signal-to-noise ratio on a batch of the validation draw."""
@@ -121,26 +116,31 @@ def _nats(values: Tensor) -> str:
     return f"{values.mean():.2f} ± {values.std() / len(values) ** 0.5:.2f} nats"
 
 
-def _images(wanted: list[str]) -> int:
-    """The N of ais=N; 0 where there is none."""
-    if not wanted:
-        return 0
-    value = wanted[-1].removeprefix("ais=")
-    if not value.isdecimal() or int(value) < 2:
-        raise UserError(f"ais={value}: expected a number of images, at least 2")
-    return int(value)
+def _own_arguments(arguments: list[str]) -> tuple[int, str, list[str]]:
+    """The N of ais=N (0 where there is none), the P of precision=P, and the arguments that are overrides."""
+    own, overrides = {"ais": "0", "precision": "32"}, []
+    for argument in arguments:
+        key, _, value = argument.partition("=")
+        if key in own:
+            own[key] = value
+        else:
+            overrides.append(argument)
+    ais, precision = own["ais"], own["precision"]
+    require("ais", ais, ais.isdecimal() and int(ais) != 1, "a number of images, at least 2")
+    require("precision", precision, precision in ("32", "bf16"), "one of 32, bf16")
+    return int(ais), precision, overrides
 
 
 def main() -> None:
     if len(sys.argv) < 2 or sys.argv[1] in ("-h", "--help"):
         print(__doc__)
         sys.exit(0 if len(sys.argv) > 1 else 1)
-    folder, arguments = Path(sys.argv[1]), sys.argv[2:]
-    images = _images([argument for argument in arguments if argument.startswith("ais=")])
+    folder = Path(sys.argv[1])
+    images, precision, overrides = _own_arguments(sys.argv[2:])
     log_to_console()
     recorded = read_record(folder)
-    run = TrainedRun.read(folder, [argument for argument in arguments if not argument.startswith("ais=")])
-    run.measure()
+    run = TrainedRun.read(folder, overrides)
+    run.measure(precision)
     found = run.record
     print_record(found, folder)
     if found.protocol == recorded.protocol and recorded.metrics:

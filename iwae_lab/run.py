@@ -65,8 +65,7 @@ class Parts:
     def data(self) -> Data:
         """The data under the configuration's protocol."""
         folder = Path(self.config.data_dir) if self.config.data_dir else default_data_dir()
-        evaluation = self.config.evaluation
-        return prepare(self.dataset, folder, evaluation.k, evaluation.images, evaluation.precision)
+        return prepare(self.dataset, folder, self.config.evaluation.k, self.config.evaluation.images)
 
     def model(self, data: Data) -> LatentVariableModel:
         """A new model for images like those of `data`, initialised from torch's global generator."""
@@ -255,7 +254,7 @@ def _fit(training: Training, data: Data, parts: Parts, trackers: list[RunLogger]
     return trainer
 
 
-def measure_model(model: LatentVariableModel, data: Data, config: Config) -> Measurements:
+def measure_model(model: LatentVariableModel, data: Data, config: Config, precision: str = "32") -> Measurements:
     """`measure` on the draws of `data`, showing how far it is."""
     device = next(model.parameters()).device
     meter = Meter("evaluation")
@@ -266,7 +265,7 @@ def measure_model(model: LatentVariableModel, data: Data, config: Config) -> Mea
 
     try:
         test, valid = data.test.to(device), data.valid.to(device)
-        return measure(model, test, valid, config.evaluation.k, config.compile, config.evaluation.precision, progress)
+        return measure(model, test, valid, config.evaluation.k, config.compile, precision, progress)
     finally:
         meter.close()
 

@@ -17,7 +17,7 @@ from pytorch_lightning.core.optimizer import LightningOptimizer
 from torch import Tensor
 
 from iwae_lab import devices
-from iwae_lab.arithmetic import products_for_training
+from iwae_lab.arithmetic import autocast, products_for_training
 from iwae_lab.bounds import effective_sample_size, iwae_bound
 from iwae_lab.compiling import Compiled
 from iwae_lab.data.binarize import resample
@@ -119,7 +119,7 @@ class Training(pl.LightningModule):
         self.k = k
 
         def estimate(x: Tensor) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
-            with torch.autocast("cuda" if x.is_cuda else "cpu", torch.bfloat16, enabled=precision == "bf16"):
+            with autocast(x.device, precision):
                 found = objective(model, x, k)
             with torch.no_grad():
                 log_w = found.log_w.float()

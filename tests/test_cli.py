@@ -75,8 +75,8 @@ def test_a_run_leaves_a_whole_record_and_is_not_run_twice(cli: Cli, tiny: list[s
     assert repr(record["metrics"]["test/nll"]) in evaluated.stdout
     fewer = cli("-m", "iwae_lab.evaluate", str(folder), "evaluation.k=10", "evaluation.images=20")
     assert "L_10" in fewer.stdout and "equal" not in fewer.stdout
-    rounded = cli("-m", "iwae_lab.evaluate", str(folder), "evaluation.precision=bf16")
-    assert "evaluation.precision=bf16: off by" in rounded.stderr
+    rounded = cli("-m", "iwae_lab.evaluate", str(folder), "precision=bf16")
+    assert "precision=bf16: off by" in rounded.stderr
     assert "bf16" in rounded.stdout and "equal" not in rounded.stdout
     refused = cli("-m", "iwae_lab.evaluate", str(folder), "k=5")
     assert refused.returncode == 1 and refused.stderr.count("\n") == 1 and "evaluation.k" in refused.stderr

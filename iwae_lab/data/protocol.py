@@ -2,7 +2,7 @@
 
 Two runs are comparable if and only if the names of their protocols are equal. An official protocol has a short
 name: the published files in their standard split, the binarization of that name, all test images in their one
-standard draw, and L_5000 in fp32. Every other spells out what it is, content included.
+standard draw, and L_5000. Every other spells out what it is, content included.
 """
 
 import hashlib
@@ -42,8 +42,8 @@ class Data:
         return self.train.float().mean(0) / 255
 
 
-def prepare(dataset: Dataset, data_dir: Path, k: int, images: int | None, precision: str = "32") -> Data:
-    """Load a dataset and make its draws; test on the first `images` images with k samples each, in `precision`."""
+def prepare(dataset: Dataset, data_dir: Path, k: int, images: int | None) -> Data:
+    """Load a dataset and make its draws; test on the first `images` images with k samples each."""
     splits = dataset.load(data_dir)
     how = dataset.binarization
     train = splits.train if how == "stochastic" else 255 * binarize_once(splits.train, how, TRAIN_SEED)
@@ -53,17 +53,16 @@ def prepare(dataset: Dataset, data_dir: Path, k: int, images: int | None, precis
         torch.from_numpy(binarize_once(splits.valid, how, VALID_SEED)),
         torch.from_numpy(test),
         splits.shape,
-        _name(dataset, splits, len(test), k, precision),
+        _name(dataset, splits, len(test), k),
     )
 
 
-def _name(dataset: Dataset, splits: Splits, tested: int, k: int, precision: str) -> str:
+def _name(dataset: Dataset, splits: Splits, tested: int, k: int) -> str:
     official = dataset.official.get(dataset.binarization)
-    if official and splits.published and tested == len(splits.test) and (k, precision) == (OFFICIAL_K, "32"):
+    if official and splits.published and tested == len(splits.test) and k == OFFICIAL_K:
         return official
     content = f"{dataset.name}#{content_hash(splits)}/{dataset.binarization}"
-    bound = f"L_{k}" if precision == "32" else f"L_{k} {precision}"
-    return f"{content} {len(splits.train)}/{len(splits.valid)}/{tested} {bound}"
+    return f"{content} {len(splits.train)}/{len(splits.valid)}/{tested} L_{k}"
 
 
 def content_hash(splits: Splits) -> str:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from iwae_lab.arithmetic import autocast
 from iwae_lab.bounds import StreamingBounds
 from iwae_lab.compiling import Compiled
 from iwae_lab.evaluation.noise import BLOCK, ImageNoise
@@ -64,7 +65,7 @@ def likelihood(
     dtype = next(model.parameters()).dtype
 
     def log_weights(x: Tensor, *noise: Tensor) -> Tensor:
-        with torch.autocast(x.device.type, torch.bfloat16, enabled=precision == "bf16"):
+        with autocast(x.device, precision):
             return model.log_weights(x, len(noise[0]), lambda q, level, shape: noise[level])
 
     weigh = Compiled(log_weights, compile)

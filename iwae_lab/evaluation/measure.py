@@ -34,6 +34,8 @@ class Measurements:
     """L̂_100 of the validation images, as throughout training"""
     units: ActiveUnits
     """on the test images"""
+    precision: str
+    """of the matrix products behind the test bounds: 32 or bf16"""
 
     def metrics(self) -> dict[str, Any]:
         """Under the record's names; nats."""
@@ -63,7 +65,7 @@ def measure(
     """Measure `model` on binary images [images, pixels] with k samples an image (Burda et al. 2016, table 1).
 
     compile: whether to compile the log-weights, as `Compiled` has it.
-    precision: of the matrix products of the test NLL; bf16 gives way to 32 where it differs by more than `TOLERANCE`.
+    precision: of the matrix products of the test NLL; bf16 gives way to 32 if it moves L̂_k by more than `TOLERANCE`.
     """
     model = model.eval()
     if precision == "bf16" and not _is_harmless(model, test, k):
@@ -76,7 +78,7 @@ def measure(
     if not all_active:
         pruned = model.without_units(units.active, units.means)
         active_only = bounds(pruned, progress=lambda n: progress(0.5 + 0.5 * n / len(test)))
-    return Measurements(whole, active_only, likelihood(model, valid, VALIDATION_K), units)
+    return Measurements(whole, active_only, likelihood(model, valid, VALIDATION_K), units, precision)
 
 
 def _is_harmless(model: LatentVariableModel, images: Tensor, k: int) -> bool:
@@ -85,7 +87,7 @@ def _is_harmless(model: LatentVariableModel, images: Tensor, k: int) -> bool:
     error = likelihood(model, images, k, precision="bf16").nll - likelihood(model, images, k).nll
     harmless = abs(error) <= TOLERANCE
     log.info(
-        "evaluation.precision=bf16: off by %+.4f nats (L_%d, %d images)%s",
+        "precision=bf16: off by %+.4f nats (L_%d, %d images)%s",
         error, k, len(images), "" if harmless else f", more than {TOLERANCE}, so the test NLL is in fp32",
     )  # fmt: skip
     return harmless
