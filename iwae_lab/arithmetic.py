@@ -43,8 +43,8 @@ def fastest_precision(device: torch.device, batch_size: int, k: int) -> Precisio
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
-    """A context for matrix products in `precision`, "32" being that of the weights."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+    """A context for matrix products in bf16, or with precision="32" in that of the weights."""
+    return torch.autocast("cuda" if device.type == "cuda" else "cpu", torch.bfloat16, enabled=precision == "bf16")
 
 
 @contextlib.contextmanager
