@@ -1,5 +1,6 @@
 """Measure a finished run again: python -m iwae_lab.evaluate RUN_DIR [evaluation.k=…] [evaluation.images=…]
 
+data_dir=DIR, accelerator=…, threads=N and compile=… are those of train.py
 precision=bf16    the test NLL with matrix products in bf16, if that moves it by at most 0.01 nats
 diagnostics=true  also effective samples, KL of layers and units, signal-to-noise ratio of the gradients
 ais=N             also log p(x) from both sides, by annealed importance sampling: N test and N simulated images
@@ -132,7 +133,7 @@ def _own_arguments(arguments: list[str]) -> tuple[int, str, list[str]]:
 
 
 def main() -> None:
-    if len(sys.argv) < 2 or sys.argv[1] in ("-h", "--help"):
+    if len(sys.argv) < 2 or {"-h", "--help"} & set(sys.argv):
         print(__doc__)
         sys.exit(0 if len(sys.argv) > 1 else 1)
     folder = Path(sys.argv[1])

@@ -15,7 +15,13 @@ REACHED = {
     (1, 5, 20): {"eager": 0.7, "compiled": 0.9},
     (1, 1, 20): {"eager": 0.6, "compiled": 1.0},
 }
-REACHED_IN_BF16 = {(1, 50, 100): 2.0, (1, 50, 20): 1.6, (2, 50, 100): 2.0, (1, 5, 20): 1.0, (1, 1, 20): 0.9}
+REACHED_IN_BF16 = {
+    (1, 50, 100): {"compiled, bf16": 2.0, "`iwae_resampled`": 2.8},
+    (1, 50, 20): {"compiled, bf16": 1.6, "`iwae_resampled`": 2.1},
+    (2, 50, 100): {"compiled, bf16": 2.0, "`iwae_resampled`": 3.2},
+    (1, 5, 20): {"compiled, bf16": 1.0},
+    (1, 1, 20): {"compiled, bf16": 0.9},
+}
 
 
 def check(found: dict[str, Any], reached: dict[str, float]) -> None:
@@ -25,7 +31,7 @@ def check(found: dict[str, Any], reached: dict[str, float]) -> None:
 
 @pytest.mark.parametrize("case", REACHED)
 def test_training(case: tuple[int, int, int]) -> None:
-    in_bf16 = {"compiled, bf16": REACHED_IN_BF16[case]} if speed.HAS_BF16 else {}
+    in_bf16 = REACHED_IN_BF16[case] if speed.HAS_BF16 else {}
     check(speed.training_case(*case, rounds=3), REACHED[case] | in_bf16)
 
 
@@ -37,4 +43,4 @@ def test_evaluation(layers: int) -> None:
 
 def test_start_up_and_memory() -> None:
     for row in speed.start_up(3) + speed.memory():
-        assert row["value"] < row["target"], row
+        assert MARGIN * row["value"] < row["target"], row
