@@ -32,7 +32,7 @@ def fastest_precision(device: torch.device, batch_size: int, k: int) -> Precisio
 
     def seconds(precision: Precision) -> float:
         times = []
-        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16", cache_enabled=False):
+        with torch.no_grad(), autocast(device, precision):
             for _ in range(7):
                 start = time.perf_counter()
                 F.linear(h, weight)

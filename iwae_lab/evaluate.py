@@ -119,17 +119,19 @@ def _nats(values: Tensor) -> str:
 
 def _own_arguments(arguments: list[str]) -> tuple[int, str, list[str]]:
     """The N of ais=N (0 where there is none), the P of precision=P, and the arguments that are overrides."""
-    own, overrides = {"ais": "0", "precision": "32"}, []
+    own: dict[str, str] = {}
+    overrides = []
     for argument in arguments:
         key, _, value = argument.partition("=")
-        if key in own:
+        if key in ("ais", "precision"):
             own[key] = value
         else:
             overrides.append(argument)
-    ais, precision = own["ais"], own["precision"]
-    require("ais", ais, ais.isdecimal() and int(ais) != 1, "a number of images, at least 2")
+    if (ais := own.get("ais")) is not None:
+        require("ais", ais, ais.isdecimal() and int(ais) >= 2, "a number of images, at least 2")
+    precision = own.get("precision", "32")
     require("precision", precision, precision in ("32", "bf16"), "one of 32, bf16")
-    return int(ais), precision, overrides
+    return int(ais or 0), precision, overrides
 
 
 def main() -> None:

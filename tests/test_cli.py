@@ -78,6 +78,8 @@ def test_a_run_leaves_a_whole_record_and_is_not_run_twice(cli: Cli, tiny: list[s
     rounded = cli("-m", "iwae_lab.evaluate", str(folder), "precision=bf16")
     assert "precision=bf16: off by" in rounded.stderr
     assert "bf16" in rounded.stdout and "equal" not in rounded.stdout
+    none = cli("-m", "iwae_lab.evaluate", str(folder), "ais=0")
+    assert none.returncode == 1 and none.stderr == "error: ais=0: expected a number of images, at least 2\n"
     refused = cli("-m", "iwae_lab.evaluate", str(folder), "k=5")
     assert refused.returncode == 1 and refused.stderr.count("\n") == 1 and "evaluation.k" in refused.stderr
     assert (folder / "result.json").read_bytes() == before
