@@ -76,8 +76,9 @@ def test_a_run_leaves_a_whole_record_and_is_not_run_twice(cli: Cli, tiny: list[s
     fewer = cli("-m", "iwae_lab.evaluate", str(folder), "evaluation.k=10", "evaluation.images=20")
     assert "L_10" in fewer.stdout and "equal" not in fewer.stdout
     rounded = cli("-m", "iwae_lab.evaluate", str(folder), "precision=bf16")
-    assert "precision=bf16: off by" in rounded.stderr
-    assert "bf16" in rounded.stdout and "equal" not in rounded.stdout
+    assert rounded.returncode == 0 and "precision=bf16: off by" in rounded.stderr
+    given_way = "so the test NLL is in fp32" in rounded.stderr  # rounding differs from machine to machine
+    assert ("bf16" in rounded.stdout, rounded.stdout.rstrip().endswith(": equal")) == (not given_way, given_way)
     none = cli("-m", "iwae_lab.evaluate", str(folder), "ais=0")
     assert none.returncode == 1 and none.stderr == "error: ais=0: expected a number of images, at least 2\n"
     refused = cli("-m", "iwae_lab.evaluate", str(folder), "k=5")
