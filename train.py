@@ -7,6 +7,7 @@ from omegaconf import DictConfig
 
 from iwae_lab.config import register
 from iwae_lab.errors import interrupt_on_signals, one_line_errors
+from iwae_lab.loading import load_run
 from iwae_lab.sweep import reported, run_job
 
 register()
@@ -17,10 +18,8 @@ def main(cfg: DictConfig) -> None:
     if HydraConfig.get().mode == RunMode.MULTIRUN:
         run_job(cfg)
         return
-    from iwae_lab.run import run  # torch and Lightning, which --help does not need
-
     with one_line_errors():
-        run(cfg)
+        load_run()(cfg)
 
 
 if __name__ == "__main__":

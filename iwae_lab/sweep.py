@@ -22,6 +22,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from iwae_lab.errors import explain, interrupt
+from iwae_lab.loading import load_run
 from iwae_lab.record import now, write_atomically
 
 __all__ = ["Job", "Sweep", "job_threads", "name_of", "reported", "run_job", "sweep_name"]
@@ -86,15 +87,13 @@ def _running_elsewhere() -> list[Job]:
 
 def run_job(cfg: DictConfig) -> None:
     """`run` as a job of a multirun: an error is written down, not raised, so that the others go on."""
-    from iwae_lab.run import run  # torch and Lightning, which the multirun's own process may not need
-
     hydra = HydraConfig.get()
     folder = Path(hydra.runtime.output_dir)
     job = Job(hydra.job.num, list(hydra.overrides.task))
     job.write(folder)
     start = now()
     try:
-        record = run(cfg)
+        record = load_run()(cfg)  # here, since the multirun's own process may not need it
         job.run_id, job.nll = record.run_id, record.metrics["test/nll"]
         job.status = "skipped" if (record.finished or "") < start else "finished"
     except Exception as error:

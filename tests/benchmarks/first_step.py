@@ -4,9 +4,12 @@ import os
 import runpy
 import sys
 
-from iwae_lab.training import Batches, TrainingProgress
+from iwae_lab.loading import load_run
 
 if __name__ == "__main__":
+    load_run()
+    from iwae_lab.training import Batches, TrainingProgress
+
     Batches.TOGETHER = 1
     TrainingProgress.on_train_batch_end = lambda *_: os._exit(0)  # type: ignore[method-assign]
     sys.argv = ["train.py", f"runs_dir={sys.argv[1]}"]
