@@ -7,7 +7,7 @@ from omegaconf import DictConfig
 
 from iwae_lab.config import register
 from iwae_lab.errors import interrupt_on_signals, one_line_errors
-from iwae_lab.loading import load_run
+from iwae_lab.startup import load_run
 from iwae_lab.sweep import reported, run_job
 
 register()

@@ -16,7 +16,6 @@ from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor
 
 from iwae_lab.config import Config, check
-from iwae_lab.cpu import prepare_cpu
 from iwae_lab.data.protocol import Data
 from iwae_lab.errors import UserError, one_line_errors, require
 from iwae_lab.evaluation.ais import ais, bidirectional
@@ -25,7 +24,7 @@ from iwae_lab.evaluation.likelihood import likelihood
 from iwae_lab.model import LatentVariableModel
 from iwae_lab.record import Record, read_record
 from iwae_lab.report import print_record, print_rows
-from iwae_lab.run import Parts, log_to_console, measure_model, read_checkpoint
+from iwae_lab.run import Parts, log_to_console, measure_model, prepare_cpu, read_checkpoint
 from iwae_lab.training import SNR_IMAGES, part_of
 
 __all__ = ["TrainedRun"]
@@ -63,7 +62,7 @@ class TrainedRun:
             except OmegaConfBaseException as error:
                 raise UserError(f"{override}: {str(error).splitlines()[0]}") from None
         parts = Parts.of(check(cfg))
-        prepare_cpu(parts.threads())
+        prepare_cpu(parts.config)
         data = parts.data()
         model = parts.model(data)
         model.load_state_dict(part_of(state, "model."))

@@ -20,7 +20,6 @@ from pytorch_lightning.plugins.environments import LightningEnvironment
 from iwae_lab import devices
 from iwae_lab.arithmetic import fastest_precision
 from iwae_lab.config import Config, build, check, first_stage
-from iwae_lab.cpu import prepare_cpu
 from iwae_lab.data.base import Dataset, default_data_dir
 from iwae_lab.data.protocol import Data, prepare
 from iwae_lab.errors import UserError, explain, interrupt_on_signals
@@ -37,7 +36,7 @@ from iwae_lab.schedule import Schedule
 from iwae_lab.sweep import job_threads
 from iwae_lab.training import ImageData, LastCheckpoint, Training, TrainingProgress
 
-__all__ = ["Parts", "log_to_console", "measure_model", "read_checkpoint", "run"]
+__all__ = ["Parts", "log_to_console", "measure_model", "prepare_cpu", "read_checkpoint", "run"]
 
 log = logging.getLogger("iwae_lab")
 
@@ -79,10 +78,6 @@ class Parts:
             raise UserError("accelerator=gpu: expected auto or cpu, since torch sees no GPU here")
         return torch.device("cuda" if has_gpu and self.config.accelerator != "cpu" else "cpu")
 
-    def threads(self) -> int:
-        """On how many threads of a CPU to compute; auto: all there are for this job."""
-        return job_threads() if self.config.threads == "auto" else int(self.config.threads)
-
     def devices(self) -> int:
         """On how many devices to train."""
         wanted, batch = self.config.trainer.devices, self.schedule.batch_size
@@ -104,7 +99,7 @@ def run(cfg: DictConfig) -> Record:
     parts = Parts.of(config)
     parts.devices()
     interrupt_on_signals()
-    prepare_cpu(parts.threads())
+    prepare_cpu(config)
     if isinstance(config.init_from, dict):
         first = run(first_stage(cfg))
         cfg = cfg.copy()
@@ -171,6 +166,16 @@ def _train_and_measure(parts: Parts, record: Record, folder: Path) -> None:
             tracker.log_result()
 
 
+def prepare_cpu(config: Config) -> None:
+    """Compute with as many CPU threads as `threads` says; auto: all there are for this job.
+
+    Denormals count as zero: importance weights underflow, and products of denormals take twice the time. For all
+    threads this holds only if said before the first product.
+    """
+    torch.set_num_threads(job_threads() if config.threads == "auto" else int(config.threads))
+    torch.set_flush_denormal(True)
+
+
 def _prepare(parts: Parts) -> tuple[Data, Training]:
     """The data and what is to be trained, the same in every process."""
     config = parts.config
@@ -193,7 +198,7 @@ def _prepare(parts: Parts) -> tuple[Data, Training]:
 
 def _help(config: Config, folder: Path) -> None:
     """What the process of another device does for the run in `folder`."""
-    prepare_cpu(torch.get_num_threads())
+    torch.set_flush_denormal(True)
     parts = Parts.of(config)
     data, training = _prepare(parts)
     _fit(training, data, parts, [], folder)

@@ -22,8 +22,8 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from iwae_lab.errors import explain, interrupt
-from iwae_lab.loading import load_run
 from iwae_lab.record import now, write_atomically
+from iwae_lab.startup import load_run
 
 __all__ = ["Job", "Sweep", "job_threads", "name_of", "reported", "run_job", "sweep_name"]
 

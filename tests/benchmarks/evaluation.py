@@ -8,11 +8,11 @@ from pathlib import Path
 
 import torch
 
-from iwae_lab.cpu import prepare_cpu
 from iwae_lab.evaluation.likelihood import likelihood
 from iwae_lab.model import HierarchicalModel
 
-prepare_cpu(2)
+torch.set_flush_denormal(True)
+torch.set_num_threads(2)
 ARCHITECTURES = {1: ([50], [[200, 200]]), 2: ([100, 50], [[200, 200], [100, 100]])}
 
 

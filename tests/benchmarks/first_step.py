@@ -4,7 +4,7 @@ import os
 import runpy
 import sys
 
-from iwae_lab.loading import load_run
+from iwae_lab.startup import load_run
 
 if __name__ == "__main__":
     load_run()

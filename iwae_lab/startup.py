@@ -1,13 +1,14 @@
-"""What takes seconds to load, loaded when it is needed."""
+"""What takes seconds to import, imported when it is needed."""
 
 import functools
 import gc
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from omegaconf import DictConfig
-
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from omegaconf import DictConfig
+
     from iwae_lab.record import Record
 
 __all__ = ["load_run"]
@@ -17,13 +18,14 @@ __all__ = ["load_run"]
 def load_run() -> "Callable[[DictConfig], Record]":
     """`iwae_lab.run.run`, which needs torch and Lightning.
 
-    Modules are no garbage: looking for it among them takes a sixth of the time in which they load, so the
-    collector waits, and leaves them out for good.
+    What modules make is no garbage. Looking for some among it would take a second of the six to the first step,
+    so the collector waits while they load, and leaves out for good what is there then.
     """
-    gc.disable()
     try:
+        gc.disable()
         from iwae_lab.run import run
-    finally:
+
         gc.freeze()
+    finally:
         gc.enable()
     return run
