@@ -1,45 +1,31 @@
 """In which arithmetic a device trains. Torch only."""
 
 import contextlib
-import statistics
-import time
 from collections.abc import Iterator
 from typing import Literal
 
 import torch
-from torch.nn import functional as F
 
 __all__ = ["Precision", "autocast", "fastest_precision", "products_for_training"]
 
 Precision = Literal["32", "bf16"]
 
 HARMLESS_K = 5  # samples up to which training in bf16 ended at the NLL of fp32; with 50, 0.1 nats above
+REPAYING_ROWS = 100  # of a product; with fewer, converting them to bf16 on a CPU takes longer than it saves
 
 
 def fastest_precision(device: torch.device, batch_size: int, k: int) -> Precision:
-    """bf16 where it is harmless and products of batch_size × k rows are faster in it here; else 32.
+    """bf16 where it is harmless, the hardware has it and products of batch_size × k rows repay it; else 32.
 
-    On a CPU this is measured, in some ten milliseconds: some compute in bf16 several times faster than in fp32,
-    some slower. Near equality it is 32.
+    Not by the clock: a run repeated beside other work ends at the same numbers.
     """
     if k > HARMLESS_K:
         return "32"
     if device.type == "cuda":
-        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "32"
-    if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
-        return "32"
-    h, weight = torch.ones(min(batch_size * k, 2000), 200), torch.ones(784, 200)
-
-    def seconds(precision: Precision) -> float:
-        times = []
-        with torch.no_grad(), autocast(device, precision):
-            for _ in range(7):
-                start = time.perf_counter()
-                F.linear(h, weight)
-                times.append(time.perf_counter() - start)
-        return statistics.median(times)
-
-    return "bf16" if 1.25 * seconds("bf16") < seconds("32") else "32"
+        repays = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        repays = torch.cpu._is_avx512_bf16_supported() and batch_size * k >= REPAYING_ROWS
+    return "bf16" if repays else "32"
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:

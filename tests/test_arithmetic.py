@@ -5,9 +5,28 @@ import torch
 
 from iwae_lab.arithmetic import fastest_precision
 
+CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
-def test_precision_auto_is_fp32_where_bf16_was_seen_to_harm(monkeypatch: pytest.MonkeyPatch) -> None:
+
+@pytest.fixture
+def _hardware_with_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: True)
-    assert fastest_precision(torch.device("cuda"), batch_size=100, k=5) == "bf16"
-    assert fastest_precision(torch.device("cuda"), batch_size=100, k=50) == "32"
-    assert fastest_precision(torch.device("cpu"), batch_size=100, k=50) == "32"
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
+
+
+@pytest.mark.usefixtures("_hardware_with_bf16")
+@pytest.mark.parametrize("device", [CPU, CUDA])
+def test_precision_auto_is_fp32_where_bf16_was_seen_to_harm(device: torch.device) -> None:
+    assert fastest_precision(device, batch_size=100, k=5) == "bf16"
+    assert fastest_precision(device, batch_size=100, k=50) == "32"
+
+
+@pytest.mark.usefixtures("_hardware_with_bf16")
+def test_precision_auto_is_fp32_where_products_are_too_small_to_repay_bf16() -> None:
+    assert fastest_precision(CPU, batch_size=20, k=5) == "bf16"
+    assert fastest_precision(CPU, batch_size=20, k=1) == "32"
+
+
+def test_precision_auto_is_fp32_where_a_processor_would_emulate_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
+    assert fastest_precision(CPU, batch_size=100, k=5) == "32"

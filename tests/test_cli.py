@@ -32,7 +32,6 @@ METRICS = [
 
 
 def test_a_run_leaves_a_whole_record_and_is_not_run_twice(cli: Cli, tiny: list[str], tmp_path: Path) -> None:
-    tiny = [*tiny, "precision=32"]  # auto times both, and beside other work may not choose the same twice
     done = cli("train.py", *tiny, "objective=iwae")
     assert done.returncode == 0, done.stderr
     (record,) = records(tmp_path / "runs")

@@ -31,7 +31,7 @@ TRAINING = {  # (layers, k, batch size): the ratio to reach
     (1, 1, 20): 1.0,
 }
 MODELS = {1: "one_layer", 2: "two_layer"}
-HAS_BF16 = torch.ops.mkldnn._is_mkldnn_bf16_supported()
+HAS_BF16 = torch.cpu._is_avx512_bf16_supported()
 FASTEST = "bf16" if HAS_BF16 else "32"
 
 
