@@ -1,4 +1,4 @@
-"""speed LAYERS COMPILE PRECISION: rows per second of the NLL; memory K: its peak memory, MB beyond the idle process."""
+"""speed RUN COMPILE PRECISION: rows per second of a run's NLL; memory K: its peak memory, MB above the idle process."""
 
 import os
 import resource
@@ -8,28 +8,18 @@ from pathlib import Path
 
 import torch
 
+from iwae_lab.evaluate import TrainedRun
 from iwae_lab.evaluation.likelihood import likelihood
 from iwae_lab.model import HierarchicalModel
 
-torch.set_flush_denormal(True)
-torch.set_num_threads(2)
-ARCHITECTURES = {1: ([50], [[200, 200]]), 2: ([100, 50], [[200, 200], [100, 100]])}
 
-
-def new(layers: int) -> HierarchicalModel:
-    return HierarchicalModel(*ARCHITECTURES[layers], mean_image=torch.full((784,), 0.2))
-
-
-def images(count: int) -> torch.Tensor:
-    return torch.bernoulli(torch.full((count, 784), 0.2)).to(torch.uint8)
-
-
-def speed(layers: str, compile: str, precision: str, k: int = 5000) -> float:
+def speed(folder: str, compile: str, precision: str, k: int = 5000) -> float:
     """Rows per second, but for the first batches."""
-    model, marks = new(int(layers)), []
+    run = TrainedRun.read(Path(folder), ["evaluation.images=400"])
+    marks: list[tuple[int, float]] = []
     likelihood(
-        model,
-        images(400),
+        run.model,
+        run.data.test,
         k,
         compile=compile,
         precision=precision,
@@ -41,7 +31,10 @@ def speed(layers: str, compile: str, precision: str, k: int = 5000) -> float:
 
 def memory(k: str) -> float:
     """MB."""
-    model, x = new(1), images(1000)
+    torch.set_num_threads(2)
+    torch.set_flush_denormal(True)
+    model = HierarchicalModel([50], [[200, 200]], mean_image=torch.full((784,), 0.2))
+    x = torch.bernoulli(torch.full((1000, 784), 0.2)).to(torch.uint8)
     idle = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE") / 2**20
     likelihood(model, x[: max(1, 500_000 // int(k))], int(k))
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 - idle

@@ -1,8 +1,9 @@
 """How fast iwae_lab is here, on two threads: python tests/benchmarks/speed.py [rounds] [results.json]
 
-Every case is timed in turn with plain_loop.py, `rounds` times (3); ratios are medians over the rounds. They are in
-fp32 unless it says bf16; `iwae_resampled` is compiled, in bf16 where the processor has it. Training is
-timed in the command as users run it, between its first pass and its last. Run it on a quiet machine.
+Every case is timed in turn with plain_loop.py, `rounds` times (3), short steps twice as often; ratios are medians over
+the rounds. They are in fp32 unless it says bf16; `iwae_resampled` is compiled, in bf16 where the processor has it.
+Training is timed in the command as users run it, between its first pass and its last; the NLL in the model and data of
+a run, as `python -m iwae_lab.evaluate` reads them. Run it on a quiet machine.
 """
 
 import csv
@@ -30,6 +31,7 @@ TRAINING = {  # (layers, k, batch size): the ratio to reach
     (1, 5, 20): 1.5,
     (1, 1, 20): 1.0,
 }
+SMALL_K = 5  # up to which steps are short; they vary most, so take twice as many rounds
 MODELS = {1: "one_layer", 2: "two_layer"}
 HAS_BF16 = torch.cpu._is_avx512_bf16_supported()
 FASTEST = "bf16" if HAS_BF16 else "32"
@@ -43,23 +45,28 @@ def python(*arguments: str) -> str:
     return done.stdout
 
 
+def train(runs: str, layers: int, *overrides: str) -> Path:
+    """A run that is hardly evaluated; gives its folder."""
+    python(
+        "train.py", f"model={MODELS[layers]}", "threads=2", "logger=csv", "evaluation.k=1", "evaluation.images=2",
+        f"runs_dir={runs}", *overrides,
+    )  # fmt: skip
+    (metrics,) = Path(runs).glob("*/metrics.csv")
+    return metrics.parent
+
+
 def training_speed(layers: int, k: int, batch: int, plain: float, *overrides: str) -> float:
     """Images per second of a run of about ten seconds at the speed `plain`."""
     passes = 2 + round(10 * plain / 4000)
-    with tempfile.TemporaryDirectory() as folder:
-        python(
-            "train.py", f"model={MODELS[layers]}", f"k={k}",
-            f"schedule.batch_size={batch}", f"schedule.passes={passes}",
-            "threads=2", "logger=csv", "evaluation.k=1", "evaluation.images=2", f"runs_dir={folder}", *overrides,
-        )  # fmt: skip
-        (metrics,) = Path(folder).glob("*/metrics.csv")
-        with metrics.open(newline="") as file:
+    with tempfile.TemporaryDirectory() as runs:
+        size = (f"k={k}", f"schedule.batch_size={batch}", f"schedule.passes={passes}")
+        with (train(runs, layers, *size, *overrides) / "metrics.csv").open(newline="") as file:
             return statistics.median(float(row["images_per_second"]) for row in list(csv.DictReader(file))[1:])
 
 
-def evaluation_speed(layers: int, compile: str, precision: str) -> float:
-    """Rows (image × sample) per second of the NLL of a new model."""
-    return float(python(f"{HERE}/evaluation.py", "speed", str(layers), compile, precision))
+def evaluation_speed(run: Path, compile: str, precision: str) -> float:
+    """Rows (image × sample) per second of the NLL of a run."""
+    return float(python(f"{HERE}/evaluation.py", "speed", str(run), compile, precision))
 
 
 def ratios(
@@ -85,27 +92,34 @@ def training_case(layers: int, k: int, batch: int, rounds: int) -> dict[str, Any
             "eager": speed("precision=32", "compile=false"),
             "compiled": speed("precision=32", "compile=true"),
             **({"compiled, bf16": speed("precision=bf16", "compile=true")} if HAS_BF16 else {}),
-            "`iwae_resampled`": speed(f"precision={FASTEST}", "compile=true", "objective=iwae_resampled"),
+            **(
+                {"`iwae_resampled`": speed(f"precision={FASTEST}", "compile=true", "objective=iwae_resampled")}
+                if k > SMALL_K
+                else {}
+            ),
         },
-        rounds,
+        rounds if k > SMALL_K else 2 * rounds,
     )
     case = f"{layers} layer{'s' * (layers > 1)}, k={k}, batch {batch}, images/s"
     return {"case": case, "plain loop": plain, "target": TRAINING[layers, k, batch], "ratios": found}
 
 
 def evaluation_case(layers: int, rounds: int) -> dict[str, Any]:
-    def speed(compile: str, precision: str) -> Callable[[float], float]:
-        return lambda _: evaluation_speed(layers, compile, precision)
+    with tempfile.TemporaryDirectory() as runs:
+        run = train(runs, layers, "k=1", "schedule.passes=1", "compile=false")
 
-    plain, found = ratios(
-        lambda: float(python(f"{HERE}/plain_loop.py", "eval", str(layers))),
-        {
-            "eager": speed("false", "32"),
-            "compiled": speed("true", "32"),
-            **({"compiled, bf16": speed("true", "bf16")} if HAS_BF16 else {}),
-        },
-        rounds,
-    )
+        def speed(compile: str, precision: str) -> Callable[[float], float]:
+            return lambda _: evaluation_speed(run, compile, precision)
+
+        plain, found = ratios(
+            lambda: float(python(f"{HERE}/plain_loop.py", "eval", str(layers))),
+            {
+                "eager": speed("false", "32"),
+                "compiled": speed("true", "32"),
+                **({"compiled, bf16": speed("true", "bf16")} if HAS_BF16 else {}),
+            },
+            rounds,
+        )
     case = f"NLL, {layers} layer{'s' * (layers > 1)}, rows/s"
     return {"case": case, "plain loop": plain, "target": 1.8, "ratios": found}
 
