@@ -20,9 +20,9 @@ class Compiled:
     """A pure function of tensors, by torch.compile for inputs of its first call's shapes, else as it is.
 
     mode: "true" compiles at once, "false" never. "auto" measures `TIMED` eager calls, compiles if the calls left
-    would save more than compiling costs, measures as many compiled ones, and keeps the faster. It wants calls that
-    follow one another at once, and waits for the device while it measures.
-    The noise is that of the eager function. Where compiling fails, one line says so, and all goes on eagerly.
+    would save more than compiling costs, measures as many compiled ones, and keeps the faster. A call takes until the
+    next one begins; while it measures it waits for the device.
+    The noise is that of the eager function. Where it can't be compiled, one line says so, and all goes on eagerly.
     """
 
     SKIPPED = 5  # calls before those that are timed: the first ones are slow
@@ -39,7 +39,8 @@ class Compiled:
         self.compiled: Callable[..., Any] | None = None
         self.clock = clock
         self.shapes: list[torch.Size] | None = None
-        self.times: list[float] = []
+        self.started: float | None = None  # the last call, if it was of these shapes
+        self.times: list[float] = []  # of calls of these shapes
         self.eager_seconds: float | None = None  # a call
         self.deciding = mode == "auto" and Compiled.possible
         if mode == "true" and Compiled.possible:
@@ -49,12 +50,12 @@ class Compiled:
         """The function's value at `inputs`; `calls_left` such calls are to come, this one included."""
         shapes = [x.shape for x in inputs]
         self.shapes = self.shapes or shapes
-        if shapes != self.shapes:
-            self.times.clear()  # the next full call will not have followed a full one
-            return self.eager(*inputs)
+        fits = shapes == self.shapes
         if self.deciding:
-            self._decide(calls_left, inputs[0].device)
-        if self.compiled is None:
+            self._time(fits, inputs[0].device)
+            if len(self.times) == self.SKIPPED + self.TIMED:
+                self._decide(calls_left)
+        if self.compiled is None or not fits:
             return self.eager(*inputs)
         try:
             return self.compiled(*inputs)
@@ -72,14 +73,16 @@ class Compiled:
             options[self.TANH_BY_EXP] = True
         self.compiled = torch.compile(self.eager, dynamic=False, options=options)
 
-    def _decide(self, calls_left: int, device: torch.device) -> None:
+    def _time(self, fits: bool, device: torch.device) -> None:
         if device.type == "cuda":
             torch.cuda.synchronize(device)
-        self.times.append(self.clock())
-        if len(self.times) <= self.SKIPPED + self.TIMED:
-            return
-        marks = self.times[self.SKIPPED :]
-        seconds = statistics.median(after - before for before, after in zip(marks, marks[1:], strict=False))
+        now = self.clock()
+        if self.started is not None:
+            self.times.append(now - self.started)
+        self.started = now if fits else None
+
+    def _decide(self, calls_left: int) -> None:
+        seconds = statistics.median(self.times[self.SKIPPED :])
         self.times.clear()
         if self.eager_seconds is None:
             self.eager_seconds = seconds

@@ -14,6 +14,7 @@ from iwae_lab.objectives.base import Objective
 
 PIXELS = 2
 X = torch.tensor([[0.7, -1.1]], dtype=torch.float64)
+BINARY_X = torch.tensor([[1.0, 0.0]], dtype=torch.float64)
 
 
 class Affine(nn.Module):
@@ -102,15 +103,12 @@ def sigmoid_belief(layers: int) -> SigmoidBeliefNetwork:
     return model
 
 
-BINARY_X = torch.tensor([[1.0, 0.0]], dtype=torch.float64)
-
-
-def every_state(model: SigmoidBeliefNetwork) -> tuple[Tensor, Tensor]:
-    """log q(z | x) and log p(x, z) [states] of BINARY_X."""
+def every_state(model: SigmoidBeliefNetwork, x: Tensor = BINARY_X) -> tuple[Tensor, Tensor]:
+    """log q(z | x) and log p(x, z) [states] of x [1, pixels]."""
     widths = [layer.heads[0].out_features for layer in model.encoder]
     states = torch.tensor(list(itertools.product([0.0, 1.0], repeat=sum(widths))), dtype=torch.float64)
     z = [part.unsqueeze(1) for part in states.split(widths, dim=1)]
-    return model.log_posterior(BINARY_X, z).squeeze(1), model.log_joint(BINARY_X, z).squeeze(1)
+    return model.log_posterior(x, z).squeeze(1), model.log_joint(x, z).squeeze(1)
 
 
 def expected_target(model: SigmoidBeliefNetwork, k: int, target: Callable[[Tensor], Tensor]) -> Tensor:

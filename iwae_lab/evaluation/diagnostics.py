@@ -64,11 +64,6 @@ class SignalToNoise:
         return cls(mean, (sum_of_squares - draws * mean.square()).clamp(min=0) / (draws - 1), draws)
 
     @property
-    def per_coordinate(self) -> Tensor:
-        """|mean| / σ (Rainforth et al. 2018, arXiv 1802.04537); noise alone gives some 0.8/√draws."""
-        return self.mean.abs() / self.variance.sqrt()
-
-    @property
     def overall(self) -> float:
         """‖mean‖ / √(Σ σ²), less what noise adds to ‖mean‖²."""
         signal = (self.mean.square() - self.variance / self.draws).sum().clamp(min=0)

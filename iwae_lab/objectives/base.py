@@ -41,7 +41,8 @@ class Objective(nn.Module, ABC):
     is_bound: bool = False
     """whether the mean of `target` is at most log p(x)"""
     compilable: bool = True
-    """whether `forward` does the same operations on tensors of the same shapes every time"""
+    """whether `forward` does the same operations on tensors of the same shapes every time, and leaves its buffers as
+    they are: a compiled backward pass may compute again from them"""
 
     @abstractmethod
     def forward(self, model: LatentVariableModel, x: Tensor, k: int) -> Estimate:

@@ -38,7 +38,7 @@ class JVI(Objective):
         w = (log_w - highest).double().exp()  # in double, for what is left without the highest
         jackknife = torch.zeros_like(w[0])
         for j in range(n + 1):
-            sums = (_leave_out(k, j, w) @ w).clamp(min=torch.finfo(w.dtype).tiny)
+            sums = (_leave_out(k, j, w) @ w).clamp(min=torch.finfo(w.dtype).tiny)  # 708 nats below the highest
             c = (-1) ** j * (k - j) ** n / (math.factorial(j) * math.factorial(n - j))
             jackknife = jackknife + c * (sums.log().mean(0) - math.log(k - j))
         return highest + jackknife.to(log_w)  # the coefficients sum to one

@@ -32,4 +32,5 @@ class Renyi(Objective):
     def target(self, log_w: Tensor) -> Tensor:
         if self.alpha == 1:
             return elbo(log_w)
-        return iwae_bound((1 - self.alpha) * log_w) / (1 - self.alpha)
+        scaled = (1 - self.alpha) * log_w.double()  # near α = 1 the bound of these is small
+        return (iwae_bound(scaled) / (1 - self.alpha)).to(log_w)

@@ -10,7 +10,7 @@ __all__ = ["VAE"]
 
 
 class VAE(Objective):
-    """L = E[(1/k) Σ_i log w_i], the ELBO   (Kingma & Welling 2014, arXiv 1312.6114, eq. 7).
+    """L = E[(1/k) Σ_i log w_i], the ELBO   (Kingma & Welling 2014, arXiv 1312.6114, eq. 6).
 
     k samples only lower the variance of its gradient (1/k) Σ_i ∇log w_i.
     """
