@@ -8,7 +8,8 @@ __all__ = ["Constant", "LinearDecay", "Paper", "Schedule"]
 
 
 class Schedule(ABC):
-    """`passes` passes over the training data in batches of `batch_size`; the rate's shape stretches to them.
+    """`passes` passes over the training data in batches of `batch_size`; the rate's shape stretches to them,
+    but for a warm-up.
 
     learning_rate: the highest rate.
     """
@@ -59,7 +60,7 @@ class Paper(Schedule):
 class LinearDecay(Schedule):
     """Linearly up to the highest rate for `warmup` passes, then constant, then linearly to zero.
 
-    The fall begins when the fraction `constant` of the passes is done.
+    The fall begins when the fraction `constant` of the passes is done, whether or not the rate is at its highest.
     """
 
     def __init__(

@@ -289,7 +289,7 @@ class LastCheckpoint(Checkpoint):
         numpy_state: Any = np.random.get_state()
         checkpoint["random_states"] = {
             "torch": torch.get_rng_state(),
-            "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+            "cuda": torch.cuda.get_rng_state(pl_module.device) if pl_module.device.type == "cuda" else None,
             "numpy": (numpy_state[0], numpy_state[1].tolist(), *numpy_state[2:]),
             "python": random.getstate(),
         }
@@ -303,8 +303,8 @@ class LastCheckpoint(Checkpoint):
         if self.random_states is None:
             return
         torch.set_rng_state(self.random_states["torch"])
-        if self.random_states["cuda"]:
-            torch.cuda.set_rng_state_all(self.random_states["cuda"])
+        if pl_module.device.type == "cuda" and self.random_states["cuda"] is not None:
+            torch.cuda.set_rng_state(self.random_states["cuda"], pl_module.device)
         np.random.set_state(self.random_states["numpy"])
         random.setstate(self.random_states["python"])
         self.random_states = None

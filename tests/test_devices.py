@@ -171,7 +171,7 @@ def test_helpers_end_with_the_run(tiny: list[str], tmp_path: Path, kill: signal.
         _, said = process.communicate(timeout=60)  # whoever lives holds stderr open
     assert process.returncode != 0
     assert "Traceback" not in said
-    assert kill == signal.SIGKILL or said.endswith("interrupted; the same command goes on from the last pass\n")
+    assert kill == signal.SIGKILL or said.endswith("interrupted; the same command goes on from the last checkpoint\n")
     (record,) = records(tmp_path / "runs")
     assert record["status"] == "running"
 

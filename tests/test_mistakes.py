@@ -47,7 +47,9 @@ ELSEWHERE = {
         "test_bounds.test_no_overflow_or_underflow_where_weights_do",
         "test_model.test_extreme_logits_keep_log_probabilities_finite_and_right",
     ],
-    "averages of batch averages in evaluation": ["test_evaluation.test_bounds_do_not_depend_on_batches_or_chunks"],
+    "averages of batch averages in evaluation": [
+        "test_evaluation.test_bounds_are_those_of_all_log_weights_at_once_whatever_the_batches"
+    ],
     "spurious milestones": ["test_schedule.test_paper_drops_after_the_papers_passes_and_no_other"],
     "active units from samples": [
         "test_evaluation.test_active_units_know_just_above_from_just_below_the_threshold",

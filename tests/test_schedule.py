@@ -34,6 +34,13 @@ def test_linear_decay_is_constant_then_falls_to_zero() -> None:
     assert schedule.rate(100) == 0
 
 
+def test_linear_decay_rises_for_its_warm_up_and_falls_in_time_all_the_same() -> None:
+    schedule = LinearDecay(passes=100, batch_size=20, learning_rate=0.002, constant=0.4, warmup=10)
+    assert [schedule.rate(done) for done in (0, 5, 10, 40)] == pytest.approx([0, 0.001, 0.002, 0.002])
+    short = LinearDecay(passes=1, batch_size=20, learning_rate=0.002, constant=0.2, warmup=0.5)
+    assert [short.rate(done) for done in (0.25, 0.6, 1)] == pytest.approx([0.001, 0.001, 0])
+
+
 @pytest.mark.parametrize("passes", [1, 2, 20, 3280])
 def test_evaluation_passes_begin_with_the_first_and_end_with_the_last(passes: int) -> None:
     points = Paper(passes=passes).evaluation_passes()

@@ -49,19 +49,17 @@ def likelihood(
     *,
     seed: int = SEED,
     rows: int = 2000,
-    chunk: int = 250,
     compile: str = "false",
     precision: str = "32",
     progress: Callable[[int], None] = lambda images_done: None,
 ) -> Likelihood:
     """L̂_k and ELBO of binary images [images, pixels] from k samples each (Burda et al. 2016, eq. 8).
 
-    `rows` image-sample pairs are weighed at a time, in chunks of some `chunk` samples an image. The result
-    depends on `seed` and, but for rounding, on neither of them nor on `compile` (see `Compiled`). Matrix products are
-    in the precision of the weights, or in bf16 with precision="bf16"; log-weights are in the former always.
+    At most `rows` image-sample pairs are weighed at a time, or one image's `BLOCK`. The result depends on `seed` and,
+    but for rounding, not on `rows` or `compile` (see `Compiled`). Matrix products are in the precision of the weights,
+    or in bf16 with precision="bf16"; log-weights are in the former always.
     """
-    chunk = BLOCK * math.ceil(min(chunk, k) / BLOCK)
-    batch = max(1, rows // chunk)
+    batch = max(1, rows // BLOCK)
     dtype = next(model.parameters()).dtype
 
     def log_weights(x: Tensor, *noise: Tensor) -> Tensor:
@@ -69,7 +67,7 @@ def likelihood(
             return model.log_weights(x, len(noise[0]), lambda q, level, shape: noise[level])
 
     weigh = Compiled(log_weights, compile)
-    calls_left = math.ceil(len(images) / batch) * math.ceil(k / chunk)
+    calls_left = math.ceil(len(images) / batch) * math.ceil(k / BLOCK)
     layers = model.posteriors(images[:1].to(dtype), 1, ImageNoise(seed, [0], images.device))
     # one tensor, not a small one a batch: each would keep a large freed block from being used again
     found = torch.empty(3, len(images), dtype=torch.float64, device=images.device)
@@ -78,7 +76,7 @@ def likelihood(
         noise = ImageNoise(seed, range(start, start + len(x)), x.device)
         bounds = StreamingBounds()
         while bounds.k < k:
-            samples = min(chunk, k - bounds.k)
+            samples = min(BLOCK, k - bounds.k)
             drawn = [noise(q, level, (samples, len(x), q[0].shape[-1])) for level, q in enumerate(layers)]
             bounds.add(weigh(x, *drawn, calls_left=calls_left))
             calls_left -= 1

@@ -48,7 +48,7 @@ class MatrixOptimizer(torch.optim.Optimizer, ABC):
         """What the rate times is taken from the matrix [rows, columns]; `state` is empty at its first step."""
 
 
-def adam_step(gradient: Tensor, state: dict[str, Any], beta1: float, beta2: float, epsilon: float = 1e-8) -> Tensor:
+def adam_step(gradient: Tensor, state: dict[str, Any], beta1: float, beta2: float) -> Tensor:
     """What Adam (Kingma & Ba 2015, algorithm 1) takes from a parameter, over its rate.
 
     `state` keeps the number of steps (`step`) and running means of the gradient (`mean`) and its square (`square`).
@@ -59,4 +59,4 @@ def adam_step(gradient: Tensor, state: dict[str, Any], beta1: float, beta2: floa
     mean = state["mean"].lerp_(gradient, 1 - beta1)
     square = state["square"].lerp_(gradient.square(), 1 - beta2)
     mean_scale, square_scale = (1 - beta ** state["step"] for beta in (beta1, beta2))
-    return mean / square.sqrt().mul_(mean_scale / square_scale**0.5).add_(epsilon * mean_scale)
+    return mean / square.sqrt().mul_(mean_scale / square_scale**0.5).add_(1e-8 * mean_scale)
