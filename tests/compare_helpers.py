@@ -26,6 +26,8 @@ def make_run(
     protocol: str = "mnist/stochastic",
     status: str = "finished",
     error: str | None = None,
+    finished: str = "2026-01-01T01:00:00+00:00",
+    trained_in: str = "32",
     pictures: bool = False,
     **overrides: Any,
 ) -> Path:
@@ -85,7 +87,8 @@ def make_run(
         metrics=metrics if status == "finished" else {},
         versions={"python": "3.11"},
         git=None,
-        finished="2026-01-01T01:00:00+00:00",
+        finished=finished,
+        precision=trained_in,
     )
     folder = runs_dir / name
     folder.mkdir(parents=True)

@@ -118,14 +118,15 @@ def find_runs(directories: list[Path]) -> Found:
             if record.run_id not in records:
                 records[record.run_id] = folder, record
             elif folder.resolve() != records[record.run_id][0].resolve():
-                kept = max(records[record.run_id], (folder, record), key=lambda r: r[1].finished or "")
+                copies = (records[record.run_id], (folder, record))
+                kept = max(copies, key=lambda copy: (copy[1].status == "finished", copy[1].finished or ""))
                 found.notes.append(f"in two folders, counted once: {record.run_id} (as in {kept[0]})")
                 records[record.run_id] = kept
     if not records:
         where = ", ".join(map(str, directories))
         raise UserError(f"{where}: expected run folders with a result.json, found none" + _more(found.notes))
     for folder, record in records.values():
-        setting = _setting(record.config, records)
+        setting = _setting(record, records)
         identity = {key: text(getattr(record, key)) for key in IDENTITY}
         found.runs.append(Run(folder, record, _flat(record.config) | setting | identity, setting))
     return found
@@ -157,10 +158,13 @@ def _flat(config: dict[str, Any]) -> dict[str, str]:
     return flat
 
 
-def _setting(config: dict[str, Any], records: dict[str, tuple[Path, Record]]) -> dict[str, str]:
+def _setting(record: Record, records: dict[str, tuple[Path, Record]]) -> dict[str, str]:
+    config = record.config
     setting = {key: value for key, value in config.items() if key not in NO_PART_OF_THE_RESULT and key != "seed"}
     if isinstance(config.get("init_from"), str):
         setting["init_from"] = _origin(Path(config["init_from"]), records)
+    if config.get("precision") == "auto":  # which was one on this machine and may be another on that
+        setting["precision"] = f"auto:{record.precision}"
     return _flat(setting)
 
 
@@ -173,7 +177,7 @@ def _origin(folder: Path, records: dict[str, tuple[Path, Record]]) -> str:
         record = records[folder.name][1] if folder.name in records else read_record(folder)
     except UserError:
         return folder.name
-    setting = json.dumps(_setting(record.config, records), sort_keys=True)
+    setting = json.dumps(_setting(record, records), sort_keys=True)
     digest = hashlib.sha256(setting.encode()).hexdigest()[:4]
     return f"{record.dataset}-{record.model}-{record.objective}-k{record.k}-{digest}"
 

@@ -17,6 +17,7 @@ import requests
 from filelock import FileLock
 
 from iwae_lab.errors import UserError
+from iwae_lab.record import write_atomically
 
 __all__ = ["Content", "DataFile", "Packing"]
 
@@ -78,7 +79,7 @@ class DataFile:
             raise UserError(self._how_to_mend(folder, problems))
         if self.packing and found.path.name == self.name:
             with contextlib.suppress(OSError):  # a directory that can't be written has no packed copies
-                _write(found.path.with_name(f"{self.name}.packed"), self.packing.pack(found.data))
+                write_atomically(found.path.with_name(f"{self.name}.packed"), self.packing.pack(found.data))
         return found
 
     def search(self, folder: Path) -> tuple[Content | None, list[str]]:
@@ -155,12 +156,6 @@ class DataFile:
             text += ". Name a folder that has it with data_dir=DIR or IWAE_LAB_DATA=DIR, or, where there is a network, "
             text += f"bring it with `{fetch}` or `{curl}`"
         return text
-
-
-def _write(path: Path, data: bytes) -> None:
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.write_bytes(data)
-    os.replace(partial, path)
 
 
 def _digest(data: bytes, kind: str) -> str:

@@ -45,7 +45,7 @@ class Omniglot(Dataset):
         """Grey levels [images, 784] of the keys `data` and `testdata`, upright."""
         try:
             found = loadmat(io.BytesIO(data))
-        except (ValueError, OSError, zlib.error, MatReadError) as error:
+        except (ValueError, OSError, NotImplementedError, zlib.error, MatReadError) as error:
             raise ValueError(f"expected a MATLAB file, whole ({error})") from None
         if not {"data", "testdata"} <= found.keys():
             raise ValueError(f"expected the keys data and testdata, found {', '.join(found) or 'none'}")

@@ -1,12 +1,12 @@
 """The metrics.csv of a run folder."""
 
 import csv
-import os
+import io
 from pathlib import Path
 from typing import Any
 
 from iwae_lab.loggers.base import RunLogger
-from iwae_lab.record import Record, read_metrics
+from iwae_lab.record import Record, read_metrics, write_atomically
 
 __all__ = ["MetricsCSV"]
 
@@ -31,9 +31,8 @@ class MetricsCSV(RunLogger):
 
     def save(self) -> None:
         columns = list(dict.fromkeys(["step", *(key for row in self.rows.values() for key in row)]))
-        partial = self.path.with_suffix(".partial")
-        with partial.open("w", newline="") as file:
-            writer = csv.DictWriter(file, columns)
-            writer.writeheader()
-            writer.writerows(self.rows[step] for step in sorted(self.rows))
-        os.replace(partial, self.path)
+        file = io.StringIO(newline="")
+        writer = csv.DictWriter(file, columns)
+        writer.writeheader()
+        writer.writerows(self.rows[step] for step in sorted(self.rows))
+        write_atomically(self.path, file.getvalue())

@@ -29,6 +29,9 @@ class TensorBoard(RunLogger):
             if key != "epoch":
                 self.writer.add_scalar(key, value, step)
 
+    def save(self) -> None:
+        self.writer.flush()
+
     def log_figures(self, draw: Callable[[], dict[str, Image.Image]], step: int) -> None:
         for name, figure in draw().items():
             self.writer.add_image(f"figures/{name}", np.asarray(figure.convert("RGB")), step, dataformats="HWC")
