@@ -16,9 +16,20 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from iwae_lab.errors import UserError, did_you_mean, require
-from iwae_lab.record import writable
+from iwae_lab.record import read_record
 
-__all__ = ["Config", "Evaluation", "Trainer", "build", "check", "first_stage", "help_text", "known_keys", "register"]
+__all__ = [
+    "Config",
+    "Evaluation",
+    "Trainer",
+    "arguments",
+    "build",
+    "check",
+    "first_stage",
+    "help_text",
+    "known_keys",
+    "register",
+]
 
 CONF = Path(__file__).parent.parent / "conf"
 PRECISIONS = ("auto", "32", "bf16")
@@ -81,7 +92,7 @@ class Config:
     precision: str = "auto"
     """of training's matrix products: 32 (TF32 on CUDA), bf16 or auto (bf16 if harmless and faster); reports: fp32"""
     compile: str = "auto"
-    """torch.compile the loss: true, false or auto (where the steps left repay it)"""
+    """torch.compile the loss and the test NLL: true, false or auto (where the calls left repay it)"""
     threads: str = "auto"
     """CPU threads of this job; auto: all cores, divided among the jobs of a multirun that run at a time"""
     diagnostics: bool = False
@@ -101,11 +112,11 @@ class Config:
         if self.data_dir is not None:
             require("data_dir", self.data_dir, Path(self.data_dir).is_dir(), "an existing directory")
         if isinstance(self.init_from, str):
-            found = (Path(self.init_from) / "result.json").is_file()
-            require("init_from", self.init_from, found, "the folder of a run, with its result.json")
+            start = Path(self.init_from)
+            finished = (start / "result.json").is_file() and read_record(start).status == "finished"
+            require("init_from", self.init_from, finished, "the folder of a finished run, with its result.json")
         elif self.init_from is not None:
             require("init_from", self.init_from, isinstance(self.init_from, dict), "null, a folder or keys")
-        require("runs_dir", self.runs_dir, writable(Path(self.runs_dir)), "a directory that can be written")
 
 
 def register() -> None:
@@ -128,7 +139,11 @@ def check(cfg: DictConfig) -> Config:
         raise
     assert isinstance(config, Config)
     for group in ("dataset", "model", "objective", "schedule", "optimizer"):
-        arguments(getattr(config, group), group)
+        node = getattr(config, group)
+        arguments(node, group)
+        if "name" not in node:
+            raise UserError(f"{group}.name is missing: expected {group}.name=NAME, under which records list it")
+    require("logger", config.logger, isinstance(config.logger, dict), "loggers by name, or logger=none")
     for key, node in config.logger.items():
         arguments(node, f"logger.{key}")
     return config
@@ -146,6 +161,7 @@ def arguments(node: dict[str, Any], key: str) -> tuple[type, dict[str, Any]]:
 
     A parameter without annotation, or keyword-only, is given by the program and no key of the node.
     """
+    require(key, node, isinstance(node, dict), "the keys of an option, _target_ among them")
     target = str(node.get("_target_"))
     try:
         cls = get_class(target)
@@ -154,7 +170,7 @@ def arguments(node: dict[str, Any], key: str) -> tuple[type, dict[str, Any]]:
     hints = typing.get_type_hints(cls.__init__)  # type: ignore[misc]
     fields = []
     for name, parameter in inspect.signature(cls).parameters.items():
-        if parameter.kind is parameter.POSITIONAL_OR_KEYWORD:
+        if parameter.kind is parameter.POSITIONAL_OR_KEYWORD and name in hints:
             default = MISSING if parameter.default is parameter.empty else parameter.default
             fields.append((name, hints[name], field(default_factory=functools.partial(copy.copy, default))))
     given = {name: value for name, value in node.items() if name not in ("_target_", "name")}

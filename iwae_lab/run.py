@@ -22,7 +22,7 @@ from iwae_lab.arithmetic import fastest_precision
 from iwae_lab.config import Config, build, check, first_stage
 from iwae_lab.data.base import Dataset, default_data_dir
 from iwae_lab.data.protocol import Data, prepare
-from iwae_lab.errors import UserError, explain, interrupt_on_signals
+from iwae_lab.errors import UserError, explain, interrupt_on_signals, require
 from iwae_lab.evaluation.measure import Measurements, measure
 from iwae_lab.figures import write_figures
 from iwae_lab.loggers.base import RunLogger
@@ -30,7 +30,7 @@ from iwae_lab.model import LatentVariableModel
 from iwae_lab.objectives.base import Objective
 from iwae_lab.optimizers.base import OptimizerFactory
 from iwae_lab.progress import Meter
-from iwae_lab.record import Record, now, read_record, run_id, write_atomically
+from iwae_lab.record import Record, now, read_record, run_id, writable, write_atomically
 from iwae_lab.report import print_record
 from iwae_lab.schedule import Schedule
 from iwae_lab.sweep import job_threads
@@ -96,6 +96,7 @@ def run(cfg: DictConfig) -> Record:
     Raises `UserError`, before anything is written, for a configuration that can't be run.
     """
     config = check(cfg)
+    require("runs_dir", config.runs_dir, writable(Path(config.runs_dir)), "a directory that can be written")
     parts = Parts.of(config)
     parts.devices()
     interrupt_on_signals()
@@ -109,10 +110,11 @@ def run(cfg: DictConfig) -> Record:
     folder = Path(config.runs_dir) / name
     log_to_console()
     with _locked(folder):
-        if config.force:
+        if config.force and not _goes_on_forced(folder):
             _set_aside(folder)
-        elif (folder / "result.json").exists():
+        if (folder / "result.json").exists():
             record = read_record(folder)
+            _require_its_data(record, parts)
             if record.status == "finished":
                 log.info("this run is finished; force=true runs it again")
                 print_record(record, folder)
@@ -314,6 +316,23 @@ def _locked(folder: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def _goes_on_forced(folder: Path) -> bool:
+    """Whether the run there began with force=true itself, and was interrupted."""
+    try:
+        record = read_record(folder)
+    except UserError:
+        return False
+    return record.status == "running" and bool(record.config["force"])
+
+
+def _require_its_data(record: Record, parts: Parts) -> None:
+    """Raises `UserError` where the data of the run that is there have since become others."""
+    if record.protocol and not parts.dataset.has_one_content:
+        found = parts.data().protocol
+        expected = f"its data, {record.protocol}, or another runs_dir for these, {found}"
+        require("runs_dir", f"{parts.config.runs_dir} has {record.run_id}", found == record.protocol, expected)
 
 
 def _set_aside(folder: Path) -> None:

@@ -21,7 +21,7 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from iwae_lab.errors import explain, interrupt
+from iwae_lab.errors import UserError, explain, interrupt
 from iwae_lab.record import now, write_atomically
 from iwae_lab.startup import load_run
 
@@ -89,6 +89,8 @@ def run_job(cfg: DictConfig) -> None:
     """`run` as a job of a multirun: an error is written down, not raised, so that the others go on."""
     hydra = HydraConfig.get()
     folder = Path(hydra.runtime.output_dir)
+    if not (folder / "multirun.yaml").is_file():  # which Hydra wrote into that of the sweep
+        raise UserError(f"runs_dir={cfg.runs_dir}: expected one directory for all jobs of a multirun")
     job = Job(hydra.job.num, list(hydra.overrides.task))
     job.write(folder)
     start = now()
@@ -161,6 +163,7 @@ def _read_jobs(folder: Path) -> list[Job]:
 def _print_jobs(jobs: list[Job]) -> None:
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     common = set.intersection(*(set(job.overrides) for job in jobs)) if len(jobs) > 1 else set()
 
@@ -170,7 +173,7 @@ def _print_jobs(jobs: list[Job]) -> None:
     table = Table("job", "status", "test NLL", title="multirun", title_justify="left")
     for job in jobs:
         nll = "" if job.nll is None else f"{job.nll:.2f}"
-        table.add_row(name(job), job.status, nll)
+        table.add_row(Text(name(job)), job.status, nll)
     console = Console()
     console.print(table)
     for job in jobs:

@@ -108,3 +108,9 @@ def test_what_a_wandb_agent_runs_is_a_valid_command_line(path: Path, composed: C
     position = command.index("${args_no_hyphens}")
     command[position : position + 1] = [f"{key}={value}" for key, value in given.items()]
     Parts.of(check(composed(*command)))
+
+
+def test_jobs_of_a_multirun_in_directories_of_their_own_are_refused(cli: Cli, tiny: list[str], tmp_path: Path) -> None:
+    done = cli("train.py", "-m", *tiny[:-1], f"runs_dir={tmp_path / 'a'},{tmp_path / 'b'}")
+    assert done.returncode == 1
+    assert f"error: runs_dir={tmp_path / 'a'}: expected one directory for all jobs of a multirun" in done.stderr

@@ -56,6 +56,11 @@ class Dataset(ABC):
             raise UserError(f"binarization={binarization}: expected {' or '.join(self.binarizations)}")
         self.binarization = binarization
 
+    @property
+    def has_one_content(self) -> bool:
+        """Whether its files are taken with their published content only."""
+        return all(file.digest and file.exact for file in self.files)
+
     def load(self, data_dir: Path) -> Splits:
         """The three sets. Raises `UserError` for a file that is missing, damaged or not of this format."""
         contents = [file.read(data_dir / self.name) for file in self.files]
