@@ -1,4 +1,4 @@
-"""The ratios that README's Speed section quotes hold, with a margin for noise."""
+"""No ratio that README's Speed section quotes has lost a third; where its two processors differ, of the lower one."""
 
 import statistics
 from typing import Any
@@ -7,21 +7,23 @@ import pytest
 import speed
 
 pytestmark = pytest.mark.benchmark
-MARGIN = 0.8
+MARGIN = 2 / 3  # since rounds differ by as much
 REACHED = {
-    (1, 50, 100): {"eager": 0.95, "compiled": 1.2, "`iwae_resampled`": 1.9},
-    (1, 50, 20): {"eager": 0.95, "compiled": 1.2, "`iwae_resampled`": 1.6},
-    (2, 50, 100): {"eager": 0.95, "compiled": 1.2, "`iwae_resampled`": 1.9},
-    (1, 5, 20): {"eager": 0.7, "compiled": 0.9},
-    (1, 1, 20): {"eager": 0.6, "compiled": 1.0},
+    (1, 50, 100): {"eager": 1.1, "compiled": 1.21, "`iwae_resampled`": 1.93},
+    (1, 50, 20): {"eager": 1.14, "compiled": 1.47},
+    (2, 50, 100): {"eager": 1.11, "compiled": 1.43, "`iwae_resampled`": 2.46},
+    (1, 5, 20): {"eager": 0.95, "compiled": 1.16},
+    (1, 1, 20): {"eager": 0.83, "compiled": 1.06},
 }
 REACHED_IN_BF16 = {
-    (1, 50, 100): {"compiled, bf16": 2.0, "`iwae_resampled`": 2.8},
-    (1, 50, 20): {"compiled, bf16": 1.6, "`iwae_resampled`": 2.1},
-    (2, 50, 100): {"compiled, bf16": 2.0, "`iwae_resampled`": 3.2},
-    (1, 5, 20): {"compiled, bf16": 1.0},
-    (1, 1, 20): {"compiled, bf16": 0.9},
+    (1, 50, 100): {"compiled, bf16": 2.15, "`iwae_resampled`": 3.95},
+    (1, 50, 20): {"compiled, bf16": 1.65, "`iwae_resampled`": 2.77},
+    (2, 50, 100): {"compiled, bf16": 2.68, "`iwae_resampled`": 3.77},
+    (1, 5, 20): {"compiled, bf16": 1.13},
+    (1, 1, 20): {"compiled, bf16": 0.86},
 }
+NLL = {1: {"eager": 1.66, "compiled": 1.95}, 2: {"eager": 1.15, "compiled": 1.8}}
+NLL_IN_BF16 = {1: {"compiled, bf16": 2.75}, 2: {"compiled, bf16": 2.18}}
 
 
 def check(found: dict[str, Any], reached: dict[str, float]) -> None:
@@ -37,8 +39,8 @@ def test_training(case: tuple[int, int, int]) -> None:
 
 @pytest.mark.parametrize("layers", [1, 2])
 def test_evaluation(layers: int) -> None:
-    in_bf16 = {"compiled, bf16": 2.2} if speed.HAS_BF16 else {}
-    check(speed.evaluation_case(layers, rounds=3), {"eager": 0.9, "compiled": 1.5} | in_bf16)
+    in_bf16 = NLL_IN_BF16[layers] if speed.HAS_BF16 else {}
+    check(speed.evaluation_case(layers, rounds=3), NLL[layers] | in_bf16)
 
 
 def test_start_up_and_memory() -> None:
