@@ -113,8 +113,12 @@ class Config:
             require("data_dir", self.data_dir, Path(self.data_dir).is_dir(), "an existing directory")
         if isinstance(self.init_from, str):
             start = Path(self.init_from)
-            finished = (start / "result.json").is_file() and read_record(start).status == "finished"
-            require("init_from", self.init_from, finished, "the folder of a finished run, with its result.json")
+            found = (start / "result.json").is_file()
+            require("init_from", self.init_from, found, "the folder of a run, with its result.json")
+            status = read_record(start).status
+            require(
+                "init_from", self.init_from, status == "finished", f"a finished run, and its result.json says {status}"
+            )
         elif self.init_from is not None:
             require("init_from", self.init_from, isinstance(self.init_from, dict), "null, a folder or keys")
 

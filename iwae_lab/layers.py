@@ -140,7 +140,7 @@ class Conditional(nn.Module):
 
 
 def _linears(layers: nn.ModuleList) -> list[nn.Linear]:
-    return cast(list[nn.Linear], list(layers))
+    return cast("list[nn.Linear]", list(layers))  # a string, as torch 2.6 compiles no generic alias
 
 
 def _glorot(n_in: int, n_out: int) -> nn.Linear:

@@ -127,20 +127,20 @@ class LatentVariableModel(nn.Module, ABC):
     def log_joint(self, x: Tensor, z: list[Tensor]) -> Tensor:
         """log p(x, z) [k, batch] of x [batch, pixels] and samples z, one [k, batch, units] a layer."""
         log_p = self.prior().log_prob(z[-1])
-        for layer, below, above in zip(self.decoder, [x, *z], z, strict=False):
+        for layer, below, above in zip(self.decoder, [x, *z[:-1]], z, strict=True):
             log_p = log_p + _apply(layer, above).log_prob(below)
         return log_p
 
     def log_posterior(self, x: Tensor, z: list[Tensor]) -> Tensor:
         """log q(z | x) [k, batch] of x [batch, pixels] and samples z, one [k, batch, units] a layer."""
         log_q = x.new_zeros(())
-        for layer, below, here in zip(self.encoder, [x, *z], z, strict=False):
+        for layer, below, here in zip(self.encoder, [x, *z[:-1]], z, strict=True):
             log_q = log_q + _apply(layer, below).log_prob(here)
         return log_q
 
     def conditionals(self, x: Tensor, z: list[Tensor]) -> tuple[list[Distribution], list[Distribution]]:
         """Every layer's q(z_l | z_{l-1}) and p(z_l | z_{l+1}) at x [batch, pixels] and samples z as of `draw`."""
-        q = [_apply(layer, below) for layer, below in zip(self.encoder, [x, *z], strict=False)]
+        q = [_apply(layer, below) for layer, below in zip(self.encoder, [x, *z[:-1]], strict=True)]
         p = [_apply(layer, above) for layer, above in zip(list(self.decoder)[1:], z[1:], strict=True)]
         return q, [*p, self.prior()]
 

@@ -331,8 +331,11 @@ def _require_its_data(record: Record, parts: Parts) -> None:
     """Raises `UserError` where the data of the run that is there have since become others."""
     if record.protocol and not parts.dataset.has_one_content:
         found = parts.data().protocol
-        expected = f"its data, {record.protocol}, or another runs_dir for these, {found}"
-        require("runs_dir", f"{parts.config.runs_dir} has {record.run_id}", found == record.protocol, expected)
+        if found != record.protocol:
+            raise UserError(
+                f"data of {record.run_id} have changed since: expected {record.protocol}, found {found}; "
+                f"another runs_dir, or force=true if it is finished, trains on these"
+            )
 
 
 def _set_aside(folder: Path) -> None:

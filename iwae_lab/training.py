@@ -188,6 +188,11 @@ class Training(pl.LightningModule):
             x = x.new_zeros(1, x.shape[1])
         *found, means = self.compute(x, calls_left=self.steps - self.global_step)
         estimate = Estimate(*found)
+        if estimate.log_w.shape[-1] % len(x):
+            raise UserError(
+                f"objective={type(self.objective).__name__}: expected log_w [k, batch], here of a batch of {len(x)}, "
+                f"found {list(estimate.log_w.shape)}"
+            )
         self.pass_sums.add_(means, alpha=share)
         self.pass_images += share
         estimate.backward(self.model)

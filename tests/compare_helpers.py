@@ -27,7 +27,6 @@ def make_run(
     status: str = "finished",
     error: str | None = None,
     finished: str = "2026-01-01T01:00:00+00:00",
-    trained_in: str = "32",
     pictures: bool = False,
     **overrides: Any,
 ) -> Path:
@@ -88,7 +87,6 @@ def make_run(
         versions={"python": "3.11"},
         git=None,
         finished=finished,
-        precision=trained_in,
     )
     folder = runs_dir / name
     folder.mkdir(parents=True)

@@ -74,7 +74,7 @@ def test_every_shipped_yaml_composes_and_builds(group: str, option: str, compose
         ("precision=16", "precision=16: expected one of auto"),
         ("accelerator=tpu", "accelerator=tpu: expected one of auto"),
         ("data_dir=/no/such/folder", "data_dir=/no/such/folder: expected an existing directory"),
-        ("init_from=/no/such/run", "init_from=/no/such/run: expected the folder of a finished run"),
+        ("init_from=/no/such/run", "init_from=/no/such/run: expected the folder of a run"),
         ("schedule.passes=0", "schedule.passes=0: expected"),
         ("schedule.passes=2.5", "schedule.passes=2.5: expected int"),
         ("schedule.batch_size=0", "schedule.batch_size=0: expected"),

@@ -163,8 +163,6 @@ def _setting(record: Record, records: dict[str, tuple[Path, Record]]) -> dict[st
     setting = {key: value for key, value in config.items() if key not in NO_PART_OF_THE_RESULT and key != "seed"}
     if isinstance(config.get("init_from"), str):
         setting["init_from"] = _origin(Path(config["init_from"]), records)
-    if config.get("precision") == "auto":  # which was one on this machine and may be another on that
-        setting["precision"] = f"auto:{record.precision}"
     return _flat(setting)
 
 

@@ -1,5 +1,7 @@
 """Importance weighted autoencoder with few of its k samples in the backward pass."""
 
+from __future__ import annotations  # torch 2.6 compiles no generic alias, as those of inner functions are
+
 from dataclasses import dataclass
 
 import torch
