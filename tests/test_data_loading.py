@@ -82,6 +82,7 @@ def test_fixed_mnist_keeps_packed_copies_that_hold_the_published_content(tmp_pat
         (FixedMNIST(), amat(images(3) // 128).replace(b"1", b"2", 1), "expected pixels 0 or 1"),
         (Omniglot(), b"junk" * 100, "expected a MATLAB file, whole"),
         (Omniglot(), mat(data=images(30), testdata=images(20))[:30000], "expected a MATLAB file, whole"),
+        (Omniglot(), b"MATLAB 7.3".ljust(124) + b"\0\2IM" + bytes(400), "expected a MATLAB file, whole"),  # HDF5
         (Omniglot(), mat(data=images(3)), "expected the keys data and testdata"),
         (Omniglot(), mat(data=images(3), testdata=images(3, side=20)), "expected 784 pixels × images, found (400, 3)"),
         (Omniglot(), mat(data=images(3), testdata=images(3) * 2.0), "expected floats in [0, 1], found 0 to 2"),

@@ -126,7 +126,7 @@ def find_runs(directories: list[Path]) -> Found:
         where = ", ".join(map(str, directories))
         raise UserError(f"{where}: expected run folders with a result.json, found none" + _more(found.notes))
     for folder, record in records.values():
-        setting = _setting(record, records)
+        setting = _setting(record.config, records)
         identity = {key: text(getattr(record, key)) for key in IDENTITY}
         found.runs.append(Run(folder, record, _flat(record.config) | setting | identity, setting))
     return found
@@ -158,8 +158,7 @@ def _flat(config: dict[str, Any]) -> dict[str, str]:
     return flat
 
 
-def _setting(record: Record, records: dict[str, tuple[Path, Record]]) -> dict[str, str]:
-    config = record.config
+def _setting(config: dict[str, Any], records: dict[str, tuple[Path, Record]]) -> dict[str, str]:
     setting = {key: value for key, value in config.items() if key not in NO_PART_OF_THE_RESULT and key != "seed"}
     if isinstance(config.get("init_from"), str):
         setting["init_from"] = _origin(Path(config["init_from"]), records)
@@ -175,7 +174,7 @@ def _origin(folder: Path, records: dict[str, tuple[Path, Record]]) -> str:
         record = records[folder.name][1] if folder.name in records else read_record(folder)
     except UserError:
         return folder.name
-    setting = json.dumps(_setting(record, records), sort_keys=True)
+    setting = json.dumps(_setting(record.config, records), sort_keys=True)
     digest = hashlib.sha256(setting.encode()).hexdigest()[:4]
     return f"{record.dataset}-{record.model}-{record.objective}-k{record.k}-{digest}"
 
