@@ -9,7 +9,7 @@ import math
 import torch
 from torch import Tensor
 
-__all__ = ["StreamingBounds", "effective_sample_size", "elbo", "iwae_bound", "normalized_weights"]
+__all__ = ["StreamingBounds", "elbo", "ess", "iwae_bound", "normalized_weights"]
 
 
 def iwae_bound(log_w: Tensor) -> Tensor:
@@ -27,7 +27,7 @@ def normalized_weights(log_w: Tensor) -> Tensor:
     return torch.softmax(log_w.detach(), dim=0)
 
 
-def effective_sample_size(log_w: Tensor) -> Tensor:
+def ess(log_w: Tensor) -> Tensor:
     """1 / Σ_i w̃_i² per datum, between 1 and k. [k, batch] -> [batch]."""
     return 1 / normalized_weights(log_w).square().sum(0)
 
@@ -58,6 +58,6 @@ class StreamingBounds:
         self.k += len(log_w)
 
     @property
-    def effective_sample_size(self) -> Tensor:
+    def ess(self) -> Tensor:
         """(Σ_i w_i)² / Σ_i w_i² per datum, between 1 and k. [batch]."""
         return torch.exp(2 * (self.iwae_bound + math.log(self.k)) - self.log_sum_of_squares)

@@ -87,13 +87,13 @@ class TrainedRun:
         config, device = self.parts.config, self.parts.device()
         k = config.evaluation.k
         found = diagnose(self.model, self.data.test.to(device), k, batch=max(1, 4000 // k))
-        effective = found.effective_samples
+        effective = found.ess
         rows = {f"effective samples of {k}": f"{effective.mean():.1f} ({effective.min():.1f} to {effective.max():.1f})"}
         for level, kl in enumerate(found.kl, 1):
             used, largest = int((kl > KL_THRESHOLD).sum()), kl.max().item()
             units = f"{used} of {len(kl)} units above {KL_THRESHOLD}, largest {largest:.2f}"
             rows[f"KL of layer {level}"] = f"{kl.sum():.2f} nats; {units}"
-        batch = self.data.valid[:SNR_IMAGES].to(device).float()
+        batch = self.data.val[:SNR_IMAGES].to(device).float()
         snr = gradient_snr(self.parts.objective, self.model, batch, config.k)
         name = f"gradient SNR, {self.record.objective} k={config.k}"
         return rows | {f"{name}, θ": f"{snr.generative.overall:.3g}", f"{name}, φ": f"{snr.inference.overall:.3g}"}

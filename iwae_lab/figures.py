@@ -42,7 +42,7 @@ def model_figures(
     device = next(model.parameters()).device
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(SEED)
-        samples = model.sample(100)
+        samples = model.sample_means(100)
         x = images[:50].to(samples)
         pairs = torch.stack([x, model.reconstruct(x)], dim=1).flatten(0, 1)
     return {
@@ -82,15 +82,15 @@ def log_variances(units: ActiveUnits) -> Image.Image:
 
 
 def training_curve(rows: list[dict[str, float]]) -> Image.Image:
-    """Training and validation bounds against passes, from the rows of metrics.csv."""
+    """Training and validation bounds against epochs, from the rows of metrics.csv."""
     figure = Figure(figsize=(5, 3.2), layout="constrained")
     axes = figure.add_subplot()
     for key, label, style in (("train/bound", "training", "-"), ("val/bound", "validation", "o-")):
-        points = [(row["pass"], row[key]) for row in rows if key in row]
+        points = [(row["epoch"], row[key]) for row in rows if key in row]
         axes.plot(*zip(*points, strict=True), style, markersize=3, label=label)
     if len(rows) > 50:
         axes.set_xscale("log")
-    axes.set_xlabel("passes over the training data")
+    axes.set_xlabel("epochs")
     axes.set_ylabel("bound L̂ₖ (nats)")
     axes.legend(frameon=False)
     axes.grid(alpha=0.3)

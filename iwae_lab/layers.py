@@ -87,12 +87,12 @@ class _SumSoftplus(torch.autograd.Function):
 
 
 class StandardNormal(NamedTuple):
-    """The prior N(0, I); `origin` [units] gives its units, type and device."""
+    """The prior N(0, I); `zeros` [units] gives its units, type and device."""
 
-    origin: Tensor
+    zeros: Tensor
 
     def noise(self, shape: tuple[int, ...], generator: Generator | None = None) -> Tensor:
-        return torch.randn(shape, generator=generator, dtype=self.origin.dtype, device=self.origin.device)
+        return torch.randn(shape, generator=generator, dtype=self.zeros.dtype, device=self.zeros.device)
 
     def sample(self, noise: Tensor) -> Tensor:
         return noise

@@ -40,7 +40,7 @@ class Draw:
     """log q(z | x) [k, batch]"""
     log_p: Tensor
     """log p(x, z) [k, batch]"""
-    gates: list[Tensor] = field(default_factory=list)
+    path_parameters: list[Tensor] = field(default_factory=list)
     """with gradient="path": the parameters of each q at each sample, through which alone φ acts"""
 
     @property
@@ -54,8 +54,8 @@ class Draw:
         Needs `gradient="path"`. The factor is applied once a sample, at the parameters of each q, never
         to z itself: z_1's derivative also carries what came through q(z_2 | z_1).
         """
-        for gate in self.gates:
-            gate.register_hook(lambda gradient: gradient * factor.unsqueeze(-1))
+        for parameter in self.path_parameters:
+            parameter.register_hook(lambda gradient: gradient * factor.unsqueeze(-1))
 
 
 class LatentVariableModel(nn.Module, ABC):
@@ -102,7 +102,7 @@ class LatentVariableModel(nn.Module, ABC):
                     f"expected an objective that needs none, such as vimco, rws or reinforce"
                 )
             gradient = "score"
-        z, gates = [], []
+        z, path_parameters = [], []
         log_q = x.new_zeros(())
         below = x
         for level, layer in enumerate(self.encoder):
@@ -120,9 +120,9 @@ class LatentVariableModel(nn.Module, ABC):
                 live = [f + (entry - entry.detach()) for f, entry in zip(frozen, entries, strict=True)]
                 below = type(q)(*live).sample(eps)
                 log_q = log_q + type(q)(*frozen).log_prob(below)
-                gates += entries
+                path_parameters += entries
             z.append(below)
-        return Draw(z, log_q, self.log_joint(x, z), gates)
+        return Draw(z, log_q, self.log_joint(x, z), path_parameters)
 
     def log_joint(self, x: Tensor, z: list[Tensor]) -> Tensor:
         """log p(x, z) [k, batch] of x [batch, pixels] and samples z, one [k, batch, units] a layer."""
@@ -155,7 +155,7 @@ class LatentVariableModel(nn.Module, ABC):
                 below = q.sample(noise(q, level, (k, len(x), q[0].shape[-1])))
         return found
 
-    def dream(self, n: int) -> tuple[Tensor, list[Tensor]]:
+    def sample_joint(self, n: int) -> tuple[Tensor, list[Tensor]]:
         """n draws from p(x, z): images [n, pixels] and latents, one [1, n, units] a layer."""
         prior = self.prior()
         drawn = [prior.sample(prior.noise((n, *prior[0].shape)))]
@@ -165,9 +165,9 @@ class LatentVariableModel(nn.Module, ABC):
         x, *z = drawn
         return x, [latent.unsqueeze(0) for latent in z]
 
-    def sample(self, n: int) -> Tensor:
+    def sample_means(self, n: int) -> Tensor:
         """Pixel probabilities [n, pixels] of n draws from the generative network."""
-        _, z = self.dream(n)
+        _, z = self.sample_joint(n)
         return self.decoder[0](z[0].squeeze(0)).mean
 
     def reconstruct(self, x: Tensor) -> Tensor:
@@ -206,18 +206,18 @@ class HierarchicalModel(LatentVariableModel):
     """
 
     reparameterized = True
-    origin: Tensor
+    zeros: Tensor
 
     def __init__(self, latents: list[int], hidden: list[list[int]], *, mean_image: Tensor) -> None:
         super().__init__()
         self.encoder, self.decoder = _networks(Gaussian, latents, hidden, mean_image)
-        self.register_buffer("origin", torch.zeros(latents[-1]))
+        self.register_buffer("zeros", torch.zeros(latents[-1]))
 
     def prior(self) -> StandardNormal:
-        return StandardNormal(self.origin)
+        return StandardNormal(self.zeros)
 
     def narrow_prior(self, keep: Tensor) -> None:
-        self.origin = self.origin[keep]
+        self.zeros = self.zeros[keep]
 
 
 class SigmoidBeliefNetwork(LatentVariableModel):

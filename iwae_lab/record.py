@@ -16,7 +16,7 @@ from typing import Any
 from iwae_lab.errors import UserError
 
 __all__ = [
-    "NO_PART_OF_THE_RESULT",
+    "NOT_HASHED",
     "Record",
     "fingerprint",
     "read_metrics",
@@ -27,7 +27,7 @@ __all__ = [
 ]
 
 # Keys that change where and how fast a run computes, not what.
-NO_PART_OF_THE_RESULT = (
+NOT_HASHED = (
     "logger",
     "accelerator",
     "trainer",
@@ -54,7 +54,7 @@ class Record:
     k: int
     schedule: str
     seed: int
-    passes: int
+    epochs: int
     config: dict[str, Any]
     status: str = "running"
     error: str | None = None
@@ -80,7 +80,10 @@ def read_record(folder: Path) -> Record:
     """The record in a run folder. Raises `UserError` if there is none that can be read."""
     path = folder / "result.json"
     try:
-        return Record(**json.loads(path.read_text()))
+        content = json.loads(path.read_text())
+        if isinstance(content, dict) and "passes" in content:  # now "epochs"
+            raise UserError(f"{path}: written by an older version of iwae_lab, which this one can't read")
+        return Record(**content)
     except (OSError, ValueError, TypeError) as error:
         raise UserError(f"{path}: expected the record of a run ({error})") from None
 
@@ -112,7 +115,7 @@ def writable(folder: Path) -> bool:
 
 def fingerprint(config: dict[str, Any]) -> str:
     """Eight hex digits over everything in a resolved configuration that changes the result."""
-    identity = {key: value for key, value in config.items() if key not in NO_PART_OF_THE_RESULT}
+    identity = {key: value for key, value in config.items() if key not in NOT_HASHED}
     if identity["init_from"] is not None:
         identity["init_from"] = read_record(Path(identity["init_from"])).run_id
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8]

@@ -18,7 +18,6 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.plugins.environments import LightningEnvironment
 
 from iwae_lab import devices
-from iwae_lab.arithmetic import fastest_precision
 from iwae_lab.config import Config, build, check, first_stage
 from iwae_lab.data.base import Dataset, default_data_dir
 from iwae_lab.data.protocol import Data, prepare
@@ -29,6 +28,7 @@ from iwae_lab.loggers.base import RunLogger
 from iwae_lab.model import LatentVariableModel
 from iwae_lab.objectives.base import Objective
 from iwae_lab.optimizers.base import OptimizerFactory
+from iwae_lab.precision import fastest_precision
 from iwae_lab.progress import Meter
 from iwae_lab.record import Record, now, read_record, run_id, writable, write_atomically
 from iwae_lab.report import print_record
@@ -132,7 +132,7 @@ def run(cfg: DictConfig) -> Record:
             k=config.k,
             schedule=config.schedule["name"],
             seed=config.seed,
-            passes=parts.schedule.passes,
+            epochs=parts.schedule.epochs,
             precision=config.precision,
             config=plain,
         )
@@ -163,7 +163,7 @@ def _train_and_measure(parts: Parts, record: Record, folder: Path) -> None:
         model = training.model.to(parts.device())
         found = measure_model(model, data, config)
         record.metrics |= found.metrics()
-        write_figures(folder / "figures", model, data.valid, data.shape, found.units)
+        write_figures(folder / "figures", model, data.val, data.shape, found.units)
         for tracker in trackers:
             tracker.log_result()
 
@@ -235,7 +235,7 @@ def _fit(training: Training, data: Data, parts: Parts, trackers: list[RunLogger]
         plugins=[LightningEnvironment()],  # Slurm's tasks and their ranks are no business of one run
         logger=trackers,
         callbacks=callbacks,
-        max_epochs=parts.schedule.passes,
+        max_epochs=parts.schedule.epochs,
         enable_checkpointing=not helping,
         enable_progress_bar=False,
         enable_model_summary=False,
@@ -247,7 +247,7 @@ def _fit(training: Training, data: Data, parts: Parts, trackers: list[RunLogger]
     try:
         trainer.fit(
             training,
-            datamodule=ImageData(data.train, data.valid, data.shape, parts.schedule.batch_size),
+            datamodule=ImageData(data.train, data.val, data.shape, parts.schedule.batch_size),
             ckpt_path=last if last.exists() else None,
             weights_only=True,
         )
@@ -266,8 +266,8 @@ def measure_model(model: LatentVariableModel, data: Data, config: Config, precis
             meter.show(fraction)
 
     try:
-        test, valid = data.test.to(device), data.valid.to(device)
-        return measure(model, test, valid, config.evaluation.k, config.compile, precision, progress)
+        test, val = data.test.to(device), data.val.to(device)
+        return measure(model, test, val, config.evaluation.k, config.compile, precision, progress)
     finally:
         meter.close()
 

@@ -17,20 +17,20 @@ from pytorch_lightning.core.optimizer import LightningOptimizer
 from torch import Tensor
 
 from iwae_lab import devices
-from iwae_lab.arithmetic import autocast, products_for_training
-from iwae_lab.bounds import effective_sample_size, iwae_bound
+from iwae_lab.bounds import ess, iwae_bound
 from iwae_lab.compiling import Compiled
 from iwae_lab.data.binarize import resample
 from iwae_lab.errors import UserError
 from iwae_lab.evaluation.active_units import active_units
 from iwae_lab.evaluation.diagnostics import diagnose, gradient_snr
 from iwae_lab.evaluation.likelihood import likelihood
-from iwae_lab.evaluation.measure import VALIDATION_K
+from iwae_lab.evaluation.measure import VAL_K
 from iwae_lab.figures import model_figures
 from iwae_lab.loggers.base import RunLogger
 from iwae_lab.model import LatentVariableModel
 from iwae_lab.objectives.base import Estimate, Objective
 from iwae_lab.optimizers.base import OptimizerFactory
+from iwae_lab.precision import autocast, products_for_training
 from iwae_lab.progress import Meter
 from iwae_lab.schedule import Schedule
 
@@ -42,10 +42,10 @@ SNR_IMAGES = 20  # of which a batch is made, to measure gradients
 
 
 class Batches:
-    """Shuffled, freshly binarized batches of images that stay on their device; one iteration is a pass.
+    """Shuffled, freshly binarized batches of images that stay on their device; one iteration is an epoch.
 
     images: grey levels, uint8 [images, pixels]. Yields tuples of batches, float32 [batch, pixels], of `TOGETHER`
-    images or one batch; the pass's last batch may be smaller. With several devices, each gets its share of the
+    images or one batch; the epoch's last batch may be smaller. With several devices, each gets its share of the
     same batches.
     """
 
@@ -70,18 +70,18 @@ class Batches:
 class ImageData(pl.LightningDataModule):
     """Training images and the validation draw, moved to the device once.
 
-    train: grey levels, uint8 [images, pixels]. valid: 0/1, uint8 [images, pixels]. shape: their height and width.
+    train: grey levels, uint8 [images, pixels]. val: 0/1, uint8 [images, pixels]. shape: their height and width.
     """
 
-    def __init__(self, train: Tensor, valid: Tensor, shape: tuple[int, int], batch_size: int) -> None:
+    def __init__(self, train: Tensor, val: Tensor, shape: tuple[int, int], batch_size: int) -> None:
         super().__init__()
-        self.train, self.valid = train, valid
+        self.train, self.val = train, val
         self.shape = shape
         self.batch_size = batch_size
 
     def setup(self, stage: str) -> None:
         device = self.trainer.strategy.root_device  # type: ignore[union-attr]
-        self.train, self.valid = self.train.to(device), self.valid.to(device)
+        self.train, self.val = self.train.to(device), self.val.to(device)
 
     def train_dataloader(self) -> Batches:
         return Batches(self.train, self.batch_size)
@@ -90,9 +90,9 @@ class ImageData(pl.LightningDataModule):
 class Training(pl.LightningModule):
     """Trains `model` by `objective` with k samples; logs bounds that come from log-weights alone.
 
-    Once a pass: train/bound (mean L̂_k over the images of the pass), train/loss (what was differentiated),
+    Once per epoch: train/bound (mean L̂_k over the images of the epoch), train/loss (what was differentiated),
     train/ess (mean effective sample size, 1 to k), learning_rate, images_per_second, minutes (of training so
-    far, without validation). At the schedule's evaluation passes, on the fixed validation draw: val/bound
+    far, without validation). At the schedule's evaluation epochs, on the fixed validation draw: val/bound
     (L̂_k), val/nll (−L̂_100), val/active_units/1, … and, for trackers, figures; with `diagnostics` also
     diagnostics/ess (effective samples of k), diagnostics/kl/1, … (nats a layer), diagnostics/snr/generative and
     …/inference (the gradient's signal-to-noise ratio in θ and φ). Bounds, losses and NLL are in nats.
@@ -123,14 +123,14 @@ class Training(pl.LightningModule):
                 found = objective(model, x, k)
             with torch.no_grad():
                 log_w = found.log_w.float()
-                means = [iwae_bound(log_w).mean(), found.loss.float(), effective_sample_size(log_w).mean()]
+                means = [iwae_bound(log_w).mean(), found.loss.float(), ess(log_w).mean()]
             return found.loss, log_w, found.inference_loss, torch.stack(means)
 
         self.compute = Compiled(estimate, compile if objective.compilable else "false")
         self.steps = 0  # of the optimizer, in all; known once training starts
         self.seconds = 0.0
         self.images_seen = 0
-        self.last_metrics: dict[str, float] = {}  # of the last pass, and of evaluation passes what was measured there
+        self.last_metrics: dict[str, float] = {}  # of the last epoch, and of evaluation epochs what was measured there
         self.initial_optimizer: dict[str, Any] | None = None
 
     def start_from(self, checkpoint: dict[str, Any]) -> None:
@@ -161,13 +161,13 @@ class Training(pl.LightningModule):
         return optimizer
 
     def setup(self, stage: str) -> None:
-        self.steps_a_pass = self.trainer.datamodule.train_dataloader().batches  # type: ignore[attr-defined]
-        self.steps = self.schedule.passes * self.steps_a_pass
+        self.steps_per_epoch = self.trainer.datamodule.train_dataloader().batches  # type: ignore[attr-defined]
+        self.steps = self.schedule.epochs * self.steps_per_epoch
 
     def on_train_epoch_start(self) -> None:
-        self.pass_sums = torch.zeros(3, dtype=torch.float64, device=self.device)  # of L̂_k, of the loss and of the ESS
-        self.pass_images = 0
-        self.pass_start = time.monotonic()
+        self.epoch_sums = torch.zeros(3, dtype=torch.float64, device=self.device)  # of L̂_k, of the loss and of the ESS
+        self.epoch_images = 0
+        self.epoch_start = time.monotonic()
 
     def training_step(self, batches: tuple[Tensor, ...], index: int) -> None:
         """A step of the optimizer on each of the batches [batch, pixels]."""
@@ -175,14 +175,14 @@ class Training(pl.LightningModule):
         assert isinstance(optimizer, LightningOptimizer)
         for x in batches:
             for group in optimizer.param_groups:
-                group["lr"] = self.schedule.rate(self.global_step / self.steps_a_pass)
+                group["lr"] = self.schedule.rate(self.global_step / self.steps_per_epoch)
             optimizer.zero_grad()
             with products_for_training(self.device):
                 self.add_gradients(x)
             optimizer.step()
 
     def add_gradients(self, x: Tensor) -> Estimate:
-        """Adds the estimator to the parameters' `grad`, and the batch [batch, pixels] to what the pass logs."""
+        """Adds the estimator to the parameters' `grad`, and the batch [batch, pixels] to what the epoch logs."""
         share = len(x)
         if not share:  # of a ragged last batch; a blank image, which counts nothing, keeps the device in step
             x = x.new_zeros(1, x.shape[1])
@@ -193,27 +193,27 @@ class Training(pl.LightningModule):
                 f"objective={type(self.objective).__name__}: expected log_w [k, batch], here of a batch of {len(x)}, "
                 f"found {list(estimate.log_w.shape)}"
             )
-        self.pass_sums.add_(means, alpha=share)
-        self.pass_images += share
+        self.epoch_sums.add_(means, alpha=share)
+        self.epoch_images += share
         estimate.backward(self.model)
         devices.average(self, share)
         return estimate
 
     def train_bound(self) -> float:
-        """Mean L̂_k of the pass so far (waits for the device)."""
-        return self.pass_sums[0].item() / max(1, self.pass_images)
+        """Mean L̂_k of the epoch so far (waits for the device)."""
+        return self.epoch_sums[0].item() / max(1, self.epoch_images)
 
     def on_train_epoch_end(self) -> None:
-        counted = self.pass_sums.new_tensor([self.pass_images])
-        *sums, images = devices.total(torch.cat([self.pass_sums, counted])).tolist()
+        counted = self.epoch_sums.new_tensor([self.epoch_images])
+        *sums, images = devices.total(torch.cat([self.epoch_sums, counted])).tolist()
         bound, loss, ess = (value / images for value in sums)
         if not np.isfinite(loss):
-            raise FloatingPointError(f"the training loss became {loss} in pass {self.current_epoch + 1}")
-        seconds = time.monotonic() - self.pass_start
+            raise FloatingPointError(f"the training loss became {loss} in epoch {self.current_epoch + 1}")
+        seconds = time.monotonic() - self.epoch_start
         self.seconds += seconds
         self.images_seen += int(images)
         metrics = {
-            "pass": float(self.current_epoch + 1),
+            "epoch": float(self.current_epoch + 1),
             "train/bound": bound,
             "train/loss": loss,
             "train/ess": ess,
@@ -221,18 +221,18 @@ class Training(pl.LightningModule):
             "images_per_second": images / seconds,
             "minutes": self.seconds / 60,
         }
-        if devices.rank() == 0 and self.current_epoch + 1 in self.schedule.evaluation_passes():
+        if devices.rank() == 0 and self.current_epoch + 1 in self.schedule.evaluation_epochs():
             metrics |= self.validate()
         self.last_metrics |= metrics
         self.log_dict(metrics, logger=False)  # for callbacks
-        for logger in self.loggers:  # now, before the pass is checkpointed: Lightning would log it afterwards
+        for logger in self.loggers:  # now, before the epoch is checkpointed: Lightning would log it afterwards
             logger.log_metrics(metrics, self.global_step)
             logger.save()
 
     def validate(self) -> dict[str, float]:
         """Measures and draws with noise of its own, on the validation draw, so training goes on as if it did not."""
         data: ImageData = self.trainer.datamodule  # type: ignore[attr-defined]
-        images = data.valid
+        images = data.val
         units = active_units(self.model, images)
         draw = functools.cache(lambda: model_figures(self.model, images, data.shape, units))
         for logger in self.loggers:
@@ -240,14 +240,14 @@ class Training(pl.LightningModule):
                 logger.log_figures(draw, self.global_step)
         metrics = {
             "val/bound": -likelihood(self.model, images, self.k).nll,
-            "val/nll": likelihood(self.model, images, VALIDATION_K).nll,
+            "val/nll": likelihood(self.model, images, VAL_K).nll,
             **{f"val/active_units/{level}": float(count) for level, count in enumerate(units.counts, 1)},
         }
         if self.diagnostics:
             found = diagnose(self.model, images, self.k)
             snr = gradient_snr(self.objective, self.model, images[:SNR_IMAGES].float(), self.k)
             metrics |= {
-                "diagnostics/ess": found.effective_samples.mean().item(),
+                "diagnostics/ess": found.ess.mean().item(),
                 **{f"diagnostics/kl/{level}": kl.sum().item() for level, kl in enumerate(found.kl, 1)},
                 "diagnostics/snr/generative": snr.generative.overall,
                 "diagnostics/snr/inference": snr.inference.overall,
@@ -267,9 +267,9 @@ def part_of(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 
 class LastCheckpoint(Checkpoint):
-    """Keeps last.ckpt, with the state of every random generator, at the end of a pass.
+    """Keeps last.ckpt, with the state of every random generator, at the end of an epoch.
 
-    Training resumed from it goes on as if it had not stopped. Skips passes so that saving takes at most
+    Training resumed from it goes on as if it had not stopped. Skips epochs so that saving takes at most
     a twentieth of the time.
     """
 
@@ -316,7 +316,7 @@ class LastCheckpoint(Checkpoint):
 
 
 class TrainingProgress(pl.Callback):
-    """Shows the pass, the bound and the rate while training."""
+    """Shows the epoch, the bound and the rate while training."""
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, Training)
@@ -332,7 +332,7 @@ class TrainingProgress(pl.Callback):
         steps_a_second = (trainer.global_step - self.first_step) / (time.monotonic() - self.start)
         self.meter.show(
             trainer.global_step / pl_module.steps,
-            f"pass {trainer.current_epoch + 1}/{trainer.max_epochs}  bound {pl_module.train_bound():.2f}  "
+            f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  bound {pl_module.train_bound():.2f}  "
             f"{steps_a_second * pl_module.schedule.batch_size:,.0f} images/s",
         )
 

@@ -23,7 +23,7 @@ def make_run(
     model: str = "one_layer",
     k: int = 1,
     seed: int = 0,
-    protocol: str = "mnist/stochastic",
+    protocol: str = "mnist/dynamic",
     status: str = "finished",
     error: str | None = None,
     finished: str = "2026-01-01T01:00:00+00:00",
@@ -36,7 +36,7 @@ def make_run(
         "dataset": {"name": dataset.partition("#")[0], "binarization": binarization.partition(" ")[0]},
         "model": {"name": model, "_target_": "iwae_lab.model.HierarchicalModel", **ARCHITECTURES[model]},
         "objective": {"name": objective, "_target_": f"iwae_lab.objectives.{objective}"},
-        "schedule": {"name": "quick", "passes": 20, "batch_size": 20, "learning_rate": 0.001},
+        "schedule": {"name": "quick", "epochs": 20, "batch_size": 20, "learning_rate": 0.001},
         "optimizer": {"name": "adam", "beta1": 0.9},
         "logger": {"csv": {"_target_": "iwae_lab.loggers.MetricsCSV"}},
         "k": k,
@@ -77,7 +77,7 @@ def make_run(
         k=k,
         schedule="quick",
         seed=seed,
-        passes=config["schedule"]["passes"],
+        epochs=config["schedule"]["epochs"],
         config=config,
         status=status,
         error=error,
@@ -102,7 +102,7 @@ def _write_metrics(path: Path, nll: float, layers: int, random: Random) -> None:
     with path.open("w", newline="") as file:
         levels = [f"val/active_units/{level}" for level in range(1, layers + 1)]
         writer = csv.writer(file)
-        writer.writerow(["step", "pass", "train/bound", "learning_rate", "val/bound", "val/nll", *levels])
+        writer.writerow(["step", "epoch", "train/bound", "learning_rate", "val/bound", "val/nll", *levels])
         for done in range(1, 21):
             bound = -nll - 60 / done - random.random()
             measured = [bound - 0.5, -bound + 0.2, *[10 + done // 2] * layers]

@@ -17,7 +17,7 @@ from iwae_lab.config import register
 ROOT = Path(__file__).parent.parent
 TINY = [
     "logger=csv", "threads=1",
-    "schedule.passes=2", "schedule.batch_size=100", "k=3", "evaluation.k=20", "evaluation.images=30",
+    "schedule.epochs=2", "schedule.batch_size=100", "k=3", "evaluation.k=20", "evaluation.images=30",
     "model.latents=[4]", "model.hidden=[[8]]",
 ]  # fmt: skip
 

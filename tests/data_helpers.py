@@ -18,11 +18,11 @@ from scipy.io import savemat
 
 from iwae_lab.data.base import Dataset
 from iwae_lab.data.fashion_mnist import FashionMNIST
-from iwae_lab.data.fixed_mnist import FixedMNIST
 from iwae_lab.data.mnist import MNIST
 from iwae_lab.data.mnist_5k import MNIST5k
 from iwae_lab.data.npz import NPZ
 from iwae_lab.data.omniglot import Omniglot
+from iwae_lab.data.static_mnist import StaticMNIST
 
 
 def sha256(data: bytes) -> str:
@@ -78,8 +78,8 @@ def small_dataset(name: str, data_dir: Path) -> Dataset:
     elif name in ("mnist", "fashion_mnist"):
         dataset = MNIST() if name == "mnist" else FashionMNIST()
         contents = [idx(images(450)), idx(images(20, seed=1))]
-    elif name == "fixed_mnist":
-        dataset = FixedMNIST()
+    elif name == "static_mnist":
+        dataset = StaticMNIST()
         contents = [amat(part) for part in np.split(binary, [20, 25])]
     elif name == "omniglot":
         dataset = Omniglot()

@@ -37,13 +37,13 @@ class LinearGaussian(LatentVariableModel):
     def __init__(self, encoder: list[Affine], decoder: list[Affine]) -> None:
         super().__init__()
         self.encoder, self.decoder = nn.ModuleList(encoder), nn.ModuleList(decoder)
-        self.register_buffer("origin", torch.zeros(decoder[-1].weight.shape[1], dtype=torch.float64))
+        self.register_buffer("zeros", torch.zeros(decoder[-1].weight.shape[1], dtype=torch.float64))
 
     def prior(self) -> StandardNormal:
-        return StandardNormal(self.origin)
+        return StandardNormal(self.zeros)
 
     def narrow_prior(self, keep: Tensor) -> None:
-        self.origin = self.origin[keep]
+        self.zeros = self.zeros[keep]
 
     def log_marginal(self, x: Tensor) -> Tensor:
         """log p(x) [batch], differentiable in θ."""
@@ -52,7 +52,7 @@ class LinearGaussian(LatentVariableModel):
 
     def marginals(self) -> list[tuple[Tensor, Tensor]]:
         """Mean and covariance of z_L, …, z_1, x."""
-        found = [(self.origin, torch.eye(len(self.origin), dtype=torch.float64))]
+        found = [(self.zeros, torch.eye(len(self.zeros), dtype=torch.float64))]
         for layer in reversed(self.decoder):
             mean, covariance = found[-1]
             noise = torch.diag((2 * layer.log_std).exp())

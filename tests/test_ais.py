@@ -36,7 +36,7 @@ def test_w_is_unbiased_for_p_and_its_reverse_for_one_over_p(layers, chains):
     assert abs(z_score((lower - model.log_marginal(X).detach()).exp())) < 4
     torch.manual_seed(0)
     with torch.no_grad():
-        x, z = model.dream(3000)
+        x, z = model.sample_joint(3000)
         upper = reverse_ais(model, x, z, chains=chains, temperatures=3, batch=3000)
     assert abs(z_score((model.log_marginal(x).detach() - upper).exp())) < 4
 

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from iwae_lab.bounds import StreamingBounds, effective_sample_size, elbo, iwae_bound, normalized_weights
+from iwae_lab.bounds import StreamingBounds, elbo, ess, iwae_bound, normalized_weights
 
 
 def log_weights(k: int, batch: int, scale: float = 30.0) -> torch.Tensor:
@@ -29,7 +29,7 @@ def test_no_overflow_or_underflow_where_weights_do(shift: float) -> None:
 
 def test_each_datum_has_its_own_weights() -> None:
     log_w = log_weights(6, 9)
-    for function in (iwae_bound, elbo, effective_sample_size):
+    for function in (iwae_bound, elbo, ess):
         together = function(log_w)
         assert together.shape == (9,)
         alone = torch.cat([function(log_w[:, i : i + 1]) for i in range(9)])
@@ -43,11 +43,11 @@ def test_normalized_weights_sum_to_one_and_carry_no_gradient() -> None:
     torch.testing.assert_close(weights.sum(0), torch.ones(9, dtype=torch.float64))
 
 
-def test_effective_sample_size_is_k_for_equal_weights_and_one_for_a_single_heavy_one() -> None:
+def test_ess_is_k_for_equal_weights_and_one_for_a_single_heavy_one() -> None:
     equal = torch.full((8, 1), -100.0)
     single = torch.cat([torch.zeros(1, 1), torch.full((7, 1), -1e4)])
-    assert effective_sample_size(equal).item() == pytest.approx(8)
-    assert effective_sample_size(single).item() == pytest.approx(1)
+    assert ess(equal).item() == pytest.approx(8)
+    assert ess(single).item() == pytest.approx(1)
 
 
 @given(cuts=st.lists(st.integers(1, 9), max_size=6))
@@ -59,7 +59,7 @@ def test_streaming_gives_what_all_samples_at_once_give(cuts: list[int]) -> None:
     assert bounds.k == len(log_w)
     torch.testing.assert_close(bounds.iwae_bound, iwae_bound(log_w))
     torch.testing.assert_close(bounds.elbo, elbo(log_w))
-    torch.testing.assert_close(bounds.effective_sample_size, effective_sample_size(log_w))
+    torch.testing.assert_close(bounds.ess, ess(log_w))
 
 
 def test_bound_lies_between_mean_and_maximum() -> None:

@@ -25,7 +25,7 @@ Cli = Callable[..., subprocess.CompletedProcess[str]]
 
 KEYS = [
     "run_id", "status", "error", "dataset", "binarization", "protocol", "model", "objective", "k", "schedule", "seed",
-    "passes", "steps", "train_seconds", "images_per_second", "metrics", "config", "versions", "git", "started",
+    "epochs", "steps", "train_seconds", "images_per_second", "metrics", "config", "versions", "git", "started",
     "finished",
 ]  # fmt: skip
 METRICS = [
@@ -47,7 +47,7 @@ def test_a_run_leaves_a_whole_record_and_is_not_run_twice(cli: Cli, tiny: list[s
         "mnist_5k",
         3,
     )
-    assert (record["passes"], record["steps"]) == (2, 80)
+    assert (record["epochs"], record["steps"]) == (2, 80)
     assert record["metrics"]["test/nll_k"] == 20
     assert record["metrics"]["test/nll"] < 250
     folder = tmp_path / "runs" / record["run_id"]
@@ -59,7 +59,7 @@ def test_a_run_leaves_a_whole_record_and_is_not_run_twice(cli: Cli, tiny: list[s
     assert all(content.startswith(b"\x89PNG") and len(content) > 5000 for content in figures.values())
     with (folder / "metrics.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert [float(row["pass"]) for row in rows] == [1, 2]
+    assert [float(row["epoch"]) for row in rows] == [1, 2]
     assert float(rows[1]["train/bound"]) == pytest.approx(record["metrics"]["train/bound"])
     assert float(rows[1]["train/bound"]) > float(rows[0]["train/bound"])
     for shown in (f"{record['metrics']['test/nll']:.2f}", "± ", "active units", record["protocol"]):
@@ -176,10 +176,10 @@ def test_a_failing_job_stops_no_other_and_is_recorded(cli: Cli, tiny: list[str],
 
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The runs folder of one run of 12 passes that nothing disturbed."""
+    """The runs folder of one run of 12 epochs that nothing disturbed."""
     runs = tmp_path_factory.mktemp("whole")
     subprocess.run(
-        [sys.executable, "train.py", *TINY, "schedule.passes=12", f"runs_dir={runs}"],
+        [sys.executable, "train.py", *TINY, "schedule.epochs=12", f"runs_dir={runs}"],
         cwd=ROOT, check=True, capture_output=True,
     )  # fmt: skip
     return runs
@@ -189,7 +189,7 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_killed_run_goes_on_and_ends_as_if_it_had_not_been(
     cli: Cli, tiny: list[str], tmp_path: Path, uninterrupted: Path, kill: signal.Signals
 ) -> None:
-    overrides = [*tiny, "schedule.passes=12"]
+    overrides = [*tiny, "schedule.epochs=12"]
     (expected,) = records(uninterrupted)
     process = subprocess.Popen(
         [sys.executable, "train.py", *overrides], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
@@ -248,7 +248,7 @@ def test_an_interrupt_that_python_drops_stops_the_run_all_the_same(tiny: list[st
 
 
 def test_a_run_killed_while_it_is_measured_loses_nothing(cli: Cli, tiny: list[str], tmp_path: Path) -> None:
-    arguments = ["train.py", *tiny, "diagnostics=true", "schedule.passes=3"]
+    arguments = ["train.py", *tiny, "diagnostics=true", "schedule.epochs=3"]
     assert cli(*arguments).returncode == 0
     (before,) = records(tmp_path / "runs")
     folder = tmp_path / "runs" / before["run_id"]
@@ -263,7 +263,7 @@ def test_a_run_killed_while_it_is_measured_loses_nothing(cli: Cli, tiny: list[st
     assert after["metrics"] == before["metrics"]
     with (folder / "metrics.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    assert [row["pass"] for row in rows] == ["1.0", "2.0", "3.0"], "a row a pass, diagnostics included"
+    assert [row["epoch"] for row in rows] == ["1.0", "2.0", "3.0"], "one row per epoch, diagnostics included"
     assert all(row["diagnostics/ess"] for row in rows)
 
 

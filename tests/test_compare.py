@@ -73,7 +73,7 @@ def test_with_one_seed_the_error_is_that_over_images_and_is_marked(compare, tmp_
 @pytest.mark.parametrize(
     "key, values",
     [
-        ("schedule.passes", (20, 400)),
+        ("schedule.epochs", (20, 400)),
         ("precision", ("auto", "bf16")),
         ("objective.alpha", (0.5, 2)),
         ("schedule.learning_rate", (0.001, 0.0010000001)),
@@ -132,7 +132,7 @@ def test_iwae_with_one_sample_is_shown_as_the_vae_s_runs_unless_it_has_its_own(c
     [table] = tables_of(tmp_path)
     cells = {row.objective: row.cells.get("1") for row in table.rows}
     assert cells["dreg"] is None and not cells["vae"].borrowed and cells["iwae"].borrowed
-    assert cells["iwae"].paper == TABLE_1["mnist/stochastic"]["one_layer", "iwae", 1]
+    assert cells["iwae"].paper == TABLE_1["mnist/dynamic"]["one_layer", "iwae", 1]
     make_run(tmp_path, objective="iwae", nll=86.6)
     [table] = tables_of(tmp_path)
     assert not any(cell.borrowed for row in table.rows for cell in row.cells.values())
@@ -149,7 +149,7 @@ def test_best_only_where_the_difference_exceeds_its_error(tmp_path, distance, bo
 
 
 def test_unlike_protocols_have_a_table_each_and_only_the_paper_s_have_its_numbers(tmp_path):
-    own = "mnist#ab12cd34/stochastic 4000/500/100 L_100"
+    own = "mnist#ab12cd34/dynamic 4000/500/100 L_100"
     make_run(tmp_path, protocol=own, evaluation__images=100)
     for protocol in TABLE_1:
         make_run(tmp_path, protocol=protocol, k=50, nll=84.0)
@@ -169,22 +169,22 @@ def test_the_paper_s_table_is_whole():
     cells = {(model, o, k) for model in ("one_layer", "two_layer") for o in ("vae", "iwae") for k in (1, 5, 50)}
     assert all(set(table) == cells for table in TABLE_1.values()) and len(TABLE_1) == 3
     assert {cell.mark for table in TABLE_1.values() for cell in table.values()} == {"v", "r"}
-    assert TABLE_1["mnist/stochastic"]["two_layer", "iwae", 50].nll == 82.90
+    assert TABLE_1["mnist/dynamic"]["two_layer", "iwae", 50].nll == 82.90
     assert TABLE_1["omniglot/burda"]["two_layer", "iwae", 50].active_units == (44, 7)
 
 
 @pytest.mark.parametrize(
     "option",
     [
-        ["--where", "protocol=mnist/stochastic,mnist/larochelle"],
-        ["--where", "binarization=stochastic,larochelle"],
-        ["--where", "objective=iwae", "dataset.binarization=larochelle,stochastic"],
+        ["--where", "protocol=mnist/dynamic,mnist/larochelle"],
+        ["--where", "binarization=dynamic,larochelle"],
+        ["--where", "objective=iwae", "dataset.binarization=larochelle,dynamic"],
         ["--by", "binarization"],
         ["--by", "protocol"],
     ],
 )
 def test_mixing_protocols_is_refused_with_the_reason(compare, tmp_path, option):
-    for protocol in ("mnist/stochastic", "mnist/larochelle"):
+    for protocol in ("mnist/dynamic", "mnist/larochelle"):
         make_run(tmp_path, protocol=protocol)
     done = compare(tmp_path, *option)
     assert done.code == 1 and done.out == ""
@@ -199,7 +199,7 @@ def test_mixing_protocols_is_refused_with_the_reason(compare, tmp_path, option):
         (["objective=vae"], 2),
         (["k=5", "objective=iwae"], 1),
         (["schedule.learning_rate=1e-3"], 4),
-        (["passes=20"], 4),
+        (["epochs=20"], 4),
         (["model.hidden=[[200,200]]"], 4),
         (["init_from=null"], 4),
     ],
@@ -232,15 +232,15 @@ def test_a_mistake_is_one_line(compare, tmp_path, arguments, expected):
 
 
 def test_by_another_key(tmp_path):
-    for passes in (20, 100):
+    for epochs in (20, 100):
         for objective in ("vae", "iwae"):
-            make_run(tmp_path, objective=objective, schedule__passes=passes)
-    [table] = tables_of(tmp_path, by="passes")
+            make_run(tmp_path, objective=objective, schedule__epochs=epochs)
+    [table] = tables_of(tmp_path, by="epochs")
     assert table.columns == ["20", "100"]
     assert [(row.label, len(row.cells)) for row in table.rows] == [("vae", 2), ("iwae", 2)]
     [table] = tables_of(tmp_path, by="objective")
     assert table.columns == ["iwae", "vae"]
-    assert [row.setting for row in table.rows] == [{"schedule.passes": "20"}, {"schedule.passes": "100"}]
+    assert [row.setting for row in table.rows] == [{"schedule.epochs": "20"}, {"schedule.epochs": "100"}]
 
 
 def test_what_is_in_no_table_is_counted_and_named(compare, tmp_path):
@@ -253,7 +253,7 @@ def test_what_is_in_no_table_is_counted_and_named(compare, tmp_path):
     broken.mkdir()
     (broken / "result.json").write_text("{")
     output = compare(tmp_path).out
-    assert "mnist/stochastic  (1 run)" in output
+    assert "mnist/dynamic  (1 run)" in output
     assert f"1 failed: {failed.name} (UserError: no data)" in output
     assert f"1 running: {running.name}" in output
     assert f"1 finished without a finite test NLL: {diverged.name}" in output
@@ -308,17 +308,21 @@ def test_signal_to_noise_is_drawn_where_it_was_measured(tmp_path):
     assert not any("SNR" in axes.get_ylabel() for axes in without.axes)
 
 
-def test_validation_nll_is_drawn_over_passes_and_minutes(tmp_path):
+def test_validation_nll_is_drawn_over_epochs_and_minutes(tmp_path):
     for schedule in ("fast", "quick"):
         folder = make_run(tmp_path, schedule__name=schedule)
-        rows = [{"pass": 1, "minutes": 0.5, "val/nll": 99.0}, {"pass": 2, "minutes": 1.0}, {"pass": 3, "val/nll": 90.0}]
+        rows = [
+            {"epoch": 1, "minutes": 0.5, "val/nll": 99.0},
+            {"epoch": 2, "minutes": 1.0},
+            {"epoch": 3, "val/nll": 90.0},
+        ]
         with (folder / "metrics.csv").open("w", newline="") as file:
-            writer = csv.DictWriter(file, ["pass", "minutes", "val/nll"])
+            writer = csv.DictWriter(file, ["epoch", "minutes", "val/nll"])
             writer.writeheader()
             writer.writerows(rows)
-    passes, minutes = draw(make_tables(find_runs([tmp_path]).runs, "k")).axes[2:]
-    assert passes.get_ylabel() == minutes.get_ylabel() == "validation NLL (nats)"
-    assert lines(passes) == [[99.0, 90.0]] * 2 and lines(minutes) == [[99.0]] * 2
+    epochs, minutes = draw(make_tables(find_runs([tmp_path]).runs, "k")).axes[2:]
+    assert epochs.get_ylabel() == minutes.get_ylabel() == "validation NLL (nats)"
+    assert lines(epochs) == [[99.0, 90.0]] * 2 and lines(minutes) == [[99.0]] * 2
     assert {line.get_label() for line in minutes.lines} == {"iwae schedule=fast", "iwae schedule=quick"}
 
 

@@ -120,7 +120,7 @@ def test_hovering_shows_values(page):
     for plot, expected in (
         ("nll", "nats"),
         ("units", "active units"),
-        ("curves", "passes"),
+        ("curves", "epochs"),
         ("variances", "units near"),
     ):
         mark = page.find_elements("css selector", f"#{plot} .points path")[-1]
@@ -150,7 +150,7 @@ def test_a_page_of_no_results_opens(page, tmp_path):
 
 def test_protocols_stand_apart(page):
     tabs = [tab.text for tab in page.find_elements("css selector", "nav button")]
-    assert tabs == ["mnist/stochastic 13", "omniglot/burda 1"]
+    assert tabs == ["mnist/dynamic 13", "omniglot/burda 1"]
     click(page, "nav button:nth-child(2)")
     assert column(page, "runs", 6) == ["108.00 ± 0.20†"]
     assert "mnist" not in page.find_element("tag name", "main").text

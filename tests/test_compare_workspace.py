@@ -59,7 +59,7 @@ def compare(tmp_path: Path, *arguments: str, **environment: str) -> subprocess.C
 
 
 @pytest.mark.parametrize("chosen", [True, False])
-@pytest.mark.parametrize("by, key", [("k", "k.value"), ("schedule.passes", "parameters.value.schedule.passes")])
+@pytest.mark.parametrize("by, key", [("k", "k.value"), ("schedule.epochs", "parameters.value.schedule.epochs")])
 def test_a_workspace_holds_the_runs_of_a_table_grouped_alike(tmp_path, by, key, chosen):
     from iwae_lab.compare.workspace import make_workspace
 
@@ -69,7 +69,7 @@ def test_a_workspace_holds_the_runs_of_a_table_grouped_alike(tmp_path, by, key, 
     spec = json.loads(view.spec.model_dump_json(by_alias=True))
     runs = spec["section"]["runSets"][0]
     assert [group["name"] for group in runs["grouping"]] == ["model.value", "objective.value", key]
-    assert '"mnist/stochastic"' in json.dumps(runs["filters"])
+    assert '"mnist/dynamic"' in json.dumps(runs["filters"])
     assert (run in json.dumps(runs["filters"])) == chosen
     panels = json.dumps(spec["section"]["panelBankConfig"])
     for metric in ("test/nll", "test/active_units/2", "val/bound", "val/nll", "figures/samples", f"config:{key}"):
@@ -78,12 +78,12 @@ def test_a_workspace_holds_the_runs_of_a_table_grouped_alike(tmp_path, by, key, 
 
 def test_each_protocol_s_workspace_is_saved(tmp_path, server):
     address, saved = server
-    for protocol in ("mnist/stochastic", "mnist#ab12cd34/stochastic 4000/500/100 L_100"):
+    for protocol in ("mnist/dynamic", "mnist#ab12cd34/dynamic 4000/500/100 L_100"):
         make_run(tmp_path / "runs", protocol=protocol, seed=len(protocol))
     done = compare(tmp_path, "--workspace", "team/vaes", WANDB_BASE_URL=address, WANDB_API_KEY="local" + 40 * "0")
     assert done.returncode == 0, done.stderr
     assert done.stdout.count(f"saved: {address}/team/vaes") == 2
-    names = ["mnist/stochastic", "mnist#ab12cd34/stochastic 4000/500/100 L_100"]
+    names = ["mnist/dynamic", "mnist#ab12cd34/dynamic 4000/500/100 L_100"]
     assert [view["displayName"] for view in saved] == [f"comparison {name}" for name in names]
     for view, name in zip(saved, names, strict=True):
         assert (view["entityName"], view["projectName"]) == ("team", "vaes")

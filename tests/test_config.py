@@ -75,13 +75,13 @@ def test_every_shipped_yaml_composes_and_builds(group: str, option: str, compose
         ("accelerator=tpu", "accelerator=tpu: expected one of auto"),
         ("data_dir=/no/such/folder", "data_dir=/no/such/folder: expected an existing directory"),
         ("init_from=/no/such/run", "init_from=/no/such/run: expected the folder of a run"),
-        ("schedule.passes=0", "schedule.passes=0: expected"),
-        ("schedule.passes=2.5", "schedule.passes=2.5: expected int"),
+        ("schedule.epochs=0", "schedule.epochs=0: expected"),
+        ("schedule.epochs=2.5", "schedule.epochs=2.5: expected int"),
         ("schedule.batch_size=0", "schedule.batch_size=0: expected"),
         ("schedule.learning_rate=-1", "schedule.learning_rate=-1.0: expected"),
         ("schedule.constant=2", "schedule.constant=2.0: expected"),
         ("optimizer.beta1=1", "optimizer.beta1=1.0: expected"),
-        ("optimizer.epsilon=0", "optimizer.epsilon=0.0: expected"),
+        ("optimizer.eps=0", "optimizer.eps=0.0: expected"),
         ("dataset.binarization=nope", "dataset.binarization=nope: expected"),
         ("model.latents=[]", r"model.latents=\[\]: expected"),
         ("model.latents=many", "model.latents=many: expected"),
@@ -128,7 +128,7 @@ def container(cfg: DictConfig) -> dict:  # type: ignore[type-arg]
 
 
 @pytest.mark.parametrize(
-    "override", ["k=5", "seed=1", "objective=vae", "model=two_layer", "schedule=paper", "schedule.passes=3",
+    "override", ["k=5", "seed=1", "objective=vae", "model=two_layer", "schedule=paper", "schedule.epochs=3",
                  "evaluation.k=10", "evaluation.images=10", "optimizer.beta1=0.99", "precision=bf16", "dataset=mnist"],
 )  # fmt: skip
 def test_whatever_changes_the_result_changes_the_fingerprint(override: str, composed: Composed) -> None:

@@ -39,7 +39,7 @@ def test_a_copy_is_found() -> None:
 @pytest.mark.parametrize("spec", ALL)
 def test_a_training_step_needs_no_value_on_the_host(spec):
     images = torch.empty(100, 784, dtype=torch.uint8, device=META)
-    schedule = Constant(passes=1, batch_size=40, learning_rate=1e-3)
+    schedule = Constant(epochs=1, batch_size=40, learning_rate=1e-3)
     for architecture in [HierarchicalModel] + [SigmoidBeliefNetwork] * (spec.split()[0] in FOR_DISCRETE):
         model = architecture([8, 4], [[16], [8]], mean_image=torch.rand(784))
         training = Training(model, objective(spec), Muon(), schedule, k=5, compile="false").to(META)
@@ -56,7 +56,7 @@ def test_a_training_step_needs_no_value_on_the_host(spec):
 
 def test_a_step_of_soap_needs_no_value_on_the_host():
     parameters = [torch.nn.Parameter(torch.empty(shape, device=META)) for shape in [(20, 300), (5, 5), (7,)]]
-    optimizer = Soap(renew_every=2).make(parameters, 1e-3)
+    optimizer = Soap(precondition_frequency=2).make(parameters, 1e-3)
     with NoCopies():
         for _ in range(5):
             for parameter in parameters:

@@ -11,13 +11,13 @@ from omegaconf.errors import OmegaConfBaseException
 from scipy.io import loadmat
 
 from iwae_lab.config import CONF, check
-from iwae_lab.data.fixed_mnist import FixedMNIST
 from iwae_lab.data.idx import parse_idx
 from iwae_lab.data.mnist import MNIST
 from iwae_lab.data.mnist_5k import MNIST5k
 from iwae_lab.data.npz import NPZ
 from iwae_lab.data.omniglot import Omniglot
 from iwae_lab.data.protocol import content_hash, prepare
+from iwae_lab.data.static_mnist import StaticMNIST
 from iwae_lab.errors import UserError, explain
 from iwae_lab.run import run
 
@@ -26,7 +26,7 @@ NAMES = sorted(path.stem for path in (CONF / "dataset").glob("*.yaml"))
 EXPECTED = {  # all training and validation images in the order of the file, test images, sizes
     "fashion_mnist": (images(450), images(20, seed=1), (50, 400, 20)),
     "mnist": (images(450), images(20, seed=1), (50, 400, 20)),
-    "fixed_mnist": (images(30)[:25] // 128 * 255, images(30)[25:] // 128 * 255, (20, 5, 5)),
+    "static_mnist": (images(30)[:25] // 128 * 255, images(30)[25:] // 128 * 255, (20, 5, 5)),
     "omniglot": (images(60), images(20, seed=1), (56, 4, 20)),
     "npz": (images(50), images(10, seed=1), (45, 5, 10)),
     "mnist_5k": (
@@ -41,21 +41,21 @@ EXPECTED = {  # all training and validation images in the order of the file, tes
 def test_splits_hold_exactly_the_images_of_the_files(name, tmp_path):
     splits = small_dataset(name, tmp_path).load(tmp_path)
     training, test, sizes = EXPECTED[name]
-    assert (len(splits.train), len(splits.valid), len(splits.test)) == sizes
+    assert (len(splits.train), len(splits.val), len(splits.test)) == sizes
     assert splits.shape == (28, 28)
-    assert splits.train.dtype == splits.valid.dtype == splits.test.dtype == np.uint8
+    assert splits.train.dtype == splits.val.dtype == splits.test.dtype == np.uint8
     np.testing.assert_array_equal(splits.test, test.reshape(-1, 784))
-    held = np.concatenate([splits.train, splits.valid])
+    held = np.concatenate([splits.train, splits.val])
     assert sorted(map(bytes, held)) == sorted(map(bytes, training.reshape(-1, 784)))
     again = small_dataset(name, tmp_path).load(tmp_path)
     assert content_hash(again) == content_hash(splits)
 
 
-def test_fixed_mnist_keeps_packed_copies_that_hold_the_published_content(tmp_path):
-    dataset = small_dataset("fixed_mnist", tmp_path)
+def test_static_mnist_keeps_packed_copies_that_hold_the_published_content(tmp_path):
+    dataset = small_dataset("static_mnist", tmp_path)
     expected = content_hash(dataset.load(tmp_path))
-    texts = sorted((tmp_path / "fixed_mnist").glob("*.amat"))
-    packed = sorted((tmp_path / "fixed_mnist").glob("*.amat.packed"))
+    texts = sorted((tmp_path / "static_mnist").glob("*.amat"))
+    packed = sorted((tmp_path / "static_mnist").glob("*.amat.packed"))
     assert [path.stat().st_size * 16 for path in packed] == [path.stat().st_size for path in texts]
     for text in texts:
         text.rename(text.with_suffix(".away"))
@@ -78,8 +78,8 @@ def test_fixed_mnist_keeps_packed_copies_that_hold_the_published_content(tmp_pat
         (MNIST(), idx(images(3))[:-1], "expected 2,368 bytes for shape [3, 28, 28], found 2,367"),
         (MNIST(), idx(images(3, side=32)), "expected images of 28×28, found an array of [3, 32, 32]"),
         (MNIST(), idx(np.zeros(3, np.uint8)), "found an array of [3]"),
-        (FixedMNIST(), amat(images(3) // 128)[:-2], "expected lines of 1568 bytes, found 4,702 bytes"),
-        (FixedMNIST(), amat(images(3) // 128).replace(b"1", b"2", 1), "expected pixels 0 or 1"),
+        (StaticMNIST(), amat(images(3) // 128)[:-2], "expected lines of 1568 bytes, found 4,702 bytes"),
+        (StaticMNIST(), amat(images(3) // 128).replace(b"1", b"2", 1), "expected pixels 0 or 1"),
         (Omniglot(), b"junk" * 100, "expected a MATLAB file, whole"),
         (Omniglot(), mat(data=images(30), testdata=images(20))[:30000], "expected a MATLAB file, whole"),
         (Omniglot(), b"MATLAB 7.3".ljust(124) + b"\0\2IM" + bytes(400), "expected a MATLAB file, whole"),  # HDF5
@@ -136,7 +136,7 @@ def test_npz_of_binary_images_that_are_not_square(tmp_path):
     binary = images(20) > 127
     path = tmp_path / "mine.npz"
     path.write_bytes(npz(train=binary[:10, :5, :9], test=binary[10:, :5, :9]))
-    data = prepare(NPZ(str(path), "fixed"), tmp_path, k=50, images=None)
+    data = prepare(NPZ(str(path), "static"), tmp_path, k=50, images=None)
     assert data.shape == (5, 9)
     np.testing.assert_array_equal(data.test, binary[10:, :5, :9].reshape(10, 45))
     np.testing.assert_array_equal(data.train, 255 * binary[:9, :5, :9].reshape(9, 45))
@@ -145,8 +145,8 @@ def test_npz_of_binary_images_that_are_not_square(tmp_path):
 def test_mnist_is_the_known_one(real_data):
     splits = MNIST().load(real_data)
     assert splits.published
-    assert (len(splits.train), len(splits.valid), len(splits.test)) == (59_600, 400, 10_000)
-    both = np.concatenate([splits.train, splits.valid])
+    assert (len(splits.train), len(splits.val), len(splits.test)) == (59_600, 400, 10_000)
+    both = np.concatenate([splits.train, splits.val])
     assert both.mean() / 255 == pytest.approx(0.13066, abs=5e-6)
     assert both.std() / 255 == pytest.approx(0.30811, abs=5e-6)
     assert content_hash(splits) == "0b370899"
@@ -214,7 +214,7 @@ def test_a_run_on_images_of_ones_own(composed, tiny, tmp_path):
     path.write_bytes(npz(train=images(40)[:, :4, :6], test=images(8)[:, :4, :6]))
     record = run(composed(*tiny, "dataset=npz", f"dataset.path={path}", "evaluation.images=null"))
     assert record.status == "finished"
-    assert re.fullmatch(r"npz#[0-9a-f]{8}/stochastic 36/4/8 L_20", record.protocol)
+    assert re.fullmatch(r"npz#[0-9a-f]{8}/dynamic 36/4/8 L_20", record.protocol)
 
 
 def test_a_path_that_was_not_given_is_asked_for(composed):

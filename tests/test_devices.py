@@ -38,7 +38,7 @@ TIMES = {"images_per_second": 0.0, "minutes": 0.0}  # which differ from run to r
 
 TWO = ["accelerator=cpu", "trainer.devices=2"]
 
-AT_RANDOM = ("iwae_single", "iwae_resampled m=", "dreg_resampled m=")  # they choose some of the samples
+AT_RANDOM = ("iwae_single", "iwae_resampled kept=", "dreg_resampled kept=")  # they choose some of the samples
 WITHOUT_CHOICES = [spec for spec in ALL if not spec.startswith(AT_RANDOM)]
 
 
@@ -50,7 +50,7 @@ def fixed_noise(self, shape, generator=None) -> Tensor:
 
 
 def train(spec: str) -> Trained:
-    """Weights, running means and metrics after a pass of eleven images in batches of five: the last has one."""
+    """Weights, running means and metrics after an epoch of eleven images in batches of five: the last has one."""
     for distribution in (Gaussian, Bernoulli, StandardNormal):
         distribution.noise = fixed_noise
     SUMO._terms = lambda self, uniform: 2
@@ -126,7 +126,7 @@ def test_more_devices_than_there_are_are_refused(
 def test_a_run_on_two_devices_is_a_run_and_goes_on_as_if_it_had_not_been_killed(
     cli: Cli, composed: Composed, tiny: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    overrides = [*tiny, *TWO, "schedule.passes=4"]
+    overrides = [*tiny, *TWO, "schedule.epochs=4"]
     whole, killed = tmp_path / "runs", tmp_path / "killed"
     save = LastCheckpoint.on_train_epoch_end
 
@@ -140,7 +140,7 @@ def test_a_run_on_two_devices_is_a_run_and_goes_on_as_if_it_had_not_been_killed(
     assert record.status == "finished" and record.steps == 4 * 40 and record.images_per_second > 0
     assert record.metrics["test/nll"] < 250
     curve = read_metrics(whole / record.run_id)
-    assert [row["pass"] for row in curve] == [1, 2, 3, 4]
+    assert [row["epoch"] for row in curve] == [1, 2, 3, 4]
     assert curve[-1]["train/bound"] > curve[0]["train/bound"]
 
     done = cli("train.py", *overrides, f"runs_dir={killed}")
@@ -158,7 +158,7 @@ def test_a_run_on_two_devices_is_a_run_and_goes_on_as_if_it_had_not_been_killed(
 @pytest.mark.parametrize("kill", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_helpers_end_with_the_run(tiny: list[str], tmp_path: Path, kill: signal.Signals) -> None:
     with subprocess.Popen(
-        [sys.executable, "train.py", *tiny, *TWO, "schedule.passes=1000"],
+        [sys.executable, "train.py", *tiny, *TWO, "schedule.epochs=1000"],
         cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True,
     ) as process:  # fmt: skip
         while not list(tmp_path.glob("runs/*/checkpoints/last.ckpt")):

@@ -16,8 +16,8 @@ from iwae_lab.run import run
 
 def test_every_sample_counts_at_the_exact_posterior_and_few_do_far_from_it():
     exact, near = linear_gaussian(2, exact=True), linear_gaussian(2)
-    torch.testing.assert_close(diagnose(exact, X, 50).effective_samples, torch.tensor([50.0], dtype=torch.float64))
-    effective = diagnose(near, torch.cat([X, 10 * X]), 50).effective_samples
+    torch.testing.assert_close(diagnose(exact, X, 50).ess, torch.tensor([50.0], dtype=torch.float64))
+    effective = diagnose(near, torch.cat([X, 10 * X]), 50).ess
     assert 1 <= effective[1] < effective[0] < 49
 
 
@@ -92,7 +92,7 @@ def test_measuring_leaves_no_trace():
 
 def test_while_training_also_with_discrete_latents(composed, tiny):
     discrete = ["model=sigmoid_belief_two", "model.latents=[5,3]", "model.hidden=[[],[]]", "objective=vimco"]
-    metrics = run(composed(*tiny, *discrete, "schedule.passes=1", "diagnostics=true")).metrics
+    metrics = run(composed(*tiny, *discrete, "schedule.epochs=1", "diagnostics=true")).metrics
     assert metrics["test/nll"] < 300
     for key in ("ess", "kl/1", "kl/2", "snr/generative", "snr/inference"):
         assert metrics[f"diagnostics/{key}"] > 0
@@ -101,7 +101,7 @@ def test_while_training_also_with_discrete_latents(composed, tiny):
 def test_of_a_finished_run_from_the_command_line(composed, cli, tiny, tmp_path):
     """One process: effective samples, KL, SNR, and annealed bounds that lie in order."""
     layers = ["model=two_layer", "model.latents=[4,2]", "model.hidden=[[8],[8]]"]
-    record = run(composed(*tiny, *layers, "schedule.passes=1", "objective=ciwae", "objective.learned=true"))
+    record = run(composed(*tiny, *layers, "schedule.epochs=1", "objective=ciwae", "objective.learned=true"))
     folder = tmp_path / "runs" / record.run_id
     kept = (folder / "result.json").read_text()
     done = cli("-m", "iwae_lab.evaluate", str(folder), "diagnostics=true", "ais=4")

@@ -201,4 +201,4 @@ def test_in_bf16_only_where_the_nll_stays_the_same(model: HierarchicalModel, sca
     found = measure(model, images(50), images(20), 100, precision="bf16")
     assert torch.equal(found.test.bound, exact.test.bound) != harmless
     assert abs(found.test.nll - exact.test.nll) < 0.01
-    assert found.valid.nll == exact.valid.nll
+    assert found.val.nll == exact.val.nll

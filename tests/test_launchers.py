@@ -49,7 +49,7 @@ def test_an_interrupted_sweep_stops_at_checkpoints_and_goes_on(
     cli: Cli, tiny: list[str], tmp_path: Path, launcher: str, by: str
 ) -> None:
     at_a_time = {"joblib": ["hydra.launcher.n_jobs=2"]}.get(launcher, [])
-    jobs = ["-m", f"hydra/launcher={launcher}", *at_a_time, *tiny, "schedule.passes=40", "seed=0,1,2"]
+    jobs = ["-m", f"hydra/launcher={launcher}", *at_a_time, *tiny, "schedule.epochs=40", "seed=0,1,2"]
     with subprocess.Popen(
         [sys.executable, "train.py", *jobs],
         cwd=ROOT, stdout=subprocess.PIPE, text=True, start_new_session=True,

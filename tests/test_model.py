@@ -78,7 +78,7 @@ def test_the_encoder_sees_each_image_once(layers: int) -> None:
 @pytest.mark.parametrize("layers", ARCHITECTURES)
 def test_samples_and_reconstructions_are_probabilities(layers: int) -> None:
     model = make(layers)
-    for made in (model.sample(3), model.reconstruct(images(3))):
+    for made in (model.sample_means(3), model.reconstruct(images(3))):
         assert made.shape == (3, 784)
         assert ((made > 0) & (made < 1)).all()
 

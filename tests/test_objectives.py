@@ -39,14 +39,14 @@ VARIANTS = {
     "stl": ["bound=elbo"],
     "dreg_alpha": ["alpha=0.0"],
     "renyi": ["alpha=-1.0", "alpha=0.0", "alpha=1.0", "alpha=2.0"],
-    "miwae": ["m=2"],
-    "piwae": ["m=2"],
+    "miwae": ["groups=2"],
+    "piwae": ["groups=2"],
     "ciwae": ["beta=0.3", "learned=true"],
     "rws": ["inference=sleep", "inference=both"],
     "tvo": ["intervals=1", "betas=[0.0,0.2,0.6]"],
     "jvi": ["order=2"],
-    "iwae_resampled": ["m=2"],
-    "dreg_resampled": ["m=2"],
+    "iwae_resampled": ["kept=2"],
+    "dreg_resampled": ["kept=2"],
 }
 ALL = FOUND + [f"{name} {variant}" for name, variants in VARIANTS.items() for variant in variants]
 FOR_DISCRETE = ("rws", "tvo", "vimco", "reinforce")
@@ -275,14 +275,14 @@ class TestOfOneObjective:
 
     def test_the_fewer_samples_are_in_the_backward_pass_the_higher_is_the_variance(self):
         model = linear_gaussian(1)
-        specs = ("iwae_single", "iwae_resampled m=4", "iwae")
+        specs = ("iwae_single", "iwae_resampled kept=4", "iwae")
         one, half, every = (estimates(objective(s), model, X, 8).inference.var(0) for s in specs)
         assert (one > 2 * half).all() and (half > 1.1 * every).all()
 
     @pytest.mark.parametrize("all_samples", ["iwae", "dreg"])
     def test_resampling_every_sample_is_using_all(self, all_samples):
         model = linear_gaussian(2)
-        specs = (f"{all_samples}_resampled m=9", all_samples)
+        specs = (f"{all_samples}_resampled kept=9", all_samples)
         found, expected = (estimates(objective(s), model, X, 5, replicates=1) for s in specs)
         torch.testing.assert_close(found.inference, expected.inference)
         torch.testing.assert_close(found.generative, expected.generative)
@@ -308,9 +308,9 @@ class TestOfOneObjective:
     def test_encoder_of_piwae_has_no_part_in_the_gradient_of_the_decoder(self):
         """Its θ is IWAE with m·k samples, its φ MIWAE with m groups of k: not a mix of both."""
         model = linear_gaussian(2)
-        found = estimates(objective("piwae m=3"), model, X, 2, replicates=1)
+        found = estimates(objective("piwae groups=3"), model, X, 2, replicates=1)
         decoder = estimates(objective("iwae"), model, X, 6, replicates=1)
-        encoder = estimates(objective("miwae m=3"), model, X, 2, replicates=1)
+        encoder = estimates(objective("miwae groups=3"), model, X, 2, replicates=1)
         torch.testing.assert_close(found.generative, decoder.generative)
         torch.testing.assert_close(found.inference, encoder.inference)
         assert (found.inference - decoder.inference).abs().max() > 1e-3
@@ -437,8 +437,8 @@ class TestDiscreteLatents:
         ("dreg_alpha alpha=1.5", "objective.alpha=1.5: expected a number from 0 to 1"),
         ("renyi alpha=-.inf", "objective.alpha=-inf: expected a finite number"),
         ("renyi alpha=.nan", "objective.alpha=nan: expected a finite number"),
-        ("miwae m=0", "objective.m=0: expected an integer of at least 1"),
-        ("piwae m=0", "objective.m=0: expected an integer of at least 1"),
+        ("miwae groups=0", "objective.groups=0: expected an integer of at least 1"),
+        ("piwae groups=0", "objective.groups=0: expected an integer of at least 1"),
         ("ciwae beta=-0.1", "objective.beta=-0.1: expected a number from 0 to 1"),
         ("ciwae beta=0.0 learned=true", "objective.beta=0.0: expected a number between 0 and 1"),
         ("rws inference=dream", "objective.inference=dream: expected wake, sleep or both"),
@@ -532,7 +532,7 @@ class TestAddAnObjective:
         (tmp_path / "objective").mkdir()
         (tmp_path / "objective/mine.yaml").write_text(mine_yaml("mine", "my_module.Mine", 1.0))
         done = cli(
-            "train.py", "-cd", str(tmp_path), *tiny, "schedule.passes=1", "objective=mine", PYTHONPATH=str(tmp_path)
+            "train.py", "-cd", str(tmp_path), *tiny, "schedule.epochs=1", "objective=mine", PYTHONPATH=str(tmp_path)
         )
         assert done.returncode == 0, done.stderr
         (record,) = records(tmp_path / "runs")

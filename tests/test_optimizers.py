@@ -66,7 +66,7 @@ def some_gradients(*shape):
     return torch.randn(12, *shape, dtype=torch.float64)
 
 
-@pytest.mark.parametrize("factory", [Adam(), Muon(), Soap(renew_every=3)], ids=lambda f: type(f).__name__)
+@pytest.mark.parametrize("factory", [Adam(), Muon(), Soap(precondition_frequency=3)], ids=lambda f: type(f).__name__)
 @pytest.mark.parametrize("shape", [(4, 6), (5,)])
 def test_steps_go_on_from_a_saved_state(factory, shape):
     start, gradients = torch.ones(shape, dtype=torch.float64), some_gradients(*shape)
@@ -77,13 +77,16 @@ def test_steps_go_on_from_a_saved_state(factory, shape):
 
 @pytest.mark.parametrize(("shape", "turned"), [((6, 6), (0, 1)), ((4, 9), (0,)), ((9, 4), (1,))])
 def test_soap_steps_alike_in_turned_coordinates(shape, turned):
-    """As Adam does not: rows and columns may be rotated, but for sides above `largest`."""
+    """As Adam does not: rows and columns may be rotated, but for sides above `max_precond_dim`."""
     gradients, start = some_gradients(*shape), torch.zeros(shape, dtype=torch.float64)
     left, right = (
         torch.linalg.qr(torch.randn(n, n, dtype=torch.float64)).Q if side in turned else torch.eye(n).double()
         for side, n in enumerate(shape)
     )
-    for factory, alike in ((Soap(weight_decay=0.1, renew_every=3, largest=6), True), (Adam(), False)):
+    for factory, alike in (
+        (Soap(weight_decay=0.1, precondition_frequency=3, max_precond_dim=6), True),
+        (Adam(), False),
+    ):
         expected = left @ steps(factory, start, gradients) @ right
         found = steps(factory, start, left @ gradients @ right)
         assert torch.allclose(found, expected, rtol=0, atol=1e-9) == alike
@@ -91,7 +94,7 @@ def test_soap_steps_alike_in_turned_coordinates(shape, turned):
 
 def test_soap_of_large_matrices_is_adam_from_the_second_gradient():
     gradients, start = some_gradients(5, 7), torch.zeros(5, 7, dtype=torch.float64)
-    found = steps(Soap(0.9, 0.99, weight_decay=0, largest=4), start, gradients)
+    found = steps(Soap(0.9, 0.99, weight_decay=0, max_precond_dim=4), start, gradients)
     torch.testing.assert_close(found, steps(Adam(0.9, 0.99, 1e-8), start, gradients[1:]))
 
 
@@ -115,7 +118,7 @@ def test_soap_as_algorithm_3():
             orders = [(b.T @ gram @ b).diagonal().argsort(descending=True) for b, gram in zip(q, grams, strict=True)]
             square = square[orders[0]][:, orders[1]]
             q = [torch.linalg.qr(g @ b[:, order]).Q for g, b, order in zip(grams, q, orders, strict=True)]
-    factory = Soap(beta1, beta2, weight_decay=decay, renew_every=5)
+    factory = Soap(beta1, beta2, weight_decay=decay, precondition_frequency=5)
     found = steps(factory, torch.ones(4, 6, dtype=torch.float64), [first, *gradients])
     torch.testing.assert_close(found, matrix, rtol=0, atol=1e-9)
 
@@ -127,8 +130,8 @@ def test_soap_as_algorithm_3():
         (Muon, {"weight_decay": -0.1}),
         (Soap, {"beta2": 1.0}),
         (Soap, {"weight_decay": -0.1}),
-        (Soap, {"renew_every": 0}),
-        (Soap, {"largest": 0}),
+        (Soap, {"precondition_frequency": 0}),
+        (Soap, {"max_precond_dim": 0}),
     ],
 )
 def test_refuses(factory, wrong):

@@ -21,7 +21,7 @@ class Transposed(IWAE):
 
 def test_log_weights_the_wrong_way_round() -> None:
     model = HierarchicalModel([4], [[8]], mean_image=torch.rand(20))
-    schedule = Constant(passes=1, batch_size=5, learning_rate=1e-3)
+    schedule = Constant(epochs=1, batch_size=5, learning_rate=1e-3)
     training = Training(model, Transposed(), Muon(), schedule, k=3, compile="false")
     training.on_train_epoch_start()
     with pytest.raises(UserError, match=r"objective=Transposed: expected log_w \[k, batch\].*found \[5, 3\]"):

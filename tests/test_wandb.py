@@ -200,7 +200,7 @@ def test_an_offline_multirun_arrives_whole_by_wandb_sync(
 @needs_server
 def test_a_server_lost_in_mid_run_costs_nothing(environment: dict[str, str], tmp_path: Path) -> None:
     server = Server(tmp_path / "data").start()
-    overrides = ["schedule.passes=12", "logger.wandb.finish_timeout=2"]
+    overrides = ["schedule.epochs=12", "logger.wandb.finish_timeout=2"]
     job = start(environment | server.environment, tmp_path, *overrides)
     try:
         wait_for(lambda: server.runs("iwae_lab"))
@@ -224,7 +224,7 @@ def test_a_run_that_goes_on_is_one_run_in_wandb(
     server: Server, environment: dict[str, str], train: Train, tmp_path: Path, online: bool
 ) -> None:
     project = f"resumed_{online}"
-    overrides = ["schedule.passes=12", f"logger.wandb.project={project}", f"seed={int(online)}"]
+    overrides = ["schedule.epochs=12", f"logger.wandb.project={project}", f"seed={int(online)}"]
     with Front(server) as front:
         account = front.environment if online else {}
         job = start(environment | account, tmp_path, *overrides)
@@ -255,7 +255,7 @@ def test_of_a_resumed_run_wandb_is_given_what_it_lacks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, known: int
 ) -> None:
     (tmp_path / "metrics.csv").write_text("step,train/bound\n40,-3.0\n80,-2.0\n120,-1.0\n")
-    record = Record("r", "d", "stochastic", "p", "m", "iwae", k=5, schedule="quick", seed=0, passes=4, config={})
+    record = Record("r", "d", "dynamic", "p", "m", "iwae", k=5, schedule="quick", seed=0, epochs=4, config={})
     run = Mock(resumed=known >= 0, offline=False, url=None, summary={"step": known})
     monkeypatch.setenv("WANDB_MODE", "offline")
     started: list[dict[str, Any]] = []
@@ -263,7 +263,7 @@ def test_of_a_resumed_run_wandb_is_given_what_it_lacks(
     logger = WandB(folder=tmp_path, record=record)
     assert started[0]["resume"] == "allow"
     logger.log_figures(Mock(side_effect=AssertionError), 120)
-    logger.log_metrics({"train/bound": -1.0}, 120)  # the pass after the checkpoint, once more
+    logger.log_metrics({"train/bound": -1.0}, 120)  # the epoch after the checkpoint, once more
     logger.log_metrics({"train/bound": -0.5}, 160)
     logger.log_metrics({"diagnostics/ess": 2.0}, 160)
     logged = [call.args[0]["step"] for call in run.log.call_args_list]

@@ -24,7 +24,7 @@ def main() -> None:
         action="extend",
         default=[],
         metavar="KEY=VALUE[,VALUE]",
-        help="only these runs: objective=iwae,dreg k=50 schedule.passes=20",
+        help="only these runs: objective=iwae,dreg k=50 schedule.epochs=20",
     )
     parser.add_argument("--by", default="k", metavar="KEY", help="what the columns are; default: k")
     parser.add_argument("--out", type=Path, metavar="DIR", help="also write comparison.md, .csv, .png and .html there")

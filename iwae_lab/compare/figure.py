@@ -24,7 +24,7 @@ def draw(tables: list[Table]) -> Figure:
     """Rows of two plots for each protocol; hollow marks are the paper's.
 
     Test NLL and active units; where runs were diagnosed, the gradients' signal-to-noise ratio, θ and φ (Rainforth
-    et al. 2018, arXiv 1802.04537); of up to `MAX_CURVES` cells, validation NLL over passes and minutes of training.
+    et al. 2018, arXiv 1802.04537); of up to `MAX_CURVES` cells, validation NLL over epochs and minutes of training.
     """
     rows: list[tuple[Table, Callable[..., None]]] = []
     for table in tables:
@@ -78,18 +78,18 @@ def _draw_snrs(generative: Axes, inference: Axes, table: Table, styles: list[dic
         axes.set_ylim(bottom=0)
 
 
-def _draw_curves(passes: Axes, minutes: Axes, table: Table, styles: list[dict[str, Any]]) -> None:
+def _draw_curves(epochs: Axes, minutes: Axes, table: Table, styles: list[dict[str, Any]]) -> None:
     """The first run of each cell; the fainter, the further to the left its column."""
     for row, style in zip(table.rows, styles, strict=True):
         for column, cell in row.own_cells.items():
             position = (table.columns.index(column) + 1) / len(table.columns)
             label = style["label"] if len(table.columns) == 1 else f"{style['label']}, {table.by}={column}"
             curve = _curve(cell)
-            for axes, key in ((passes, "pass"), (minutes, "minutes")):
+            for axes, key in ((epochs, "epoch"), (minutes, "minutes")):
                 points = [(point[key], point["val/nll"]) for point in curve if key in point]
                 look = style | {"label": label, "alpha": 0.3 + 0.7 * position, "markersize": 3}
                 axes.plot([x for x, _ in points], [nll for _, nll in points], **look)
-    for axes, name in ((passes, "passes over the training data"), (minutes, "minutes of training")):
+    for axes, name in ((epochs, "epochs"), (minutes, "minutes of training")):
         axes.set_xscale("log")
         axes.xaxis.set_major_formatter("{x:g}")
         axes.xaxis.set_minor_formatter(NullFormatter())

@@ -211,9 +211,9 @@
         number: true,
       },
       { title: "test ELBO", value: (run) => run.elbo, cell: (run) => fixed(run.elbo), number: true },
-      { title: "validation NLL", value: (run) => run.valid, cell: (run) => fixed(run.valid), number: true },
+      { title: "validation NLL", value: (run) => run.val, cell: (run) => fixed(run.val), number: true },
       { title: "units", value: (run) => run.total, cell: (run) => run.units, number: true },
-      { title: "passes", value: (run) => run.passes, cell: (run) => String(run.passes), number: true },
+      { title: "epochs", value: (run) => run.epochs, cell: (run) => String(run.epochs), number: true },
       { title: "minutes", value: (run) => run.minutes, cell: (run) => fixed(run.minutes, 1), number: true },
       {
         title: "differs in",
@@ -384,17 +384,17 @@
       mode: view.curve === "train/bound" ? "lines" : "lines+markers",
       line: { color: run.color, width: 1.8 },
       marker: { size: 5 },
-      hovertemplate: "<b>%{fullData.name}</b><br>after %{x} passes: %{y:.2f}<extra></extra>",
+      hovertemplate: "<b>%{fullData.name}</b><br>after %{x} epochs: %{y:.2f}<extra></extra>",
     }));
     plot("curves", traces, {
       height: Math.max(380, histogramsHeight(drawn.length) - 24 * Math.ceil(drawn.length / 2)),
-      xaxis: { title: { text: "passes over the training data" }, type: longest > 50 ? "log" : "linear" },
+      xaxis: { title: { text: "epochs" }, type: longest > 50 ? "log" : "linear" },
       yaxis: { title: { text: CURVES[view.curve] }, range: values.length > 1 ? startCut(values) : null },
     });
     legend("chosen", runs);
   }
 
-  // The first passes are so far off that they would flatten the rest; a double click shows them.
+  // The first epochs are so far off that they would flatten the rest; a double click shows them.
   function startCut(sorted) {
     if (view.curve === "val/active_units") return null;
     const worse = Math.floor(0.3 * (sorted.length - 1));

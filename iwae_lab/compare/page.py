@@ -111,10 +111,10 @@ def _run(run: Run, with_grid: bool) -> dict[str, Any]:
         "nll": _number(run.nll),
         "se": _number(run.nll_se),
         "elbo": _number(metrics.get("test/elbo")),
-        "valid": _number(metrics.get("val/nll")),
+        "val": _number(metrics.get("val/nll")),
         "units": format_units([float(count) for count in run.active_units]),
         "total": sum(run.active_units),
-        "passes": record.passes,
+        "epochs": record.epochs,
         "minutes": round(record.train_seconds / 60, 1),
         "curves": _curves(run.folder),
         "variances": [[_log10(v) for v in layer] for layer in metrics.get("test/unit_variances", [])],
@@ -132,15 +132,15 @@ def _log10(variance: float) -> float:
 
 
 def _curves(folder: Path) -> dict[str, list[list[float]]]:
-    """[passes, values] of each metric in a run's metrics.csv, thinned out; active units are summed over layers."""
+    """[epochs, values] of each metric in a run's metrics.csv, thinned out; active units are summed over layers."""
     points: dict[str, list[tuple[float, float]]] = {}
     for row in read_metrics(folder):
         for key in CURVES:
             if key in row:
-                points.setdefault(key, []).append((row["pass"], row[key]))
+                points.setdefault(key, []).append((row["epoch"], row[key]))
         units = [value for key, value in row.items() if key.startswith("val/active_units/")]
         if units:
-            points.setdefault("val/active_units", []).append((row["pass"], sum(units)))
+            points.setdefault("val/active_units", []).append((row["epoch"], sum(units)))
     curves = {}
     for key, found in points.items():
         kept = [point for point in _thin(found) if math.isfinite(point[1])]

@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from iwae_lab.errors import UserError, did_you_mean
-from iwae_lab.record import NO_PART_OF_THE_RESULT, Record, read_record
+from iwae_lab.record import NOT_HASHED, Record, read_record
 
 __all__ = ["Found", "Run", "as_number", "differences", "find_runs", "known_key", "select", "sort_key", "text"]
 
 IDENTITY = ("run_id", "dataset", "binarization", "protocol", "model", "objective", "k", "schedule", "seed", "status")
 # Keys whose values make, or go with, the protocol.
 PROTOCOL_KEYS = re.compile(r"protocol|binarization|(dataset|evaluation)(\..*)?")
-ALIASES = {"passes": "schedule.passes"}
+ALIASES = {"epochs": "schedule.epochs"}
 
 
 @dataclass(frozen=True)
@@ -159,7 +159,7 @@ def _flat(config: dict[str, Any]) -> dict[str, str]:
 
 
 def _setting(config: dict[str, Any], records: dict[str, tuple[Path, Record]]) -> dict[str, str]:
-    setting = {key: value for key, value in config.items() if key not in NO_PART_OF_THE_RESULT and key != "seed"}
+    setting = {key: value for key, value in config.items() if key not in NOT_HASHED and key != "seed"}
     if isinstance(config.get("init_from"), str):
         setting["init_from"] = _origin(Path(config["init_from"]), records)
     return _flat(setting)

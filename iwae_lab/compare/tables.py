@@ -102,7 +102,7 @@ def make_tables(runs: list[Run], by: str) -> list[Table]:
     if PROTOCOL_KEYS.fullmatch(by):
         raise UserError(
             f"--by {by}: it would set unlike protocols side by side, whose NLLs are not comparable; "
-            f"expected a key that may differ within a protocol, such as k or schedule.passes"
+            f"expected a key that may differ within a protocol, such as k or schedule.epochs"
         )
     by = known_key(runs, by, "--by ")
     protocols = defaultdict(list)

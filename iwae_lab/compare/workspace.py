@@ -86,4 +86,4 @@ def _curves(units: list[str]) -> list[Any]:
         "validation NLL (nats)": ["val/nll"],
         "active units": units,
     }
-    return [wr.LinePlot(title=title, x="pass", y=keys) for title, keys in plots.items()]
+    return [wr.LinePlot(title=title, x="epoch", y=keys) for title, keys in plots.items()]

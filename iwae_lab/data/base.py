@@ -11,12 +11,12 @@ import numpy as np
 import platformdirs
 from numpy.typing import NDArray
 
-from iwae_lab.data.files import DataFile
+from iwae_lab.data.download import DataFile
 from iwae_lab.errors import UserError
 
 __all__ = ["BINARIZATIONS", "Dataset", "Splits", "default_data_dir"]
 
-BINARIZATIONS = ("stochastic", "fixed", "threshold")
+BINARIZATIONS = ("dynamic", "static", "threshold")
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Splits:
     """Grey levels 0..255, uint8 [images, pixels] each; a grey level / 255 is the probability of a 1."""
 
     train: NDArray[np.uint8]
-    valid: NDArray[np.uint8]
+    val: NDArray[np.uint8]
     test: NDArray[np.uint8]
     shape: tuple[int, int] = (28, 28)
     """height and width"""
@@ -34,13 +34,13 @@ class Splits:
     @property
     def binary(self) -> bool:
         """Whether there are no levels but 0 and 255."""
-        return all(bool(np.isin(images, (0, 255)).all()) for images in (self.test, self.valid, self.train))
+        return all(bool(np.isin(images, (0, 255)).all()) for images in (self.test, self.val, self.train))
 
 
 class Dataset(ABC):
     """A source of images and its binarization: locate → verify → read → split, the same way for all.
 
-    binarization: "stochastic" draws a pixel anew at each use, "fixed" draws it once for ever, "threshold"
+    binarization: "dynamic" draws a pixel anew at each use, "static" draws it once for ever, "threshold"
     makes it 1 from a probability of one half. Test and validation images are always one draw.
     """
 
@@ -51,7 +51,7 @@ class Dataset(ABC):
     official: ClassVar[dict[str, str]] = {}
     """binarization -> the name of the official protocol"""
 
-    def __init__(self, binarization: str = "stochastic") -> None:
+    def __init__(self, binarization: str = "dynamic") -> None:
         if binarization not in self.binarizations:
             raise UserError(f"binarization={binarization}: expected {' or '.join(self.binarizations)}")
         self.binarization = binarization
@@ -71,8 +71,8 @@ class Dataset(ABC):
             except ValueError as error:
                 raise UserError(f"{content.path}: {error}") from None
         splits = self.split(*arrays)
-        if self.binarization != "fixed" and splits.binary:
-            raise UserError(f"dataset.binarization={self.binarization}: expected fixed, as the images are binary")
+        if self.binarization != "static" and splits.binary:
+            raise UserError(f"dataset.binarization={self.binarization}: expected static, as the images are binary")
         return dataclasses.replace(splits, published=all(content.published for content in contents))
 
     @abstractmethod

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import ClassVar
 
-from iwae_lab.data.files import DataFile
+from iwae_lab.data.download import DataFile
 from iwae_lab.data.idx import IdxDataset
 
 __all__ = ["FashionMNIST"]
@@ -16,7 +16,7 @@ class FashionMNIST(IdxDataset):
     """59,600 training, 400 validation and 10,000 test images of 28×28."""
 
     name: ClassVar[str] = "fashion_mnist"
-    official: ClassVar[dict[str, str]] = {"stochastic": "fashion_mnist/stochastic"}
+    official: ClassVar[dict[str, str]] = {"dynamic": "fashion_mnist/dynamic"}
     files = (
         DataFile(
             "train-images-idx3-ubyte.gz",

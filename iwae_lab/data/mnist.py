@@ -2,7 +2,7 @@
 
 from typing import ClassVar
 
-from iwae_lab.data.files import DataFile
+from iwae_lab.data.download import DataFile
 from iwae_lab.data.idx import IdxDataset
 
 __all__ = ["MNIST"]
@@ -17,7 +17,7 @@ class MNIST(IdxDataset):
     """59,600 training, 400 validation and 10,000 test images of 28×28."""
 
     name: ClassVar[str] = "mnist"
-    official: ClassVar[dict[str, str]] = {"stochastic": "mnist/stochastic"}
+    official: ClassVar[dict[str, str]] = {"dynamic": "mnist/dynamic"}
     files = (
         DataFile(
             "train-images-idx3-ubyte.gz",

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from iwae_lab.data.base import Dataset, Splits
-from iwae_lab.data.files import DataFile
+from iwae_lab.data.download import DataFile
 
 __all__ = ["MNIST5k"]
 
@@ -23,7 +23,7 @@ class MNIST5k(Dataset):
     """
 
     name: ClassVar[str] = "mnist_5k"
-    official: ClassVar[dict[str, str]] = {"stochastic": "mnist_5k/stochastic"}
+    official: ClassVar[dict[str, str]] = {"dynamic": "mnist_5k/dynamic"}
     files = (
         DataFile(
             "mnist_5k.csv.gz",
@@ -42,5 +42,5 @@ class MNIST5k(Dataset):
     def split(self, *arrays: NDArray[np.uint8]) -> Splits:
         (by_class,) = arrays
         sets = np.split(by_class[:, :, :784], [_TRAIN, _TRAIN + _VALID], axis=1)
-        train, valid, test = (s.transpose(1, 0, 2).reshape(-1, 784) for s in sets)
-        return Splits(train, valid, test)
+        train, val, test = (s.transpose(1, 0, 2).reshape(-1, 784) for s in sets)
+        return Splits(train, val, test)

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from iwae_lab.data.base import Dataset, Splits
-from iwae_lab.data.files import DataFile
-from iwae_lab.data.levels import grey_levels
+from iwae_lab.data.download import DataFile
+from iwae_lab.data.grey_levels import grey_levels
 
 __all__ = ["NPZ"]
 
@@ -27,7 +27,7 @@ class NPZ(Dataset):
 
     name: ClassVar[str] = "npz"
 
-    def __init__(self, path: str, binarization: str = "stochastic") -> None:
+    def __init__(self, path: str, binarization: str = "dynamic") -> None:
         super().__init__(binarization)
         file = Path(path).expanduser()
         self.files = (DataFile(file.name, places=(file.parent,)),)

@@ -11,15 +11,15 @@ from scipy.io import loadmat
 from scipy.io.matlab import MatReadError
 
 from iwae_lab.data.base import Dataset, Splits
-from iwae_lab.data.files import DataFile
-from iwae_lab.data.levels import grey_levels
+from iwae_lab.data.download import DataFile
+from iwae_lab.data.grey_levels import grey_levels
 
 __all__ = ["Omniglot"]
 
 log = logging.getLogger(__name__)
 
 _SIDE = 28
-_TRAIN, _TRAIN_AND_VALID = 23_000, 24_345  # of the published file
+_TRAIN, _TRAIN_AND_VAL = 23_000, 24_345  # of the published file
 _SEED = 3  # of the shuffle before the validation images are held out
 
 
@@ -31,7 +31,7 @@ class Omniglot(Dataset):
     """
 
     name: ClassVar[str] = "omniglot"
-    official: ClassVar[dict[str, str]] = {"stochastic": "omniglot/burda"}
+    official: ClassVar[dict[str, str]] = {"dynamic": "omniglot/burda"}
     files = (
         DataFile(
             "chardata.mat",
@@ -53,17 +53,17 @@ class Omniglot(Dataset):
 
     def split(self, *arrays: list[NDArray[np.uint8]]) -> Splits:
         ((images, test),) = arrays
-        if len(images) != _TRAIN_AND_VALID:
+        if len(images) != _TRAIN_AND_VAL:
             log.warning(
                 "omniglot: expected %d images and 8070 for testing, found %d and %d; split in the same proportion, "
                 "their results are not comparable with published ones",
-                _TRAIN_AND_VALID,
+                _TRAIN_AND_VAL,
                 len(images),
                 len(test),
             )
         order = np.random.RandomState(_SEED).permutation(len(images))
-        train, valid = np.split(images[order], [len(images) * _TRAIN // _TRAIN_AND_VALID])
-        return Splits(train, valid, test)
+        train, val = np.split(images[order], [len(images) * _TRAIN // _TRAIN_AND_VAL])
+        return Splits(train, val, test)
 
 
 def _upright(columns: NDArray[Any]) -> NDArray[np.uint8]:

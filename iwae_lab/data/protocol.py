@@ -18,7 +18,7 @@ from iwae_lab.data.binarize import binarize_once
 
 __all__ = ["Data", "content_hash", "prepare"]
 
-TRAIN_SEED, VALID_SEED, TEST_SEED = 0, 1, 2  # of the one binary draw of each set
+TRAIN_SEED, VAL_SEED, TEST_SEED = 0, 1, 2  # of the one binary draw of each set
 OFFICIAL_K = 5000
 
 
@@ -28,7 +28,7 @@ class Data:
 
     train: Tensor
     """grey levels, uint8 [images, pixels]; only 0 and 255 unless they are resampled at each use"""
-    valid: Tensor
+    val: Tensor
     """one binary draw, uint8 [images, pixels]"""
     test: Tensor
     """one binary draw, uint8 [images, pixels]"""
@@ -46,11 +46,11 @@ def prepare(dataset: Dataset, data_dir: Path, k: int, images: int | None) -> Dat
     """Load a dataset and make its draws; test on the first `images` images with k samples each."""
     splits = dataset.load(data_dir)
     how = dataset.binarization
-    train = splits.train if how == "stochastic" else 255 * binarize_once(splits.train, how, TRAIN_SEED)
+    train = splits.train if how == "dynamic" else 255 * binarize_once(splits.train, how, TRAIN_SEED)
     test = binarize_once(splits.test, how, TEST_SEED)[:images]
     return Data(
         torch.from_numpy(train.copy()),
-        torch.from_numpy(binarize_once(splits.valid, how, VALID_SEED)),
+        torch.from_numpy(binarize_once(splits.val, how, VAL_SEED)),
         torch.from_numpy(test),
         splits.shape,
         _name(dataset, splits, len(test), k),
@@ -62,13 +62,13 @@ def _name(dataset: Dataset, splits: Splits, tested: int, k: int) -> str:
     if official and splits.published and tested == len(splits.test) and k == OFFICIAL_K:
         return official
     content = f"{dataset.name}#{content_hash(splits)}/{dataset.binarization}"
-    return f"{content} {len(splits.train)}/{len(splits.valid)}/{tested} L_{k}"
+    return f"{content} {len(splits.train)}/{len(splits.val)}/{tested} L_{k}"
 
 
 def content_hash(splits: Splits) -> str:
     """Eight hex digits over the sets' sizes and every grey level in their order."""
     digest = hashlib.sha256(f"{splits.shape}".encode())
-    for images in (splits.train, splits.valid, splits.test):
+    for images in (splits.train, splits.val, splits.test):
         digest.update(f"{images.shape}".encode())
         digest.update(np.ascontiguousarray(images).data)
     return digest.hexdigest()[:8]

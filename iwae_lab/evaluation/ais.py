@@ -97,7 +97,7 @@ def bidirectional(
     device = next(model.parameters()).device
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), torch.no_grad():
         torch.manual_seed(seed)
-        x, z = model.dream(n)
+        x, z = model.sample_joint(n)
     lower = ais(model, x, chains=chains, temperatures=temperatures, seed=seed, batch=batch)
     upper = reverse_ais(model, x, z, chains=chains, temperatures=temperatures, seed=seed + 1, batch=batch)
     return Sandwich(x, lower, upper)

@@ -7,7 +7,7 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
-from iwae_lab.bounds import effective_sample_size
+from iwae_lab.bounds import ess
 from iwae_lab.evaluation.noise import ImageNoise
 from iwae_lab.layers import Distribution
 from iwae_lab.model import LatentVariableModel
@@ -22,7 +22,7 @@ SEED = 300
 class Diagnosis:
     """Of a model's weights and latents on images."""
 
-    effective_samples: Tensor
+    ess: Tensor
     """1 / Σ w̃² of k samples, between 1 and k; float64 [images]"""
     kl: list[Tensor]
     """E_x E_q[log q(u | z_{l-1}) − log p(u | z_{l+1})] of each unit u, float64 [units], nats, one a layer;
@@ -37,7 +37,7 @@ def diagnose(model: LatentVariableModel, images: Tensor, k: int, *, seed: int = 
     for start in range(0, len(images), batch):
         x = images[start : start + batch].to(dtype)
         drawn = model.draw(x, k, noise=ImageNoise(seed, range(start, start + len(x)), x.device))
-        effective.append(effective_sample_size(drawn.log_w.double()))
+        effective.append(ess(drawn.log_w.double()))
         layers = zip(*model.conditionals(x, drawn.z), drawn.z, strict=True)
         kls.append([(_unit_log_prob(q, z) - _unit_log_prob(p, z)).double().mean(0) for q, p, z in layers])
     return Diagnosis(torch.cat(effective), [torch.cat(kl).mean(0) for kl in zip(*kls, strict=True)])

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from iwae_lab.arithmetic import autocast
 from iwae_lab.bounds import StreamingBounds
 from iwae_lab.compiling import Compiled
 from iwae_lab.evaluation.noise import BLOCK, ImageNoise
 from iwae_lab.model import LatentVariableModel
+from iwae_lab.precision import autocast
 
 __all__ = ["Likelihood", "likelihood"]
 
@@ -26,7 +26,7 @@ class Likelihood:
     """L̂_k; the NLL is its negative"""
     elbo: Tensor
     """mean log-weight of the same samples"""
-    effective_samples: Tensor
+    ess: Tensor
     """of the k, from 1 to k"""
     k: int
 
@@ -80,7 +80,7 @@ def likelihood(
             drawn = [noise(q, level, (samples, len(x), q[0].shape[-1])) for level, q in enumerate(layers)]
             bounds.add(weigh(x, *drawn, calls_left=calls_left))
             calls_left -= 1
-        found[:, start : start + len(x)] = torch.stack([bounds.iwae_bound, bounds.elbo, bounds.effective_sample_size])
+        found[:, start : start + len(x)] = torch.stack([bounds.iwae_bound, bounds.elbo, bounds.ess])
         progress(start + len(x))
-    bound, mean, effective_samples = found
-    return Likelihood(bound, mean, effective_samples, k)
+    bound, mean, ess = found
+    return Likelihood(bound, mean, ess, k)

@@ -13,11 +13,11 @@ from iwae_lab.evaluation.active_units import ActiveUnits, active_units
 from iwae_lab.evaluation.likelihood import Likelihood, likelihood
 from iwae_lab.model import LatentVariableModel
 
-__all__ = ["VALIDATION_K", "Measurements", "measure"]
+__all__ = ["VAL_K", "Measurements", "measure"]
 
 log = logging.getLogger("iwae_lab")
 
-VALIDATION_K = 100  # samples of val/nll, the same for every objective and k
+VAL_K = 100  # samples of val/nll, the same for every objective and k
 TOLERANCE = 0.01  # nats by which a test NLL in bf16 may differ from that in fp32
 TRIED_IMAGES, TRIED_K = 2000, 500  # at most, to see by how much it does
 
@@ -30,7 +30,7 @@ class Measurements:
     """L̂_k and ELBO of the test images"""
     test_active_only: Likelihood
     """L̂_k of the model without its inactive units"""
-    valid: Likelihood
+    val: Likelihood
     """L̂_100 of the validation images, as throughout training"""
     units: ActiveUnits
     """on the test images"""
@@ -44,11 +44,11 @@ class Measurements:
             "test/nll_se": self.test.nll_se,
             "test/nll_k": self.test.k,
             "test/elbo": self.test.elbo.mean().item(),
-            "test/ess": self.test.effective_samples.mean().item(),
+            "test/ess": self.test.ess.mean().item(),
             "test/active_units": self.units.counts,
             "test/unit_variances": [variances.tolist() for variances in self.units.variances],
             "test/nll_active_only": self.test_active_only.nll,
-            "val/nll": self.valid.nll,
+            "val/nll": self.val.nll,
         }
 
 
@@ -56,7 +56,7 @@ class Measurements:
 def measure(
     model: LatentVariableModel,
     test: Tensor,
-    valid: Tensor,
+    val: Tensor,
     k: int,
     compile: str = "false",
     precision: str = "32",
@@ -78,7 +78,7 @@ def measure(
     if not all_active:
         pruned = model.without_units(units.active, units.means)
         active_only = bounds(pruned, progress=lambda n: progress(0.5 + 0.5 * n / len(test)))
-    return Measurements(whole, active_only, likelihood(model, valid, VALIDATION_K), units, precision)
+    return Measurements(whole, active_only, likelihood(model, val, VAL_K), units, precision)
 
 
 def _is_harmless(model: LatentVariableModel, images: Tensor, k: int) -> bool:

@@ -26,8 +26,7 @@ class MetricsCSV(RunLogger):
 
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
         assert step is not None
-        values = {key: value for key, value in metrics.items() if key != "epoch"}
-        self.rows.setdefault(step, {}).update(values, step=step)
+        self.rows.setdefault(step, {}).update(metrics, step=step)
 
     def save(self) -> None:
         columns = list(dict.fromkeys(["step", *(key for row in self.rows.values() for key in row)]))

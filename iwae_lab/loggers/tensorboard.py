@@ -26,8 +26,7 @@ class TensorBoard(RunLogger):
 
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
         for key, value in metrics.items():
-            if key != "epoch":
-                self.writer.add_scalar(key, value, step)
+            self.writer.add_scalar(key, value, step)
 
     def save(self) -> None:
         self.writer.flush()

@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 MODES = ("online", "offline", "disabled", "shared", "dryrun", "run")
 LOWER_IS_BETTER = ("train/loss", "val/nll")
 HIGHER_IS_BETTER = ("train/bound", "val/bound")
-IDENTITY = ("dataset", "protocol", "model", "objective", "k", "schedule", "seed", "passes", "binarization")
+IDENTITY = ("dataset", "protocol", "model", "objective", "k", "schedule", "seed", "epochs", "binarization")
 
 
 class WandB(RunLogger):
@@ -111,8 +111,8 @@ class WandB(RunLogger):
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
         assert step is not None
         if step <= self.known_step:
-            return  # a run that goes on repeats the passes after its checkpoint, with the same result
-        self.run.log({key: value for key, value in metrics.items() if key != "epoch"} | {"step": step})
+            return  # a run that goes on repeats the epochs after its checkpoint, with the same result
+        self.run.log(metrics | {"step": step})
 
     def log_figures(self, draw: Callable[[], dict[str, Image]], step: int) -> None:
         if step > self.known_step:

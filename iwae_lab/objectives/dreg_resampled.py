@@ -19,9 +19,9 @@ class DReGResampled(Objective):
 
     is_bound = True
 
-    def __init__(self, m: int = 8) -> None:
+    def __init__(self, kept: int = 8) -> None:
         super().__init__()
-        self.choose = Resampling(m)
+        self.choose = Resampling(kept)
 
     def forward(self, model: LatentVariableModel, x: Tensor, k: int) -> Estimate:
         chosen = self.choose(model, x, k)

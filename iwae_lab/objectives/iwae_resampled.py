@@ -26,9 +26,9 @@ class IWAEResampled(Objective):
 
     is_bound = True
 
-    def __init__(self, m: int = 8) -> None:
+    def __init__(self, kept: int = 8) -> None:
         super().__init__()
-        self.choose = Resampling(m)
+        self.choose = Resampling(kept)
 
     def forward(self, model: LatentVariableModel, x: Tensor, k: int) -> Estimate:
         chosen = self.choose(model, x, k)
@@ -56,10 +56,10 @@ class Chosen:
 class Resampling:
     """Weighs k samples without a graph and chooses m of them, or all where k ≤ m."""
 
-    def __init__(self, m: int) -> None:
-        if m < 1:
-            raise UserError(f"m={m}: expected an integer of at least 1")
-        self.m = m
+    def __init__(self, kept: int) -> None:
+        if kept < 1:
+            raise UserError(f"kept={kept}: expected an integer of at least 1")
+        self.kept = kept
 
     @torch.no_grad()
     def __call__(self, model: LatentVariableModel, x: Tensor, k: int) -> Chosen:
@@ -72,7 +72,7 @@ class Resampling:
 
         log_w = model.log_weights(x, k, draw)
         normalized = normalized_weights(log_w)
-        indices, weights = resample(normalized, min(self.m, k))
+        indices, weights = resample(normalized, min(self.kept, k))
 
         def draw_again(q: Distribution, level: int, shape: tuple[int, int, int]) -> Tensor:
             return drawn[level].gather(0, indices.unsqueeze(-1).expand(shape))

@@ -18,14 +18,14 @@ class MIWAE(Objective):
 
     is_bound = True
 
-    def __init__(self, m: int = 5) -> None:
+    def __init__(self, groups: int = 5) -> None:
         super().__init__()
-        if m < 1:
-            raise UserError(f"m={m}: expected an integer of at least 1")
-        self.m = m
+        if groups < 1:
+            raise UserError(f"groups={groups}: expected an integer of at least 1")
+        self.groups = groups
 
     def forward(self, model: LatentVariableModel, x: Tensor, k: int) -> Estimate:
-        log_w = model.log_weights(x, self.m * k).view(k, -1)  # each column a group of one datum
+        log_w = model.log_weights(x, self.groups * k).view(k, -1)  # each column a group of one datum
         return Estimate(-self.target(log_w).mean(), log_w)
 
     def target(self, log_w: Tensor) -> Tensor:

@@ -33,7 +33,7 @@ class RWS(Objective):
         gain = (weights * (draw.log_p + (1 - self.sleep_share) * draw.log_q)).sum(0).mean()
         if self.sleep_share:
             with torch.no_grad():
-                dreamt, z = model.dream(len(x))
+                dreamt, z = model.sample_joint(len(x))
             gain = gain + self.sleep_share * model.log_posterior(dreamt, z).mean()
         return Estimate(-gain, draw.log_w)
 

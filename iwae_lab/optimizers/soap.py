@@ -15,10 +15,10 @@ __all__ = ["Soap"]
 class Soap(OptimizerFactory):
     """Vyas et al. 2024 (arXiv 2409.11321, algorithm 3) for matrices; everything else gets Adam's steps.
 
-    Adam runs on a gradient G in the eigenvectors of the running means of GGᵀ and GᵀG, which are renewed every
-    `renew_every` steps by a step of the power method; a side of more than `largest` rows or columns keeps its own
-    coordinates. beta1, beta2: decay of the running mean of G, and of those of its square and of GGᵀ and GᵀG.
-    `weight_decay` is decoupled, for matrices.
+    Adam runs on a gradient G in the eigenvectors of the running means of GGᵀ and GᵀG. Every
+    `precondition_frequency` steps a step of the power method renews them; a side of more than `max_precond_dim`
+    rows or columns keeps its own coordinates. beta1, beta2: decay of the running mean of G, and of those of its
+    square and of GGᵀ and GᵀG. `weight_decay` is decoupled, for matrices.
     """
 
     def __init__(
@@ -26,20 +26,20 @@ class Soap(OptimizerFactory):
         beta1: float = 0.95,
         beta2: float = 0.99,
         weight_decay: float = 0.01,
-        renew_every: int = 20,
-        largest: int = 256,
+        precondition_frequency: int = 20,
+        max_precond_dim: int = 256,
     ) -> None:
         for name, value in (("beta1", beta1), ("beta2", beta2)):
             require(name, value, 0 <= value < 1, "a number from 0 to below 1")
         require("weight_decay", weight_decay, weight_decay >= 0, "a number of at least 0")
-        for name, value in (("renew_every", renew_every), ("largest", largest)):
+        for name, value in (("precondition_frequency", precondition_frequency), ("max_precond_dim", max_precond_dim)):
             require(name, value, value >= 1, "an integer of at least 1")
         self.settings = {
             "beta1": beta1,
             "beta2": beta2,
             "weight_decay": weight_decay,
-            "renew_every": renew_every,
-            "largest": largest,
+            "precondition_frequency": precondition_frequency,
+            "max_precond_dim": max_precond_dim,
         }
 
     def make(self, parameters: Iterable[nn.Parameter], learning_rate: float) -> torch.optim.Optimizer:
@@ -52,7 +52,7 @@ class _Soap(MatrixOptimizer):
 
     def step_matrix(self, gradient: Tensor, state: dict[str, Any], group: dict[str, Any]) -> Tensor:
         if not state:  # the first gradient gives the eigenvectors and no step
-            sides = [side for side in (0, 1) if gradient.shape[side] <= group["largest"]]
+            sides = [side for side in (0, 1) if gradient.shape[side] <= group["max_precond_dim"]]
             state["grams"] = {side: _gram(gradient, side) for side in sides}
             state["bases"] = {side: torch.linalg.eigh(gram).eigenvectors for side, gram in state["grams"].items()}
             return torch.zeros_like(gradient)
@@ -60,7 +60,7 @@ class _Soap(MatrixOptimizer):
         step = _turn_back(adam_step(turned, state, group["beta1"], group["beta2"]), state["bases"])
         for side, gram in state["grams"].items():
             gram.lerp_(_gram(gradient, side), 1 - group["beta2"])
-        if state["step"] % group["renew_every"] == 0:
+        if state["step"] % group["precondition_frequency"] == 0:
             _renew(state)
         return step
 

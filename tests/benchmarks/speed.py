@@ -2,7 +2,7 @@
 
 Every case is timed in turn with plain_loop.py, `rounds` times (3), short steps twice as often; ratios are medians over
 the rounds. They are in fp32 unless it says bf16; `iwae_resampled` is compiled, in bf16 where the processor has it.
-Training is timed in the command as users run it, between its first pass and its last; the NLL in the model and data of
+Training is timed in the command as users run it, between its first epoch and its last; the NLL in the model and data of
 a run, as `python -m iwae_lab.evaluate` reads them. Run it on a quiet machine.
 """
 
@@ -57,9 +57,9 @@ def train(runs: str, layers: int, *overrides: str) -> Path:
 
 def training_speed(layers: int, k: int, batch: int, plain: float, *overrides: str) -> float:
     """Images per second of a run of about ten seconds at the speed `plain`."""
-    passes = 2 + round(10 * plain / 4000)
+    epochs = 2 + round(10 * plain / 4000)
     with tempfile.TemporaryDirectory() as runs:
-        size = (f"k={k}", f"schedule.batch_size={batch}", f"schedule.passes={passes}")
+        size = (f"k={k}", f"schedule.batch_size={batch}", f"schedule.epochs={epochs}")
         with (train(runs, layers, *size, *overrides) / "metrics.csv").open(newline="") as file:
             return statistics.median(float(row["images_per_second"]) for row in list(csv.DictReader(file))[1:])
 
@@ -106,7 +106,7 @@ def training_case(layers: int, k: int, batch: int, rounds: int) -> dict[str, Any
 
 def evaluation_case(layers: int, rounds: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as runs:
-        run = train(runs, layers, "k=1", "schedule.passes=1", "compile=false")
+        run = train(runs, layers, "k=1", "schedule.epochs=1", "compile=false")
 
         def speed(compile: str, precision: str) -> Callable[[float], float]:
             return lambda _: evaluation_speed(run, compile, precision)

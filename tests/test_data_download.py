@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from data_helpers import Mirror, serve, sha256
 
-from iwae_lab.data.files import DataFile
+from iwae_lab.data.download import DataFile
 from iwae_lab.errors import UserError
 
 CONTENT = b"the right content" * 1000
@@ -112,7 +112,7 @@ def test_a_download_must_be_the_published_file(folder):
 def reader(mirror: Mirror, folder: Path) -> subprocess.Popen[str]:
     """A process that reads the file from a mirror and prints its length."""
     program = (
-        "import sys; from pathlib import Path; from iwae_lab.data.files import DataFile;"
+        "import sys; from pathlib import Path; from iwae_lab.data.download import DataFile;"
         "print(len(DataFile('digits.bin', sys.argv[1], (sys.argv[2],)).read(Path(sys.argv[3])).data))"
     )
     command = [sys.executable, "-c", program, sha256(CONTENT), mirror.url, str(folder)]

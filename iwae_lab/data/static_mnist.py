@@ -6,9 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from iwae_lab.data.base import Dataset, Splits
-from iwae_lab.data.files import DataFile, Packing
+from iwae_lab.data.download import DataFile, Packing
 
-__all__ = ["FixedMNIST"]
+__all__ = ["StaticMNIST"]
 
 # Plain http: what makes the download safe is the digest.
 _MIRRORS = ("http://www.cs.toronto.edu/~larocheh/public/datasets/binarized_mnist/",)
@@ -41,15 +41,15 @@ def _digits(text: bytes) -> NDArray[np.uint8]:
     return digits
 
 
-class FixedMNIST(Dataset):
+class StaticMNIST(Dataset):
     """50,000 training, 10,000 validation and 10,000 test images of 28×28, binary already.
 
     Results on it are about two nats worse than on resampled MNIST: another protocol.
     """
 
-    name: ClassVar[str] = "fixed_mnist"
-    binarizations: ClassVar[tuple[str, ...]] = ("fixed",)
-    official: ClassVar[dict[str, str]] = {"fixed": "mnist/larochelle"}
+    name: ClassVar[str] = "static_mnist"
+    binarizations: ClassVar[tuple[str, ...]] = ("static",)
+    official: ClassVar[dict[str, str]] = {"static": "mnist/larochelle"}
     files = tuple(
         DataFile(f"binarized_mnist_{part}.amat", f"sha256:{sha256}", _MIRRORS, packing=Packing(pack, unpack))
         for part, sha256 in (
@@ -59,12 +59,12 @@ class FixedMNIST(Dataset):
         )
     )
 
-    def __init__(self, binarization: str = "fixed") -> None:
+    def __init__(self, binarization: str = "static") -> None:
         super().__init__(binarization)
 
     def parse(self, data: bytes) -> NDArray[np.uint8]:
         return _digits(data) * np.uint8(255)
 
     def split(self, *arrays: NDArray[np.uint8]) -> Splits:
-        train, valid, test = arrays
-        return Splits(train, valid, test)
+        train, val, test = arrays
+        return Splits(train, val, test)
