@@ -43,8 +43,8 @@ class Compiled:
         self.times: list[float] = []  # of calls of these shapes
         self.eager_seconds: float | None = None  # a call
         self.deciding = mode == "auto" and Compiled.possible
-        if mode == "true" and Compiled.possible:
-            self._compile()
+        if mode == "true":
+            self.compile()
 
     def __call__(self, *inputs: Tensor, calls_left: int) -> Any:
         """The function's value at `inputs`; `calls_left` such calls are to come, this one included."""
@@ -66,7 +66,14 @@ class Compiled:
             self.compiled, self.deciding, Compiled.possible = None, False, False
             return self.eager(*inputs)
 
-    def _compile(self) -> None:
+    def drop(self) -> None:
+        """Call the function as it is from now on."""
+        self.compiled, self.deciding = None, False
+
+    def compile(self) -> None:
+        """Compile the function from its next call on."""
+        if not Compiled.possible:
+            return
         torch.compiler.reset()  # else dynamo gives up after a few functions made in one place, as a multirun makes them
         options: dict[str, Any] = {"fallback_random": True}
         if self.TANH_BY_EXP in torch._inductor.list_options():
@@ -87,7 +94,7 @@ class Compiled:
         if self.eager_seconds is None:
             self.eager_seconds = seconds
             if calls_left * seconds * self.GAIN > self.COST:
-                self._compile()
+                self.compile()
             else:
                 self.deciding = False
             return

@@ -13,7 +13,6 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Checkpoint
-from pytorch_lightning.core.optimizer import LightningOptimizer
 from torch import Tensor
 
 from iwae_lab import devices
@@ -33,6 +32,7 @@ from iwae_lab.optimizers.base import OptimizerFactory
 from iwae_lab.precision import autocast, products_for_training
 from iwae_lab.progress import Meter
 from iwae_lab.schedule import Schedule
+from iwae_lab.steps import Steps
 
 __all__ = ["SNR_IMAGES", "Batches", "ImageData", "LastCheckpoint", "Training", "TrainingProgress", "part_of"]
 
@@ -50,12 +50,13 @@ class Batches:
     """
 
     TOGETHER = 400  # since Lightning's loop takes a millisecond between what it is given
+    TOGETHER_ON_CUDA = 4000  # whose steps are shorter
 
     def __init__(self, images: Tensor, batch_size: int) -> None:
         self.images = images
         self.batch_size = batch_size
         self.batches = -(-len(images) // batch_size)
-        self.together = max(1, self.TOGETHER // batch_size)
+        self.together = max(1, (self.TOGETHER_ON_CUDA if images.is_cuda else self.TOGETHER) // batch_size)
 
     def __len__(self) -> int:
         return -(-self.batches // self.together)
@@ -127,6 +128,7 @@ class Training(pl.LightningModule):
             return found.loss, log_w, found.inference_loss, torch.stack(means)
 
         self.compute = Compiled(estimate, compile if objective.compilable else "false")
+        self.epoch_sums: Tensor | None = None  # of L̂_k, of the loss and of the ESS; one tensor, which graphs add to
         self.steps = 0  # of the optimizer, in all; known once training starts
         self.seconds = 0.0
         self.images_seen = 0
@@ -164,29 +166,37 @@ class Training(pl.LightningModule):
         self.steps_per_epoch = self.trainer.datamodule.train_dataloader().batches  # type: ignore[attr-defined]
         self.steps = self.schedule.epochs * self.steps_per_epoch
 
+    def on_train_start(self) -> None:
+        optimizer = self.optimizers(use_pl_optimizer=False)
+        assert isinstance(optimizer, torch.optim.Optimizer)
+        graphs = self.device.type == "cuda" and devices.count() == 1
+        self.execute = Steps(self.add_gradients, optimizer, self.compute, graphs=graphs)
+
     def on_train_epoch_start(self) -> None:
-        self.epoch_sums = torch.zeros(3, dtype=torch.float64, device=self.device)  # of L̂_k, of the loss and of the ESS
+        if self.epoch_sums is None:
+            self.epoch_sums = torch.zeros(3, dtype=torch.float64, device=self.device)
+        self.epoch_sums.zero_()
         self.epoch_images = 0
         self.epoch_start = time.monotonic()
 
     def training_step(self, batches: tuple[Tensor, ...], index: int) -> None:
         """A step of the optimizer on each of the batches [batch, pixels]."""
-        optimizer = self.optimizers()
-        assert isinstance(optimizer, LightningOptimizer)
-        for x in batches:
-            for group in optimizer.param_groups:
-                group["lr"] = self.schedule.rate(self.global_step / self.steps_per_epoch)
-            optimizer.zero_grad()
-            with products_for_training(self.device):
-                self.add_gradients(x)
-            optimizer.step()
+        done = self.global_step
+        rates = [self.schedule.rate((done + i) / self.steps_per_epoch) for i in range(len(batches))]
+        self.execute(batches, rates, self.steps - done)
+        self.epoch_images += sum(len(x) for x in batches)
+        progress = self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress
+        for _ in batches:  # as Lightning's wrapper of an optimizer counts
+            progress.increment_ready()
+            progress.increment_completed()
 
     def add_gradients(self, x: Tensor) -> Estimate:
         """Adds the estimator to the parameters' `grad`, and the batch [batch, pixels] to what the epoch logs."""
         share = len(x)
         if not share:  # of a ragged last batch; a blank image, which counts nothing, keeps the device in step
             x = x.new_zeros(1, x.shape[1])
-        *found, means = self.compute(x, calls_left=self.steps - self.global_step)
+        with products_for_training(self.device):
+            *found, means = self.compute(x, calls_left=self.steps - self.global_step)
         estimate = Estimate(*found)
         if estimate.log_w.shape[-1] % len(x):
             raise UserError(
@@ -194,8 +204,8 @@ class Training(pl.LightningModule):
                 f"found {list(estimate.log_w.shape)}"
             )
         self.epoch_sums.add_(means, alpha=share)
-        self.epoch_images += share
-        estimate.backward(self.model)
+        with products_for_training(self.device):
+            estimate.backward(self.model)
         devices.average(self, share)
         return estimate
 
@@ -217,7 +227,7 @@ class Training(pl.LightningModule):
             "train/bound": bound,
             "train/loss": loss,
             "train/ess": ess,
-            "learning_rate": self.trainer.optimizers[0].param_groups[0]["lr"],
+            "learning_rate": float(self.trainer.optimizers[0].param_groups[0]["lr"]),
             "images_per_second": images / seconds,
             "minutes": self.seconds / 60,
         }

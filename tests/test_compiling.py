@@ -67,7 +67,7 @@ def test_auto_compiles_where_the_steps_left_repay_it_and_keeps_what_is_faster(
 def test_neither_a_ragged_batch_nor_validation_is_compiled(tiny, composed, capfd, monkeypatch):
     """4,000 images in batches of 96 leave 64; the run validates after each of its two epochs."""
     made = []
-    monkeypatch.setattr(Compiled, "_compile", lambda self, real=Compiled._compile: made.append(self) or real(self))
+    monkeypatch.setattr(Compiled, "compile", lambda self, real=Compiled.compile: made.append(self) or real(self))
     counters.clear()
     with torch._dynamo.config.patch(error_on_recompile=True):
         record = run(composed(*tiny, "compile=true", "schedule.batch_size=96"))

@@ -98,14 +98,32 @@ def test_soap_of_large_matrices_is_adam_from_the_second_gradient():
     torch.testing.assert_close(found, steps(Adam(0.9, 0.99, 1e-8), start, gradients[1:]))
 
 
+def test_soap_steps_matrices_of_one_shape_or_its_transpose_as_it_would_alone():
+    torch.manual_seed(0)
+    shapes = [(5, 5), (4, 6), (5, 5), (6, 4), (3, 9), (4,)]
+    gradients = [torch.randn(12, *shape, dtype=torch.float64) for shape in shapes]
+    factory = Soap(precondition_frequency=3, max_precond_dim=6)
+    together = [torch.nn.Parameter(torch.ones(shape, dtype=torch.float64)) for shape in shapes]
+    optimizer = factory.make(together, 0.01)
+    for step in range(12):
+        for parameter, gradient in zip(together, gradients, strict=True):
+            parameter.grad = gradient[step].clone()
+        optimizer.step()
+    for parameter, gradient in zip(together, gradients, strict=True):
+        alone = steps(factory, torch.ones_like(parameter), gradient)
+        if parameter.dim() == 1 or parameter.shape[0] == parameter.shape[1]:  # else eigenvectors of 0 may be any
+            torch.testing.assert_close(parameter.detach(), alone)
+        assert (parameter - alone).abs().max() < 0.01
+
+
 def test_soap_as_algorithm_3():
     """Written anew with the moments in the matrix's own coordinates, for two sides and two renewals."""
     beta1, beta2, decay = 0.9, 0.95, 0.1
-    first, *gradients = some_gradients(4, 6)
+    first, *gradients = some_gradients(5, 5)
     grams = [first @ first.T, first.T @ first]
     q = [torch.linalg.eigh(gram).eigenvectors for gram in grams]
-    matrix = torch.ones(4, 6, dtype=torch.float64) * (1 - 0.01 * decay)  # the first gradient only decays it
-    mean = square = torch.zeros(4, 6, dtype=torch.float64)
+    matrix = torch.ones(5, 5, dtype=torch.float64) * (1 - 0.01 * decay)  # the first gradient only decays it
+    mean = square = torch.zeros(5, 5, dtype=torch.float64)
     for t, gradient in enumerate(gradients, 1):
         mean = beta1 * mean + (1 - beta1) * gradient
         square = beta2 * square + (1 - beta2) * (q[0].T @ gradient @ q[1]) ** 2
@@ -119,7 +137,7 @@ def test_soap_as_algorithm_3():
             square = square[orders[0]][:, orders[1]]
             q = [torch.linalg.qr(g @ b[:, order]).Q for g, b, order in zip(grams, q, orders, strict=True)]
     factory = Soap(beta1, beta2, weight_decay=decay, precondition_frequency=5)
-    found = steps(factory, torch.ones(4, 6, dtype=torch.float64), [first, *gradients])
+    found = steps(factory, torch.ones(5, 5, dtype=torch.float64), [first, *gradients])
     torch.testing.assert_close(found, matrix, rtol=0, atol=1e-9)
 
 

@@ -22,4 +22,6 @@ class Adam(OptimizerFactory):
         self.eps = eps
 
     def make(self, parameters: Iterable[nn.Parameter], learning_rate: float) -> torch.optim.Optimizer:
-        return torch.optim.Adam(parameters, learning_rate, self.betas, self.eps, fused=True)
+        parameters = list(parameters)
+        on_cuda = parameters[0].is_cuda  # where a graph may hold its steps
+        return torch.optim.Adam(parameters, learning_rate, self.betas, self.eps, fused=True, capturable=on_cuda)

@@ -1,4 +1,4 @@
-"""What an optimizer is made by, and one whose steps differ for matrices and the rest."""
+"""What makes an optimizer, and one whose steps differ for matrices and the rest."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = ["MatrixOptimizer", "OptimizerFactory", "adam_step"]
+__all__ = ["MatrixOptimizer", "OptimizerFactory", "adam_steps"]
 
 
 class OptimizerFactory(ABC):
@@ -19,44 +19,78 @@ class OptimizerFactory(ABC):
 
 
 class MatrixOptimizer(torch.optim.Optimizer, ABC):
-    """Steps matrices by `step_matrix`, with decoupled weight decay; all else as Adam does, at the same rate."""
+    """Steps matrices by `matrix_steps`, with decoupled weight decay; everything else by Adam, at the same rate.
+
+    A CUDA graph can hold `update`, which is operations on tensors alone; it is followed by `advance`, which does
+    what is due only every `period` steps. The learning rate is a number, or a tensor of no dimensions.
+    """
+
+    period: int | None = None
+    """steps between two calls of `refresh`"""
 
     def __init__(self, parameters: Iterable[nn.Parameter], learning_rate: float, **settings: float) -> None:
-        super().__init__(parameters, {"lr": learning_rate, **settings})
+        super().__init__(parameters, {"lr": learning_rate, "steps": 0, **settings})
 
-    @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        for group in self.param_groups:
-            for parameter in group["params"]:
-                if parameter.grad is None:
-                    continue
-                gradient, state, lr = parameter.grad, self.state[parameter], group["lr"]
-                if parameter.dim() == 2:
-                    parameter.mul_(1 - lr * group["weight_decay"])
-                    step = self.step_matrix(gradient, state, group)
-                else:
-                    step = adam_step(gradient, state, 0.9, 0.999)
-                parameter.add_(step, alpha=-lr)
+        self.update()
+        self.advance(1)
         return loss
 
+    @torch.no_grad()
+    def update(self) -> None:
+        """A step on every parameter that has a gradient."""
+        for group in self.param_groups:
+            given = [p for p in group["params"] if p.grad is not None]
+            matrices, others = [p for p in given if p.dim() == 2], [p for p in given if p.dim() != 2]
+            if matrices:
+                torch._foreach_mul_(matrices, 1 - group["lr"] * group["weight_decay"])
+                torch._foreach_add_(matrices, self.matrix_steps(matrices, group))
+            if others:
+                states = [self.state[p] for p in others]
+                torch._foreach_add_(others, adam_steps([p.grad for p in others], states, group["lr"], 0.9, 0.999))
+
+    def advance(self, steps: int) -> None:
+        """Count `steps` updates, no more than `steps_to_refresh`, and refresh where that is due."""
+        due = self.steps_to_refresh() == steps
+        for group in self.param_groups:
+            group["steps"] += steps
+        if due:
+            self.refresh()
+
+    def steps_to_refresh(self) -> int | None:
+        """How many updates may follow before `refresh` is due; None: any number."""
+        return self.period and self.period - self.param_groups[0]["steps"] % self.period
+
     @abstractmethod
-    def step_matrix(self, gradient: Tensor, state: dict[str, Any], group: dict[str, Any]) -> Tensor:
-        """What the rate times is taken from the matrix [rows, columns]; `state` is empty at its first step."""
+    def matrix_steps(self, matrices: list[nn.Parameter], group: dict[str, Any]) -> list[Tensor]:
+        """What to add to each of the matrices [rows, columns], whose state is empty at its first step."""
+
+    @torch.no_grad()
+    def refresh(self) -> None:
+        """Do what is due every `period` steps."""
 
 
-def adam_step(gradient: Tensor, state: dict[str, Any], beta1: float, beta2: float) -> Tensor:
-    """What Adam (Kingma & Ba 2015, algorithm 1) takes from a parameter, over its rate.
+def adam_steps(
+    gradients: list[Tensor], states: list[dict[str, Any]], lr: float | Tensor, beta1: float, beta2: float
+) -> list[Tensor]:
+    """What Adam (Kingma & Ba 2015, algorithm 1) adds to parameters with these gradients.
 
-    `state` keeps the number of steps (`step`) and running means of the gradient (`mean`) and its square (`square`).
+    Each of `states` keeps the number of steps (`step`) and running means of the gradient (`mean`) and its square
+    (`square`).
     """
-    if "step" not in state:
-        state |= {"step": 0, "mean": torch.zeros_like(gradient), "square": torch.zeros_like(gradient)}
-    state["step"] += 1
-    mean = state["mean"].lerp_(gradient, 1 - beta1)
-    square = state["square"].lerp_(gradient.square(), 1 - beta2)
-    mean_scale, square_scale = (1 - beta ** state["step"] for beta in (beta1, beta2))
-    return mean / square.sqrt().mul_(mean_scale / square_scale**0.5).add_(1e-8 * mean_scale)
+    for gradient, state in zip(gradients, states, strict=True):
+        if "step" not in state:
+            state["step"] = torch.zeros((), device=gradient.device)
+            state["mean"], state["square"] = torch.zeros_like(gradient), torch.zeros_like(gradient)
+    counts, means, squares = ([state[name] for state in states] for name in ("step", "mean", "square"))
+    torch._foreach_add_(counts, 1)
+    steps = [torch.zeros_like(gradient) for gradient in gradients]
+    torch._fused_adam_(
+        steps, gradients, means, squares, [], counts,
+        lr=lr, beta1=beta1, beta2=beta2, weight_decay=0.0, eps=1e-8, amsgrad=False, maximize=False,
+    )  # fmt: skip
+    return steps

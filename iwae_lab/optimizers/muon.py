@@ -31,12 +31,16 @@ class Muon(OptimizerFactory):
 class _Muon(MatrixOptimizer):
     """torch.optim.Muon takes bf16 products, slow on most CPUs, and matrices alone."""
 
-    def step_matrix(self, gradient: Tensor, state: dict[str, Any], group: dict[str, Any]) -> Tensor:
-        if not state:
-            state["momentum"] = torch.zeros_like(gradient)
-        momentum = group["momentum"]
-        average = state["momentum"].lerp_(gradient, 1 - momentum)
-        return orthogonalize(gradient.lerp(average, momentum)).mul_(0.2 * max(gradient.shape) ** 0.5)
+    def matrix_steps(self, matrices: list[nn.Parameter], group: dict[str, Any]) -> list[Tensor]:
+        steps = []
+        for matrix in matrices:
+            gradient, state, momentum = matrix.grad, self.state[matrix], group["momentum"]
+            if not state:
+                state["momentum"] = torch.zeros_like(gradient)
+            average = state["momentum"].lerp_(gradient, 1 - momentum)
+            step = orthogonalize(gradient.lerp(average, momentum))
+            steps.append(step.mul_(-group["lr"] * 0.2 * max(gradient.shape) ** 0.5))
+        return steps
 
 
 def orthogonalize(matrix: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from iwae_lab.errors import require
-from iwae_lab.optimizers.base import MatrixOptimizer, OptimizerFactory, adam_step
+from iwae_lab.optimizers.base import MatrixOptimizer, OptimizerFactory, adam_steps
 
 __all__ = ["Soap"]
 
@@ -47,46 +47,92 @@ class Soap(OptimizerFactory):
 
 
 class _Soap(MatrixOptimizer):
-    """A matrix's state: what Adam keeps, in the eigenvectors; by side, 0 of rows and 1 of columns, the running
-    means of GGᵀ and GᵀG (`grams`) and their eigenvectors (`bases`)."""
+    """Matrices of one shape, or its transpose, are stepped together as one stack [matrices, rows, columns].
 
-    def step_matrix(self, gradient: Tensor, state: dict[str, Any], group: dict[str, Any]) -> Tensor:
-        if not state:  # the first gradient gives the eigenvectors and no step
-            sides = [side for side in (0, 1) if gradient.shape[side] <= group["max_precond_dim"]]
-            state["grams"] = {side: _gram(gradient, side) for side in sides}
-            state["bases"] = {side: torch.linalg.eigh(gram).eigenvectors for side, gram in state["grams"].items()}
-            return torch.zeros_like(gradient)
-        turned = _turn(gradient, state["bases"])
-        step = _turn_back(adam_step(turned, state, group["beta1"], group["beta2"]), state["bases"])
-        for side, gram in state["grams"].items():
-            gram.lerp_(_gram(gradient, side), 1 - group["beta2"])
-        if state["step"] % group["precondition_frequency"] == 0:
-            _renew(state)
-        return step
+    The state of a stack is that of its first matrix: what Adam keeps, in the eigenvectors; by side, -2 of rows and -1
+    of columns, the running means of GGᵀ and GᵀG (`grams`) and their eigenvectors (`bases`).
+    """
+
+    def __init__(self, parameters: Iterable[nn.Parameter], learning_rate: float, **settings: float) -> None:
+        super().__init__(parameters, learning_rate, **settings)
+        self.period = int(self.defaults["precondition_frequency"])
+        for group in self.param_groups:
+            group["steps"] = -1  # the first gradient gives eigenvectors and no step
+
+    def matrix_steps(self, matrices: list[nn.Parameter], group: dict[str, Any]) -> list[Tensor]:
+        stacks: dict[tuple[int, ...], list[nn.Parameter]] = {}
+        for matrix in matrices:
+            stacks.setdefault(tuple(sorted(matrix.shape)), []).append(matrix)
+        states = [self.state[stack[0]] for stack in stacks.values()]
+        gradients = [torch.stack([_wide(matrix.grad) for matrix in stack]) for stack in stacks.values()]
+        begun = all("bases" in state for state in states)
+        if not begun:
+            for gradient, state in zip(gradients, states, strict=True):
+                sides = [side for side in (-2, -1) if gradient.shape[side] <= group["max_precond_dim"]]
+                state["grams"] = {side: _gram(gradient, side) for side in sides}
+                state["bases"] = {side: torch.linalg.eigh(gram).eigenvectors for side, gram in state["grams"].items()}
+            return [torch.zeros_like(matrix) for matrix in matrices]
+        turned = [_turn(gradient, state["bases"]) for gradient, state in zip(gradients, states, strict=True)]
+        turned = adam_steps(turned, states, group["lr"], group["beta1"], group["beta2"])
+        steps = {}
+        for stack, gradient, step, state in zip(stacks.values(), gradients, turned, states, strict=True):
+            for side, gram in state["grams"].items():
+                gram.lerp_(_gram(gradient, side), 1 - group["beta2"])
+            for matrix, wide in zip(stack, _turn_back(step, state["bases"]), strict=True):
+                steps[matrix] = wide if wide.shape == matrix.shape else wide.mT
+        return [steps[matrix] for matrix in matrices]
+
+    @torch.no_grad()
+    def refresh(self) -> None:
+        for state in self.state.values():
+            if "bases" in state and "mean" in state:
+                _refresh_bases(state)
 
 
-def _gram(gradient: Tensor, side: int) -> Tensor:
-    return gradient @ gradient.T if side == 0 else gradient.T @ gradient
+def _wide(matrix: Tensor) -> Tensor:
+    return matrix if matrix.shape[0] <= matrix.shape[1] else matrix.mT
 
 
-def _turn(matrix: Tensor, bases: dict[int, Tensor]) -> Tensor:
-    """`matrix` in the eigenvectors."""
-    turned = bases[0].T @ matrix if 0 in bases else matrix
-    return turned @ bases[1] if 1 in bases else turned
+def _gram(gradients: Tensor, side: int) -> Tensor:
+    return gradients @ gradients.mT if side == -2 else gradients.mT @ gradients
+
+
+def _turn(matrices: Tensor, bases: dict[int, Tensor]) -> Tensor:
+    """`matrices` in the eigenvectors."""
+    turned = bases[-2].mT @ matrices if -2 in bases else matrices
+    return turned @ bases[-1] if -1 in bases else turned
 
 
 def _turn_back(turned: Tensor, bases: dict[int, Tensor]) -> Tensor:
-    matrix = bases[0] @ turned if 0 in bases else turned
-    return matrix @ bases[1].T if 1 in bases else matrix
+    matrices = bases[-2] @ turned if -2 in bases else turned
+    return matrices @ bases[-1].mT if -1 in bases else matrices
 
 
-def _renew(state: dict[str, Any]) -> None:
-    """A step of the power method towards the eigenvectors, in order of their eigenvalues (algorithm 4)."""
+def _refresh_bases(state: dict[str, Any]) -> None:
+    """A step of the power method towards the eigenvectors, in order of their eigenvalues (algorithm 4).
+
+    In place, since a CUDA graph reads from these tensors.
+    """
     bases = state["bases"]
     mean = _turn_back(state["mean"], bases)
     for side, gram in state["grams"].items():
-        power = gram @ bases[side]
-        order = (bases[side] * power).sum(0).argsort(descending=True)
-        state["square"] = state["square"].index_select(side, order)
-        bases[side] = torch.linalg.qr(power[:, order]).Q
-    state["mean"] = _turn(mean, bases)
+        basis = bases[side].double()
+        shift = 1e-12 * gram.diagonal(dim1=-2, dim2=-1).sum(-1)[:, None, None]  # so that no column vanishes
+        power = gram.double() @ basis + shift * basis
+        order = (basis * power).sum(-2).argsort(descending=True)
+        bases[side].copy_(_orthonormal(power.gather(-1, order.unsqueeze(-2).expand_as(power))))
+        square = state["square"]
+        square.copy_(square.gather(side, order.unsqueeze(-3 - side).expand_as(square)))
+    state["mean"].copy_(_turn(mean, bases))
+
+
+def _orthonormal(columns: Tensor) -> Tensor:
+    """Q of the QR decompositions of float64 matrices [matrices, n, n], but for the signs of its columns.
+
+    By Cholesky decomposition, which a GPU does for all at once, where its QR takes them in turn.
+    """
+    columns = columns / columns.norm(dim=-2, keepdim=True).clamp_min(1e-300)
+    gram = columns.mT @ columns
+    gram.diagonal(dim1=-2, dim2=-1).add_(1e-12)
+    upper = torch.linalg.cholesky_ex(gram, upper=True).L
+    return torch.linalg.solve_triangular(upper, columns, upper=True, left=False)

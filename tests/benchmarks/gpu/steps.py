@@ -1,0 +1,49 @@
+"""Milliseconds per training step on a GPU, for calls and graphs, eager and compiled: python tests/benchmarks/gpu/steps.py"""
+
+import itertools
+import sys
+import time
+
+import torch
+
+from iwae_lab.model import HierarchicalModel
+from iwae_lab.objectives.iwae import IWAE
+from iwae_lab.optimizers.adam import Adam
+from iwae_lab.optimizers.soap import Soap
+from iwae_lab.schedule import Constant
+from iwae_lab.steps import Steps
+from iwae_lab.training import Batches, Training
+
+ARCHITECTURES = {1: ([50], [[200, 200]]), 2: ([100, 50], [[200, 200], [100, 100]])}
+
+
+def milliseconds(layers, k, batch, optimizer, compile, precision, graphs, steps=400):
+    images = torch.randint(0, 256, (20_000, 784), dtype=torch.uint8, device="cuda")
+    model = HierarchicalModel(*ARCHITECTURES[layers], mean_image=torch.full((784,), 0.3))
+    schedule = Constant(1, batch, 1e-3)
+    training = Training(model, IWAE(), optimizer, schedule, k, compile=compile, precision=precision).cuda()
+    training.on_train_epoch_start()
+    execute = Steps(training.add_gradients, optimizer.make(training.parameters(), 1e-3), training.compute, graphs=graphs)
+    groups = itertools.chain.from_iterable(itertools.repeat(Batches(images, batch)))
+    done, begun = 0, time.monotonic()
+    while done < 5 * Steps.LONGEST:
+        group = next(groups)
+        execute(group, [1e-3] * len(group), 1)
+        done += len(group)
+    torch.cuda.synchronize()
+    first = time.monotonic() - begun
+    done, begun = 0, time.monotonic()
+    while done < steps:
+        group = next(groups)
+        execute(group, [1e-3] * len(group), 1)
+        done += len(group)
+    torch.cuda.synchronize()
+    return 1e3 * (time.monotonic() - begun) / done, first
+
+
+if __name__ == "__main__":
+    layers, k, batch, optimizer, compile, precision, graphs = sys.argv[1:]
+    ms, first = milliseconds(
+        int(layers), int(k), int(batch), {"adam": Adam, "soap": Soap}[optimizer](), compile, precision, graphs == "graphs"
+    )
+    print(*sys.argv[1:], f"{1e3 * ms:8.1f} us  (first {first:.1f} s)", flush=True)
