@@ -247,7 +247,7 @@ def _fit(training: Training, data: Data, parts: Parts, trackers: list[RunLogger]
     try:
         trainer.fit(
             training,
-            datamodule=ImageData(data.train, data.val, data.shape, parts.schedule.batch_size),
+            datamodule=ImageData(data.train, data.val, data.shape, parts.schedule.batch_size, parts.schedule.shuffle),
             ckpt_path=last if last.exists() else None,
             weights_only=True,
         )

@@ -1,10 +1,11 @@
 """Schedules: how many epochs, in which batches, at which learning rates."""
 
 from abc import ABC, abstractmethod
+from typing import ClassVar
 
 from iwae_lab.errors import UserError
 
-__all__ = ["Constant", "LinearDecay", "Paper", "Schedule"]
+__all__ = ["Authors", "Constant", "LinearDecay", "Paper", "Schedule"]
 
 
 class Schedule(ABC):
@@ -12,6 +13,9 @@ class Schedule(ABC):
 
     epochs: passes over the training data. batch_size: images per step. learning_rate: the highest rate.
     """
+
+    shuffle: ClassVar[bool] = True
+    """whether each epoch takes the images in a new random order"""
 
     def __init__(self, epochs: int, batch_size: int, learning_rate: float) -> None:
         for name, value in (("epochs", epochs), ("batch_size", batch_size)):
@@ -54,6 +58,19 @@ class Paper(Schedule):
         position = progress * total + 1e-9  # a drop falls on its epoch, whatever rounding made of the product
         stage = sum(position >= (3**i - 1) // 2 for i in range(1, self.STAGES))
         return 10 ** (-stage / 7)
+
+
+class Authors(Paper):
+    """`Paper` as in its authors' code: rates rounded to 10, 7.2, 5.2, 3.7, 2.7, 1.9, 1.4 and 1 tenths of
+    `learning_rate`, and every epoch takes the images in the dataset's own order.
+
+    From experiments.py and train.py of https://github.com/yburda/iwae.
+    """
+
+    shuffle = False
+
+    def factor(self, progress: float) -> float:
+        return round(10 * super().factor(progress), 1) / 10
 
 
 class LinearDecay(Schedule):

@@ -21,7 +21,8 @@ class OptimizerFactory(ABC):
 class MatrixOptimizer(torch.optim.Optimizer, ABC):
     """Steps matrices by `matrix_steps`, with decoupled weight decay; everything else by Adam, at the same rate.
 
-    A CUDA graph can hold `update`, which is operations on tensors alone; it is followed by `advance`, which does
+    A CUDA graph can hold `update`, which is operations on tensors alone (`capturable` tells torch to keep step counts on
+    the device); it is followed by `advance`, which does
     what is due only every `period` steps. The learning rate is a number, or a tensor of no dimensions.
     """
 
@@ -29,7 +30,7 @@ class MatrixOptimizer(torch.optim.Optimizer, ABC):
     """steps between two calls of `refresh`"""
 
     def __init__(self, parameters: Iterable[nn.Parameter], learning_rate: float, **settings: float) -> None:
-        super().__init__(parameters, {"lr": learning_rate, "steps": 0, **settings})
+        super().__init__(parameters, {"lr": learning_rate, "steps": 0, "capturable": True, **settings})
 
     def step(self, closure: Any = None) -> Any:
         loss = None
