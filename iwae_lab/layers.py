@@ -24,6 +24,10 @@ class Gaussian(NamedTuple):
         """Standard normal noise of `shape` for `sample`."""
         return torch.randn(shape, generator=generator, dtype=self.mean.dtype, device=self.mean.device)
 
+    def noise_from_bits(self, bits: Tensor) -> Tensor:
+        """The same from independent 64-bit integers, int64 of the noise's shape."""
+        return _normal(bits, self.mean.dtype)
+
     def sample(self, noise: Tensor) -> Tensor:
         """mean + σ·noise."""
         return torch.addcmul(self.mean, self.log_std.exp(), noise)
@@ -49,6 +53,10 @@ class Bernoulli(NamedTuple):
     def noise(self, shape: tuple[int, ...], generator: Generator | None = None) -> Tensor:
         """Uniform noise of `shape` for `sample`."""
         return torch.rand(shape, generator=generator, dtype=self.logits.dtype, device=self.logits.device)
+
+    def noise_from_bits(self, bits: Tensor) -> Tensor:
+        """The same from independent 64-bit integers, int64 of the noise's shape."""
+        return (bits & 0xFFFFFF).to(self.logits.dtype) * 2**-24  # what fp32 holds exactly, so always below 1
 
     def sample(self, noise: Tensor) -> Tensor:
         """1 where the noise is below the probability, else 0; no gradient."""
@@ -94,11 +102,21 @@ class StandardNormal(NamedTuple):
     def noise(self, shape: tuple[int, ...], generator: Generator | None = None) -> Tensor:
         return torch.randn(shape, generator=generator, dtype=self.zeros.dtype, device=self.zeros.device)
 
+    def noise_from_bits(self, bits: Tensor) -> Tensor:
+        return _normal(bits, self.origin.dtype)
+
     def sample(self, noise: Tensor) -> Tensor:
         return noise
 
     def log_prob(self, z: Tensor) -> Tensor:
         return -0.5 * z.square().sum(-1) - HALF_LOG_2PI * z.shape[-1]
+
+
+def _normal(bits: Tensor, dtype: torch.dtype) -> Tensor:
+    """Standard normal numbers from 64-bit integers, each from its own two halves (Box & Muller 1958)."""
+    high, low = ((half & 0xFFFFFFFF).to(dtype) for half in (bits >> 32, bits))
+    radius = torch.sqrt(-2 * torch.log((high + 0.5) * 2**-32))
+    return radius * torch.cos(low * (2 * math.pi * 2**-32))
 
 
 Distribution = Gaussian | Bernoulli | StandardNormal

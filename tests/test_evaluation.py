@@ -8,7 +8,7 @@ from iwae_lab.bounds import iwae_bound
 from iwae_lab.evaluation.active_units import active_units
 from iwae_lab.evaluation.likelihood import SEED, likelihood
 from iwae_lab.evaluation.measure import measure
-from iwae_lab.evaluation.noise import ImageNoise
+from iwae_lab.evaluation.noise import image_noise
 from iwae_lab.model import HierarchicalModel
 
 
@@ -32,7 +32,7 @@ def test_bounds_are_those_of_all_log_weights_at_once_whatever_the_batches(
     model: HierarchicalModel, rows: int, k: int
 ) -> None:
     x = images(13)
-    log_w = model.log_weights(x.double(), k, ImageNoise(SEED, range(13), x.device)).detach()
+    log_w = model.log_weights(x.double(), k, image_noise(SEED, range(13), x.device)).detach()
     found = likelihood(model, x, k, rows=rows)
     torch.testing.assert_close(found.bound, iwae_bound(log_w), rtol=1e-12, atol=0)
     torch.testing.assert_close(found.elbo, log_w.mean(0), rtol=1e-12, atol=0)

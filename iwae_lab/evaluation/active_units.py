@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from iwae_lab.evaluation.noise import BLOCK, ImageNoise
+from iwae_lab.evaluation.noise import BLOCK, image_noise
 from iwae_lab.model import LatentVariableModel
 
 __all__ = ["THRESHOLD", "ActiveUnits", "active_units"]
@@ -47,7 +47,7 @@ def active_units(
     inner: list[Tensor] = []  # a layer's two inner means of every image [2, images, units]
     for start in range(0, len(images), batch):
         x = images[start : start + batch].to(dtype)
-        noise = ImageNoise(seed, range(start, start + len(x)), x.device)
+        noise = image_noise(seed, range(start, start + len(x)), x.device)
         first, *above = model.posteriors(x, 2 * samples, noise)
         exact = first.mean.double().expand(2, -1, -1)
         halves = [exact] + [q.mean.double().unflatten(0, (2, samples)).mean(1) for q in above]

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from iwae_lab.bounds import ess
-from iwae_lab.evaluation.noise import ImageNoise
+from iwae_lab.evaluation.noise import image_noise
 from iwae_lab.layers import Distribution
 from iwae_lab.model import LatentVariableModel
 from iwae_lab.objectives.base import Objective
@@ -36,7 +36,7 @@ def diagnose(model: LatentVariableModel, images: Tensor, k: int, *, seed: int = 
     effective, kls = [], []
     for start in range(0, len(images), batch):
         x = images[start : start + batch].to(dtype)
-        drawn = model.draw(x, k, noise=ImageNoise(seed, range(start, start + len(x)), x.device))
+        drawn = model.draw(x, k, noise=image_noise(seed, range(start, start + len(x)), x.device))
         effective.append(ess(drawn.log_w.double()))
         layers = zip(*model.conditionals(x, drawn.z), drawn.z, strict=True)
         kls.append([(_unit_log_prob(q, z) - _unit_log_prob(p, z)).double().mean(0) for q, p, z in layers])

@@ -9,12 +9,13 @@ from torch import Tensor
 
 from iwae_lab.bounds import StreamingBounds
 from iwae_lab.compiling import Compiled
-from iwae_lab.evaluation.noise import BLOCK, ImageNoise
+from iwae_lab.evaluation.noise import BLOCK, image_noise
 from iwae_lab.model import LatentVariableModel
 from iwae_lab.precision import autocast
 
 __all__ = ["Likelihood", "likelihood"]
 
+ROWS, CUDA_ROWS = 2000, 100_000  # weighed at a time
 SEED = 5000  # of the samples of every reported NLL; training draws from elsewhere
 
 
@@ -48,18 +49,19 @@ def likelihood(
     k: int,
     *,
     seed: int = SEED,
-    rows: int = 2000,
+    rows: int | None = None,
     compile: str = "false",
     precision: str = "32",
     progress: Callable[[int], None] = lambda images_done: None,
 ) -> Likelihood:
     """L̂_k and ELBO of binary images [images, pixels] from k samples each (Burda et al. 2016, eq. 8).
 
-    At most `rows` image-sample pairs are weighed at a time, or one image's `BLOCK`. The result depends on `seed` and,
-    but for rounding, not on `rows` or `compile` (see `Compiled`). Matrix products are in the precision of the weights,
-    or in bf16 with precision="bf16"; log-weights are in the former always.
+    At most `rows` image-sample pairs are weighed at a time (by default 2,000, on CUDA 100,000), or one image's `BLOCK`.
+    The result depends on `seed`, on the kind of device (see `image_noise`) and, but for rounding, on neither `rows` nor
+    `compile` (see `Compiled`). Matrix products are in the precision of the weights, or in bf16 with precision="bf16";
+    log-weights are in the former always.
     """
-    batch = max(1, rows // BLOCK)
+    batch = max(1, (rows or (CUDA_ROWS if images.is_cuda else ROWS)) // BLOCK)
     dtype = next(model.parameters()).dtype
 
     def log_weights(x: Tensor, *noise: Tensor) -> Tensor:
@@ -68,12 +70,12 @@ def likelihood(
 
     weigh = Compiled(log_weights, compile)
     calls_left = math.ceil(len(images) / batch) * math.ceil(k / BLOCK)
-    layers = model.posteriors(images[:1].to(dtype), 1, ImageNoise(seed, [0], images.device))
+    layers = model.posteriors(images[:1].to(dtype), 1, image_noise(seed, [0], images.device))
     # one tensor, not a small one a batch: each would keep a large freed block from being used again
     found = torch.empty(3, len(images), dtype=torch.float64, device=images.device)
     for start in range(0, len(images), batch):
         x = images[start : start + batch].to(dtype)
-        noise = ImageNoise(seed, range(start, start + len(x)), x.device)
+        noise = image_noise(seed, range(start, start + len(x)), x.device)
         bounds = StreamingBounds()
         while bounds.k < k:
             samples = min(BLOCK, k - bounds.k)

@@ -1,4 +1,4 @@
-"""Noise that depends on the seed, the image and the layer, and on nothing else."""
+"""Noise that depends on the seed, the image, the layer and the sample, and on nothing else."""
 
 from collections.abc import Iterable
 
@@ -6,33 +6,39 @@ import torch
 from torch import Generator, Tensor
 
 from iwae_lab.layers import Distribution
+from iwae_lab.model import Noise
 
-__all__ = ["ImageNoise"]
+__all__ = ["BLOCK", "HashedNoise", "StreamNoise", "image_noise"]
 
 BLOCK = 250  # samples drawn at a time for one image and layer
+HASHED_ON = ("cuda",)  # a generator per image there would take a kernel launch per image, layer and block
 
 
-class ImageNoise:
-    """Noise for `LatentVariableModel.draw`: one stream for each image and each layer.
+def image_noise(seed: int, indices: Iterable[int], device: torch.device) -> Noise:
+    """Noise for `LatentVariableModel.draw`, such that an image's samples are the same whatever batch it is in.
 
-    So an image's samples are the same whatever batch it is in and however its samples are divided
-    into chunks, as long as every chunk but the last is a multiple of `BLOCK` samples.
+    They also do not depend on how they are divided into chunks, as long as every chunk but the last is a multiple of
+    `BLOCK` samples. CPU and CUDA give different, equally distributed numbers.
 
-    seed: of all streams. indices: the positions of the batch's images in their set.
+    seed: of all noise. indices: the positions of the batch's images in their set.
     """
+    return (HashedNoise if device.type in HASHED_ON else StreamNoise)(seed, indices, device)
+
+
+class StreamNoise:
+    """One torch generator per image and layer."""
 
     def __init__(self, seed: int, indices: Iterable[int], device: torch.device) -> None:
         self.seed = seed
-        self.indices = list(indices)
+        self.indices = torch.tensor(list(indices))
         self.device = device
         self.streams: dict[int, list[Generator]] = {}
 
     def __call__(self, distribution: Distribution, level: int, shape: tuple[int, int, int]) -> Tensor:
         k, _, units = shape
         if level not in self.streams:
-            self.streams[level] = [
-                Generator(self.device).manual_seed(_mix(self.seed, index, level)) for index in self.indices
-            ]
+            seeds = _shift(_mix(self.seed, self.indices, level), 1)  # 63 bits
+            self.streams[level] = [Generator(self.device).manual_seed(seed) for seed in seeds.tolist()]
         blocks = -(-k // BLOCK)
         drawn = [
             torch.stack([distribution.noise((BLOCK, units), stream) for stream in self.streams[level]], dim=1)
@@ -41,12 +47,46 @@ class ImageNoise:
         return torch.cat(drawn)[:k] if blocks > 1 else drawn[0][:k]
 
 
-def _mix(*numbers: int) -> int:
-    """A 63-bit seed from small integers (splitmix64's finaliser), so that nearby ones give unlike streams."""
-    mixed = 0
+class HashedNoise:
+    """A hash of each number's place: a few kernels per call, whatever the number of images.
+
+    The units of a sample are a SplitMix64 sequence (Steele et al. 2014) that starts at a hash of seed, image, layer
+    and sample.
+    """
+
+    def __init__(self, seed: int, indices: Iterable[int], device: torch.device) -> None:
+        self.seed = seed
+        self.indices = torch.tensor(list(indices), device=device)
+        self.drawn: dict[int, int] = {}  # samples per layer
+
+    def __call__(self, distribution: Distribution, level: int, shape: tuple[int, int, int]) -> Tensor:
+        k, _, units = shape
+        first = self.drawn.get(level, 0)
+        self.drawn[level] = first + k
+        samples = torch.arange(first, first + k, device=self.indices.device).unsqueeze(-1)
+        starts = _mix(self.seed, self.indices, level, samples)  # [k, batch]
+        steps = torch.arange(1, units + 1, device=starts.device) * GOLDEN
+        return distribution.noise_from_bits(_scramble(starts.unsqueeze(-1) + steps))
+
+
+GOLDEN, FIRST, SECOND = (constant - 2**64 for constant in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
+
+
+def _mix(*numbers: int | Tensor) -> Tensor:
+    """A 64-bit hash of integers, int64, broadcast; nearby ones give unlike hashes."""
+    mixed = torch.zeros((), dtype=torch.int64)
     for number in numbers:
-        mixed = (mixed + number + 1) * 0x9E3779B97F4A7C15 % 2**64
-        mixed = (mixed ^ (mixed >> 30)) * 0xBF58476D1CE4E5B9 % 2**64
-        mixed = (mixed ^ (mixed >> 27)) * 0x94D049BB133111EB % 2**64
-        mixed ^= mixed >> 31
-    return mixed >> 1
+        mixed = _scramble((number + mixed + 1) * GOLDEN)
+    return mixed
+
+
+def _scramble(bits: Tensor) -> Tensor:
+    """SplitMix64's finalizer; products of int64 wrap."""
+    bits = (bits ^ _shift(bits, 30)) * FIRST
+    bits = (bits ^ _shift(bits, 27)) * SECOND
+    return bits ^ _shift(bits, 31)
+
+
+def _shift(bits: Tensor, by: int) -> Tensor:
+    """To the right, filling with zeros."""
+    return (bits >> by) & ((1 << (64 - by)) - 1)
