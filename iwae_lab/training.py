@@ -173,7 +173,7 @@ class Training(pl.LightningModule):
     def on_train_start(self) -> None:
         optimizer = self.optimizers(use_pl_optimizer=False)
         assert isinstance(optimizer, torch.optim.Optimizer)
-        graphs = self.device.type == "cuda" and devices.count() == 1
+        graphs = self.device.type == "cuda" and devices.count() == 1 and self.objective.compilable
         self.execute = Steps(self.add_gradients, optimizer, self.compute, graphs=graphs)
 
     def on_train_epoch_start(self) -> None:
