@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from typing import Any, NoReturn
 
 __all__ = [
+    "Diverged",
     "UserError",
     "did_you_mean",
     "explain",
@@ -28,6 +29,10 @@ _interrupted = threading.Event()
 
 class UserError(Exception):
     """Something the user can mend; the message names the key, the value and what was expected."""
+
+
+class Diverged(UserError):
+    """A loss, a weight or a result is no number; the same command would come to the same."""
 
 
 def require(key: str, value: object, holds: bool, expected: str) -> None:

@@ -63,8 +63,8 @@ class TrainedRun:
                 raise UserError(f"{override}: {str(error).splitlines()[0]}") from None
         parts = Parts.of(check(cfg))
         prepare_cpu(parts.config)
-        data = parts.data()
-        model = parts.model(data)
+        data = parts.data
+        model = parts.model()
         model.load_state_dict(part_of(state, "model."))
         parts.objective.load_state_dict(part_of(state, "objective."))
         record.protocol = data.protocol

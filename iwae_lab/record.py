@@ -1,8 +1,7 @@
-"""The record of a run: its identity, its folder's name, and result.json."""
+"""The record of a run, which result.json holds."""
 
 import csv
 import dataclasses
-import hashlib
 import json
 import os
 import platform
@@ -16,28 +15,13 @@ from typing import Any
 from iwae_lab.errors import UserError
 
 __all__ = [
-    "NOT_HASHED",
     "Record",
-    "fingerprint",
     "read_metrics",
     "read_record",
-    "run_id",
     "writable",
     "write_atomically",
 ]
 
-# Keys that change where and how fast a run computes, not what.
-NOT_HASHED = (
-    "logger",
-    "accelerator",
-    "trainer",
-    "runs_dir",
-    "data_dir",
-    "threads",
-    "diagnostics",
-    "force",
-    "compile",
-)
 _PACKAGES = ("iwae-lab", "torch", "pytorch-lightning", "hydra-core", "omegaconf", "numpy")
 
 
@@ -56,7 +40,11 @@ class Record:
     seed: int
     epochs: int
     config: dict[str, Any]
+    """as composed"""
+    identity: dict[str, Any]
+    """what of it changes the result (identity.py); runs that differ in no more than its seed are repetitions"""
     status: str = "running"
+    """running (or interrupted), finished, failed, or diverged: no number came out"""
     error: str | None = None
     precision: str = "32"
     """of the matrix products of training"""
@@ -111,20 +99,6 @@ def writable(folder: Path) -> bool:
     except OSError:
         return False
     return os.access(folder, os.W_OK | os.X_OK)
-
-
-def fingerprint(config: dict[str, Any]) -> str:
-    """Eight hex digits over everything in a resolved configuration that changes the result."""
-    identity = {key: value for key, value in config.items() if key not in NOT_HASHED}
-    if identity["init_from"] is not None:
-        identity["init_from"] = read_record(Path(identity["init_from"])).run_id
-    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8]
-
-
-def run_id(config: dict[str, Any]) -> str:
-    """<dataset>-<model>-<objective>-k<k>-s<seed>-<hash8>."""
-    names = "-".join(config[group]["name"] for group in ("dataset", "model", "objective"))
-    return f"{names}-k{config['k']}-s{config['seed']}-{fingerprint(config)}"
 
 
 def now() -> str:

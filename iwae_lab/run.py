@@ -1,7 +1,9 @@
 """run(cfg): the whole job, from a composed configuration to the record of a run."""
 
 import contextlib
+import functools
 import logging
+import math
 import traceback
 import typing
 import warnings
@@ -21,16 +23,17 @@ from iwae_lab import devices
 from iwae_lab.config import Config, build, check, first_stage
 from iwae_lab.data.base import Dataset, default_data_dir
 from iwae_lab.data.protocol import Data, prepare
-from iwae_lab.errors import UserError, explain, interrupt_on_signals, require
+from iwae_lab.errors import Diverged, UserError, explain, interrupt_on_signals, require
 from iwae_lab.evaluation.measure import Measurements, measure
 from iwae_lab.figures import write_figures
+from iwae_lab.identity import identity, run_id
 from iwae_lab.loggers.base import RunLogger
 from iwae_lab.model import LatentVariableModel
 from iwae_lab.objectives.base import Objective
 from iwae_lab.optimizers.base import OptimizerFactory
 from iwae_lab.precision import fastest_precision
 from iwae_lab.progress import Meter
-from iwae_lab.record import Record, now, read_record, run_id, writable, write_atomically
+from iwae_lab.record import Record, now, read_record, writable, write_atomically
 from iwae_lab.report import print_record
 from iwae_lab.schedule import Schedule
 from iwae_lab.sweep import job_threads
@@ -62,14 +65,23 @@ class Parts:
             build(OptimizerFactory, config.optimizer, "optimizer"),
         )
 
+    @property
+    def data_dir(self) -> Path:
+        """Where datasets are."""
+        return Path(self.config.data_dir) if self.config.data_dir else default_data_dir()
+
+    @functools.cached_property
     def data(self) -> Data:
         """The data under the configuration's protocol."""
-        folder = Path(self.config.data_dir) if self.config.data_dir else default_data_dir()
-        return prepare(self.dataset, folder, self.config.evaluation.k, self.config.evaluation.images)
+        return prepare(self.dataset, self.data_dir, self.config.evaluation.k, self.config.evaluation.images)
 
-    def model(self, data: Data) -> LatentVariableModel:
+    def identity(self) -> dict[str, Any]:
+        """What of the configuration changes the result."""
+        return identity(self.config, self.dataset, self.data_dir, lambda: self.data)
+
+    def model(self) -> LatentVariableModel:
         """A new model for images like those of `data`, initialised from torch's global generator."""
-        return build(LatentVariableModel, self.config.model, "model", mean_image=data.mean_image())
+        return build(LatentVariableModel, self.config.model, "model", mean_image=self.data.mean_image())
 
     def device(self) -> torch.device:
         """Where to compute."""
@@ -105,8 +117,8 @@ def run(cfg: DictConfig) -> Record:
         first = run(first_stage(cfg))
         cfg = cfg.copy()
         cfg.init_from = config.init_from = str(Path(config.runs_dir) / first.run_id)
-    plain = typing.cast(dict[str, Any], OmegaConf.to_container(cfg))
-    name = run_id(plain)
+    what = parts.identity()
+    name = run_id(what)
     folder = Path(config.runs_dir) / name
     log_to_console()
     with _locked(folder):
@@ -114,11 +126,15 @@ def run(cfg: DictConfig) -> Record:
             _set_aside(folder)
         if (folder / "result.json").exists():
             record = read_record(folder)
-            _require_its_data(record, parts)
             if record.status == "finished":
                 log.info("this run is finished; force=true runs it again")
                 print_record(record, folder)
                 return record
+            if record.status == "diverged":
+                raise UserError(
+                    f"{folder}: {record.error}; the same would happen again: expected other settings, such as a lower "
+                    f"schedule.learning_rate, or force=true to train it from the start"
+                )
             config.precision = record.precision  # it goes on as it began
         if config.precision == "auto":
             config.precision = fastest_precision(parts.device(), parts.schedule.batch_size, config.k)
@@ -134,7 +150,8 @@ def run(cfg: DictConfig) -> Record:
             seed=config.seed,
             epochs=parts.schedule.epochs,
             precision=config.precision,
-            config=plain,
+            config=typing.cast(dict[str, Any], OmegaConf.to_container(cfg)),
+            identity=what,
         )
         folder.mkdir(exist_ok=True)
         with _log_file(folder / "log.txt"), _recorded(record, folder):
@@ -147,12 +164,12 @@ def run(cfg: DictConfig) -> Record:
 def _train_and_measure(parts: Parts, record: Record, folder: Path) -> None:
     config = parts.config
     record.threads = torch.get_num_threads()
-    data, training = _prepare(parts)
+    data, training = parts.data, _prepare(parts)
     record.protocol = data.protocol
     log.info("%s", folder)
     with _trackers(config, record, folder) as trackers:
         with devices.helpers(parts.devices(), parts.device().type, _help, config, folder):
-            trainer = _fit(training, data, parts, trackers, folder)
+            trainer = _fit(training, parts, trackers, folder)
         record.steps = trainer.global_step
         record.train_seconds = training.seconds
         record.images_per_second = training.images_seen / training.seconds
@@ -163,6 +180,9 @@ def _train_and_measure(parts: Parts, record: Record, folder: Path) -> None:
         model = training.model.to(parts.device())
         found = measure_model(model, data, config)
         record.metrics |= found.metrics()
+        for key in ("val/nll", "test/nll"):
+            if not math.isfinite(record.metrics[key]):
+                raise Diverged(f"{key} of the trained model is {record.metrics[key]}")
         write_figures(folder / "figures", model, data.val, data.shape, found.units)
         for tracker in trackers:
             tracker.log_result()
@@ -178,13 +198,12 @@ def prepare_cpu(config: Config) -> None:
     torch.set_flush_denormal(True)
 
 
-def _prepare(parts: Parts) -> tuple[Data, Training]:
-    """The data and what is to be trained, the same in every process."""
+def _prepare(parts: Parts) -> Training:
+    """What is to be trained, the same in every process."""
     config = parts.config
     pl.seed_everything(config.seed, verbose=False)
-    data = parts.data()
     training = Training(
-        parts.model(data),
+        parts.model(),
         parts.objective,
         parts.optimizer,
         parts.schedule,
@@ -195,15 +214,14 @@ def _prepare(parts: Parts) -> tuple[Data, Training]:
     )
     if config.init_from is not None:
         training.start_from(read_checkpoint(Path(config.init_from)))
-    return data, training
+    return training
 
 
 def _help(config: Config, folder: Path) -> None:
     """What the process of another device does for the run in `folder`."""
     torch.set_flush_denormal(True)
     parts = Parts.of(config)
-    data, training = _prepare(parts)
-    _fit(training, data, parts, [], folder)
+    _fit(_prepare(parts), parts, [], folder)
 
 
 @contextlib.contextmanager
@@ -218,8 +236,8 @@ def _trackers(config: Config, record: Record, folder: Path) -> Iterator[list[Run
         yield trackers
 
 
-def _fit(training: Training, data: Data, parts: Parts, trackers: list[RunLogger], folder: Path) -> pl.Trainer:
-    config = parts.config
+def _fit(training: Training, parts: Parts, trackers: list[RunLogger], folder: Path) -> pl.Trainer:
+    config, data = parts.config, parts.data
     checkpoints = folder / "checkpoints"
     helping = devices.rank() > 0
     if helping:
@@ -288,7 +306,8 @@ def _recorded(record: Record, folder: Path) -> Iterator[None]:
         yield
         record.status = "finished"
     except Exception as error:
-        record.status, record.error = "failed", explain(error)
+        record.status = "diverged" if isinstance(error, Diverged) else "failed"
+        record.error = explain(error)
         log.debug("%s", traceback.format_exc())  # to the file; the terminal gets one line
         error.add_note(f"log: {folder / 'log.txt'}")
         raise
@@ -325,17 +344,6 @@ def _goes_on_forced(folder: Path) -> bool:
     except UserError:
         return False
     return record.status == "running" and bool(record.config["force"])
-
-
-def _require_its_data(record: Record, parts: Parts) -> None:
-    """Raises `UserError` where the data of the run that is there have since become others."""
-    if record.protocol and not parts.dataset.has_one_content:
-        found = parts.data().protocol
-        if found != record.protocol:
-            raise UserError(
-                f"data of {record.run_id} have changed since: expected {record.protocol}, found {found}; "
-                f"another runs_dir, or force=true if it is finished, trains on these"
-            )
 
 
 def _set_aside(folder: Path) -> None:

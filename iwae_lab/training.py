@@ -19,7 +19,7 @@ from iwae_lab import devices
 from iwae_lab.bounds import ess, iwae_bound
 from iwae_lab.compiling import Compiled
 from iwae_lab.data.binarize import resample
-from iwae_lab.errors import UserError
+from iwae_lab.errors import Diverged, UserError
 from iwae_lab.evaluation.active_units import active_units
 from iwae_lab.evaluation.diagnostics import diagnose, gradient_snr
 from iwae_lab.evaluation.likelihood import likelihood
@@ -134,6 +134,7 @@ class Training(pl.LightningModule):
         self.compute = Compiled(estimate, compile if objective.compilable else "false")
         self.epoch_sums: Tensor | None = None  # of L̂_k, of the loss and of the ESS; one tensor, which graphs add to
         self.steps = 0  # of the optimizer, in all; known once training starts
+        self.step = 0  # the one at work; on CUDA, where graphs are replayed, that of the last group of batches
         self.seconds = 0.0
         self.images_seen = 0
         self.last_metrics: dict[str, float] = {}  # of the last epoch, and of evaluation epochs what was measured there
@@ -185,7 +186,7 @@ class Training(pl.LightningModule):
 
     def training_step(self, batches: tuple[Tensor, ...], index: int) -> None:
         """A step of the optimizer on each of the batches [batch, pixels]."""
-        done = self.global_step
+        self.step = done = self.global_step
         rates = [self.schedule.rate((done + i) / self.steps_per_epoch) for i in range(len(batches))]
         self.execute(batches, rates, self.steps - done)
         self.epoch_images += sum(len(x) for x in batches)
@@ -211,6 +212,11 @@ class Training(pl.LightningModule):
         with products_for_training(self.device):
             estimate.backward(self.model)
         devices.average(self, share)
+        self.step += 1
+        if (
+            self.device.type == "cpu" and devices.rank() == 0 and not estimate.loss.isfinite()
+        ):  # elsewhere: once per epoch
+            raise self.diverged(f"the loss is {estimate.loss.item()}", self.step)
         return estimate
 
     def train_bound(self) -> float:
@@ -222,7 +228,9 @@ class Training(pl.LightningModule):
         *sums, images = devices.total(torch.cat([self.epoch_sums, counted])).tolist()
         bound, loss, ess = (value / images for value in sums)
         if not np.isfinite(loss):
-            raise FloatingPointError(f"the training loss became {loss} in epoch {self.current_epoch + 1}")
+            raise self.diverged(f"the mean loss of the epoch is {loss}", self.global_step)
+        if not torch.stack([parameter.isfinite().all() for parameter in self.parameters()]).all():
+            raise self.diverged("a weight is no number", self.global_step)
         seconds = time.monotonic() - self.epoch_start
         self.seconds += seconds
         self.images_seen += int(images)
@@ -242,6 +250,21 @@ class Training(pl.LightningModule):
         for logger in self.loggers:  # now, before the epoch is checkpointed: Lightning would log it afterwards
             logger.log_metrics(metrics, self.global_step)
             logger.save()
+
+    def diverged(self, what: str, step: int) -> Diverged:
+        """The error that says when, at which learning rate, and which parameter is to blame."""
+        blame = "every parameter and gradient is finite"
+        for of, tensors in (
+            ("value", self.named_parameters()),
+            ("gradient", ((name, p.grad) for name, p in self.named_parameters())),
+        ):
+            first = next((name for name, tensor in tensors if tensor is not None and not tensor.isfinite().all()), None)
+            if first is not None:
+                blame = f"first without a finite {of}: {first}"
+                break
+        rate = float(self.trainer.optimizers[0].param_groups[0]["lr"])
+        when = f"step {step} (epoch {self.current_epoch + 1}, learning rate {rate:.3g})"
+        return Diverged(f"training diverged: {what} at {when}; {blame}")
 
     def validate(self) -> dict[str, float]:
         """Measures and draws with noise of its own, on the validation draw, so training goes on as if it did not."""

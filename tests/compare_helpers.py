@@ -8,8 +8,9 @@ from typing import Any
 
 from PIL import Image, ImageDraw
 
+from iwae_lab.identity import NOT_HASHED, run_id
 from iwae_lab.paper import ARCHITECTURES
-from iwae_lab.record import Record, run_id
+from iwae_lab.record import Record
 
 __all__ = ["make_run"]
 
@@ -65,8 +66,9 @@ def make_run(
         "test/nll_active_only": nll + 0.01,
         "val/nll": nll + 0.3,
     }
-    start = Path(config["init_from"] or "").name
-    name = run_id(config | {"init_from": None, "start": start})
+    identity = {key: value for key, value in config.items() if key not in NOT_HASHED}
+    identity["init_from"] = Path(config["init_from"]).name if config["init_from"] else None
+    name = run_id(identity)
     record = Record(
         run_id=name,
         dataset=config["dataset"]["name"],
@@ -79,6 +81,8 @@ def make_run(
         seed=seed,
         epochs=config["schedule"]["epochs"],
         config=config,
+        identity=identity,
+        precision="32" if config["precision"] == "auto" else config["precision"],
         status=status,
         error=error,
         train_seconds=431.0,

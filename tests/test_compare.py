@@ -74,7 +74,7 @@ def test_with_one_seed_the_error_is_that_over_images_and_is_marked(compare, tmp_
     "key, values",
     [
         ("schedule.epochs", (20, 400)),
-        ("precision", ("auto", "bf16")),
+        ("precision", ("32", "bf16")),
         ("objective.alpha", (0.5, 2)),
         ("schedule.learning_rate", (0.001, 0.0010000001)),
         ("init_from", ("a", "b")),
@@ -86,6 +86,36 @@ def test_runs_that_differ_in_more_than_the_seed_are_not_averaged(tmp_path, key, 
     [table] = tables_of(tmp_path, by=by)
     assert [len(cell.runs) for row in table.rows for cell in row.cells.values()] == [1, 1]
     assert {row.label for row in table.rows} == {f"iwae {key}={value}" for value in values}
+
+
+def test_what_auto_resolved_to_sets_runs_apart_and_auto_itself_does_not(tmp_path):
+    make_run(tmp_path, seed=0, precision="auto")
+    make_run(tmp_path, seed=1, precision="32")
+    make_run(tmp_path, seed=2, precision="bf16")
+    [table] = tables_of(tmp_path)
+    assert {row.label: len(row.cells["1"].runs) for row in table.rows} == {
+        "iwae precision=32": 2,
+        "iwae precision=bf16": 1,
+    }
+
+
+def test_one_seed_twice_is_no_repetition(compare, tmp_path):
+    make_run(tmp_path, precision="auto", nll=85.0, finished="2026-01-01T01:00:00+00:00")
+    later = make_run(tmp_path, precision="32", nll=85.5, finished="2026-01-02T01:00:00+00:00")
+    output = compare(tmp_path)
+    assert "85.50 ± 0.20†" in output.out and "×2" not in output.out
+    assert "the same setting and seed, counted once: mnist-one_layer-iwae-k1-s0-" in output.out + output.err
+    assert f"(as {later.name})" in " ".join((output.out + output.err).split())
+
+
+def test_a_record_with_the_words_of_an_older_version_is_named_and_left_out(compare, tmp_path):
+    make_run(tmp_path)
+    path = make_run(tmp_path, seed=1) / "result.json"
+    content = json.loads(path.read_text())
+    content["passes"] = content.pop("epochs")
+    path.write_text(json.dumps(content))
+    assert "1 run" in (output := compare(tmp_path)).out
+    assert f"{path}: written by an older version of iwae_lab" in output.out + output.err
 
 
 def test_of_two_copies_of_a_run_the_finished_one_counts(tmp_path):

@@ -16,7 +16,6 @@ from iwae_lab.errors import UserError, explain
 from iwae_lab.model import LatentVariableModel
 from iwae_lab.objectives.base import Objective
 from iwae_lab.optimizers.base import OptimizerFactory
-from iwae_lab.record import fingerprint, run_id
 from iwae_lab.run import Parts
 from iwae_lab.schedule import Schedule
 
@@ -121,31 +120,6 @@ def test_defaults_are_those_promised(composed: Composed) -> None:
     chosen = [getattr(config, group)["name"] for group in ("dataset", "model", "objective", "schedule")]
     assert chosen == ["mnist_5k", "one_layer", "iwae", "quick"]
     assert (config.k, config.seed, config.evaluation) == (50, 0, Evaluation(k=5000, images=None))
-
-
-def container(cfg: DictConfig) -> dict:  # type: ignore[type-arg]
-    return OmegaConf.to_container(cfg, resolve=True)  # type: ignore[return-value]
-
-
-@pytest.mark.parametrize(
-    "override", ["k=5", "seed=1", "objective=vae", "model=two_layer", "schedule=paper", "schedule.epochs=3",
-                 "evaluation.k=10", "evaluation.images=10", "optimizer.beta1=0.99", "precision=bf16", "dataset=mnist"],
-)  # fmt: skip
-def test_whatever_changes_the_result_changes_the_fingerprint(override: str, composed: Composed) -> None:
-    assert fingerprint(container(composed(override))) != fingerprint(container(composed()))
-
-
-@pytest.mark.parametrize(
-    "override", ["logger=none", "accelerator=cpu", "trainer.devices=2", "runs_dir=elsewhere", "threads=1", "force=true"]
-)
-def test_where_and_how_fast_changes_no_fingerprint(override: str, composed: Composed) -> None:
-    assert fingerprint(container(composed(override))) == fingerprint(container(composed()))
-
-
-def test_run_ids_say_what_a_run_is(composed: Composed) -> None:
-    name = run_id(container(composed("objective=vae", "k=5", "seed=3", "model=two_layer")))
-    assert name.startswith("mnist_5k-two_layer-vae-k5-s3-")
-    assert len(name.rsplit("-", 1)[1]) == 8
 
 
 def test_schema_is_the_dataclass(composed: Composed) -> None:

@@ -4,7 +4,6 @@ import re
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, cast
 
 import pytest
 import yaml
@@ -13,11 +12,11 @@ from hydra import compose, initialize_config_dir
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from oracle import X, linear_gaussian
 
 from iwae_lab.config import check, first_stage
-from iwae_lab.record import run_id
+from iwae_lab.identity import run_id
 from iwae_lab.run import Parts
 from iwae_lab.sweep import name_of
 
@@ -40,7 +39,9 @@ def jobs(name: str) -> list[DictConfig]:
 
 def identity(cfg: DictConfig) -> str:
     """The id of the run, were it not to start from another."""
-    return run_id(cast(dict[str, Any], OmegaConf.to_container(cfg)) | {"init_from": None})
+    config = check(cfg)
+    config.init_from = None
+    return run_id(Parts.of(config).identity())
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -255,7 +255,9 @@ def test_of_a_resumed_run_wandb_is_given_what_it_lacks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, known: int
 ) -> None:
     (tmp_path / "metrics.csv").write_text("step,train/bound\n40,-3.0\n80,-2.0\n120,-1.0\n")
-    record = Record("r", "d", "dynamic", "p", "m", "iwae", k=5, schedule="quick", seed=0, epochs=4, config={})
+    record = Record(
+        "r", "d", "dynamic", "p", "m", "iwae", k=5, schedule="quick", seed=0, epochs=4, config={}, identity={}
+    )
     run = Mock(resumed=known >= 0, offline=False, url=None, summary={"step": known})
     monkeypatch.setenv("WANDB_MODE", "offline")
     started: list[dict[str, Any]] = []

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from iwae_lab.errors import UserError, did_you_mean
-from iwae_lab.record import NOT_HASHED, Record, read_record
+from iwae_lab.record import Record, read_record
 
 __all__ = ["Found", "Run", "as_number", "differences", "find_runs", "known_key", "select", "sort_key", "text"]
 
@@ -31,7 +31,7 @@ class Run:
     facts: dict[str, str]
     """identity keys and dotted keys of the configuration"""
     setting: dict[str, str]
-    """those of the configuration that change the result, but for the seed; equal settings are repetitions"""
+    """those of the configuration that change the result, but for the seed: runs that share them are repetitions"""
 
     @property
     def measured(self) -> bool:
@@ -63,9 +63,8 @@ class Run:
     def gradient_snr(self) -> tuple[float, float] | None:
         """Signal-to-noise ratio of the gradients in θ and φ, where it was measured (diagnostics=true)."""
         metrics = self.record.metrics
-        if "diagnostics/snr/generative" not in metrics:
-            return None
-        return float(metrics["diagnostics/snr/generative"]), float(metrics["diagnostics/snr/inference"])
+        found = [float(metrics.get(f"diagnostics/snr/{part}", math.nan)) for part in ("generative", "inference")]
+        return (found[0], found[1]) if all(map(math.isfinite, found)) else None
 
 
 @dataclass
@@ -126,10 +125,27 @@ def find_runs(directories: list[Path]) -> Found:
         where = ", ".join(map(str, directories))
         raise UserError(f"{where}: expected run folders with a result.json, found none" + _more(found.notes))
     for folder, record in records.values():
-        setting = _setting(record.config, records)
+        setting = _setting(record, records)
         identity = {key: text(getattr(record, key)) for key in IDENTITY}
         found.runs.append(Run(folder, record, _flat(record.config) | setting | identity, setting))
+    _drop_duplicates(found)
     return found
+
+
+def _drop_duplicates(found: Found) -> None:
+    """Keep the latest of the results that share setting and seed, which are one result and no repetition."""
+    alike: dict[str, list[Run]] = defaultdict(list)
+    for run in found.runs:
+        if run.measured:
+            alike[json.dumps([run.record.seed, run.record.protocol, run.setting], sort_keys=True)].append(run)
+    for same in alike.values():
+        kept = max(same, key=lambda run: run.record.finished or "")
+        for run in same:
+            if run is not kept:
+                found.runs.remove(run)
+                found.notes.append(
+                    f"the same setting and seed, counted once: {run.record.run_id} (as {kept.record.run_id})"
+                )
 
 
 def _more(notes: list[str]) -> str:
@@ -158,10 +174,11 @@ def _flat(config: dict[str, Any]) -> dict[str, str]:
     return flat
 
 
-def _setting(config: dict[str, Any], records: dict[str, tuple[Path, Record]]) -> dict[str, str]:
-    setting = {key: value for key, value in config.items() if key not in NOT_HASHED and key != "seed"}
-    if isinstance(config.get("init_from"), str):
-        setting["init_from"] = _origin(Path(config["init_from"]), records)
+def _setting(record: Record, records: dict[str, tuple[Path, Record]]) -> dict[str, str]:
+    setting = {key: value for key, value in record.identity.items() if key != "seed"}
+    setting["precision"] = record.precision  # which "auto" chose
+    if record.identity["init_from"] is not None:
+        setting["init_from"] = _origin(Path(record.config["init_from"]), records)
     return _flat(setting)
 
 
@@ -174,8 +191,8 @@ def _origin(folder: Path, records: dict[str, tuple[Path, Record]]) -> str:
         record = records[folder.name][1] if folder.name in records else read_record(folder)
     except UserError:
         return folder.name
-    setting = json.dumps(_setting(record.config, records), sort_keys=True)
-    digest = hashlib.sha256(setting.encode()).hexdigest()[:4]
+    setting = json.dumps(_setting(record, records), sort_keys=True)
+    digest = hashlib.sha256(setting.encode()).hexdigest()[:8]
     return f"{record.dataset}-{record.model}-{record.objective}-k{record.k}-{digest}"
 
 

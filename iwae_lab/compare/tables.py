@@ -173,8 +173,8 @@ def not_compared(runs: list[Run]) -> list[str]:
     kinds = defaultdict(list)
     for run in runs:
         record = run.record
-        if record.status == "failed":
-            kinds["failed"].append(f"{record.run_id} ({record.error})")
+        if record.status in ("failed", "diverged"):
+            kinds[record.status].append(f"{record.run_id} ({record.error})")
         elif record.status != "finished":
             kinds[record.error or record.status].append(record.run_id)
         elif not run.measured:

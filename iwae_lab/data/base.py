@@ -56,10 +56,16 @@ class Dataset(ABC):
             raise UserError(f"binarization={binarization}: expected {' or '.join(self.binarizations)}")
         self.binarization = binarization
 
-    @property
-    def has_one_content(self) -> bool:
-        """Whether its files are taken with their published content only."""
-        return all(file.digest and file.exact for file in self.files)
+    def is_published(self, data_dir: Path) -> bool:
+        """Whether `load` can give only the published content."""
+        for file in self.files:
+            if file.digest is None:
+                return False
+            if not file.exact:
+                local, _ = file.search(data_dir / self.name)
+                if local is not None and not local.published:
+                    return False
+        return True
 
     def load(self, data_dir: Path) -> Splits:
         """The three sets. Raises `UserError` for a file that is missing, damaged or not of this format."""

@@ -36,6 +36,10 @@ class Data:
     """height and width"""
     protocol: str
     """what must agree for results to be comparable"""
+    content: str
+    """hash of the images, before any draw"""
+    whole_test: bool
+    """whether all test images are tested"""
 
     def mean_image(self) -> Tensor:
         """Mean training pixels in [0, 1], float32 [pixels]."""
@@ -48,21 +52,24 @@ def prepare(dataset: Dataset, data_dir: Path, k: int, images: int | None) -> Dat
     how = dataset.binarization
     train = splits.train if how == "dynamic" else 255 * binarize_once(splits.train, how, TRAIN_SEED)
     test = binarize_once(splits.test, how, TEST_SEED)[:images]
+    content = content_hash(splits)
     return Data(
         torch.from_numpy(train.copy()),
         torch.from_numpy(binarize_once(splits.val, how, VAL_SEED)),
         torch.from_numpy(test),
         splits.shape,
-        _name(dataset, splits, len(test), k),
+        _name(dataset, splits, content, len(test), k),
+        content,
+        len(test) == len(splits.test),
     )
 
 
-def _name(dataset: Dataset, splits: Splits, tested: int, k: int) -> str:
+def _name(dataset: Dataset, splits: Splits, content: str, tested: int, k: int) -> str:
     official = dataset.official.get(dataset.binarization)
     if official and splits.published and tested == len(splits.test) and k == OFFICIAL_K:
         return official
-    content = f"{dataset.name}#{content_hash(splits)}/{dataset.binarization}"
-    return f"{content} {len(splits.train)}/{len(splits.val)}/{tested} L_{k}"
+    drawn = f"{dataset.name}#{content}/{dataset.binarization}"
+    return f"{drawn} {len(splits.train)}/{len(splits.val)}/{tested} L_{k}"
 
 
 def content_hash(splits: Splits) -> str:

@@ -21,9 +21,9 @@ class OptimizerFactory(ABC):
 class MatrixOptimizer(torch.optim.Optimizer, ABC):
     """Steps matrices by `matrix_steps`, with decoupled weight decay; everything else by Adam, at the same rate.
 
-    A CUDA graph can hold `update`, which is operations on tensors alone (`capturable` tells torch to keep step counts on
-    the device); it is followed by `advance`, which does
-    what is due only every `period` steps. The learning rate is a number, or a tensor of no dimensions.
+    A CUDA graph can hold `update`, which is operations on tensors alone (`capturable` tells torch to keep step counts
+    on the device); it is followed by `advance`, which does what is due only every `period` steps. The learning rate is
+    a number, or a tensor of no dimensions.
     """
 
     period: int | None = None
