@@ -5,6 +5,7 @@ import copy
 import dataclasses
 import functools
 import inspect
+import os
 import typing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -110,7 +111,8 @@ class Config:
         valid_threads = self.threads == "auto" or (self.threads.isdigit() and int(self.threads) >= 1)
         require("threads", self.threads, valid_threads, "auto or an integer of at least 1")
         if self.data_dir is not None:
-            require("data_dir", self.data_dir, Path(self.data_dir).is_dir(), "an existing directory")
+            is_directory = os.path.isdir(os.path.expanduser(self.data_dir))
+            require("data_dir", self.data_dir, is_directory, "an existing directory")
         if isinstance(self.init_from, str):
             start = Path(self.init_from)
             found = (start / "result.json").is_file()

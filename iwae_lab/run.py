@@ -21,7 +21,7 @@ from pytorch_lightning.plugins.environments import LightningEnvironment
 
 from iwae_lab import devices
 from iwae_lab.config import Config, build, check, first_stage
-from iwae_lab.data.base import Dataset, default_data_dir
+from iwae_lab.data.base import Dataset, resolve_data_dir
 from iwae_lab.data.protocol import Data, prepare
 from iwae_lab.errors import Diverged, UserError, explain, interrupt_on_signals, require
 from iwae_lab.evaluation.measure import Measurements, measure
@@ -68,7 +68,7 @@ class Parts:
     @property
     def data_dir(self) -> Path:
         """Where datasets are."""
-        return Path(self.config.data_dir) if self.config.data_dir else default_data_dir()
+        return resolve_data_dir(self.config.data_dir)
 
     @functools.cached_property
     def data(self) -> Data:

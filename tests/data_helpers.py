@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 from scipy.io import savemat
 
 from iwae_lab.data.base import Dataset
@@ -57,6 +58,29 @@ def npz(**arrays: np.ndarray) -> bytes:
     return file.getvalue()
 
 
+def arff(train: np.ndarray, test: np.ndarray) -> bytes:
+    """As OpenML gives out MNIST."""
+    head = "% pixels\n@RELATION digits\n@ATTRIBUTE pixel1 real\n@ATTRIBUTE class {0,1}\n\n@DATA\n"
+    rows = np.concatenate([train, test]).reshape(-1, 784)
+    return (head + "".join(",".join(map(str, row)) + ",'7'\n" for row in rows)).encode()
+
+
+def parquet(array: np.ndarray) -> bytes:
+    """As Hugging Face gives out MNIST."""
+    import pyarrow
+    from pyarrow import parquet
+
+    def png(image: np.ndarray) -> bytes:
+        file = io.BytesIO()
+        Image.fromarray(image).save(file, "PNG")
+        return file.getvalue()
+
+    rows = pyarrow.array([{"bytes": png(image), "path": None} for image in array])
+    file = io.BytesIO()
+    parquet.write_table(pyarrow.table({"image": rows, "label": [0] * len(array)}), file)
+    return file.getvalue()
+
+
 @functools.cache
 def csv(n_a_class: int) -> bytes:
     """Rows of 784 pixels below 10 and the class, sorted by class."""
@@ -93,7 +117,7 @@ def small_dataset(name: str, data_dir: Path) -> Dataset:
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(gzip.compress(content, 1) if file.name.endswith(".gz") else content)
         digest = sha256(content) if file.digest else None
-        files.append(dataclasses.replace(file, digest=digest, mirrors=(), places=()))
+        files.append(dataclasses.replace(file, digest=digest, mirrors=(), places=(), copies=()))
     dataset.files = tuple(files)
     return dataset
 

@@ -83,21 +83,21 @@ def test_static_mnist_keeps_packed_copies_that_hold_the_published_content(tmp_pa
         (Omniglot(), b"junk" * 100, "expected a MATLAB file, whole"),
         (Omniglot(), mat(data=images(30), testdata=images(20))[:30000], "expected a MATLAB file, whole"),
         (Omniglot(), b"MATLAB 7.3".ljust(124) + b"\0\2IM" + bytes(400), "expected a MATLAB file, whole"),  # HDF5
-        (Omniglot(), mat(data=images(3)), "expected the keys data and testdata"),
-        (Omniglot(), mat(data=images(3), testdata=images(3, side=20)), "expected 784 pixels × images, found (400, 3)"),
+        (Omniglot(), mat(data=images(3)), "with the keys data and testdata, found data"),
+        (Omniglot(), mat(data=images(3), testdata=images(3, side=20)), "expected 784 pixels × images, found [400, 3]"),
         (Omniglot(), mat(data=images(3), testdata=images(3) * 2.0), "expected floats in [0, 1], found 0 to 2"),
         (MNIST5k(), csv(3), "expected 5,000 rows of 785, found (30, 785)"),
         (NPZ("f"), b"junk", "expected a .npz file, whole"),
         (NPZ("f"), npz(train=images(3), test=images(3))[:-100], "expected a .npz file, whole"),
-        (NPZ("f"), npz(train=images(3)), "found no test"),
+        (NPZ("f"), npz(train=images(3)), "validation, found train"),
         (NPZ("f"), npz(train=images(3), test=images(3, side=5)), "expected images of one size"),
         (NPZ("f"), npz(train=images(3), test=images(3).reshape(3, 56, 14)[:, 0, :5]), "test: expected [images, height"),
         (NPZ("f"), npz(train=images(1), test=images(3)), "train: expected at least 2 images, found 1"),
         (NPZ("f"), npz(train=images(3) // 128, test=images(3)), "train: expected grey levels 0 to 255, found none"),
         (NPZ("f"), npz(train=images(3), test=images(3) / 1.0), "test: expected floats in [0, 1], found 0 to 255"),
-        (NPZ("f"), npz(train=images(3), test=images(3) * np.nan), "test: expected floats in [0, 1], found nan"),
+        (NPZ("f"), npz(train=images(3), test=images(3) * np.nan), "test: expected floats in [0, 1], found NaN"),
         (NPZ("f"), npz(train=images(3), test=images(3).astype(int)), "test: expected uint8, bool or floats"),
-        (NPZ("f"), npz(train=images(3), test=np.array([None] * 3)), "expected a .npz file, whole"),
+        (NPZ("f"), npz(train=images(3), test=np.array([None] * 3)), "test: expected numbers, found Python objects"),
     ],
     ids=lambda value: value if isinstance(value, str) else type(value).__name__,
 )
@@ -109,7 +109,7 @@ def test_what_is_no_such_file_is_refused_with_what_was_expected(dataset, data, f
 def test_an_error_in_a_file_names_it(tmp_path):
     path = tmp_path / "mine.npz"
     path.write_bytes(npz(train=images(3)))
-    with pytest.raises(UserError, match=re.escape(f"{path}: expected the arrays train and test, found no test")):
+    with pytest.raises(UserError, match=re.escape(f"{path}: expected the arrays train, test and")):
         NPZ(str(path)).load(tmp_path)
 
 

@@ -9,25 +9,24 @@ from hydra.utils import get_object
 from omegaconf import OmegaConf
 
 from iwae_lab.config import CONF
-from iwae_lab.data.base import Dataset, default_data_dir
+from iwae_lab.data.base import Dataset, resolve_data_dir
 from iwae_lab.errors import UserError, did_you_mean, one_line_errors
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m iwae_lab.data", description="List datasets, or fetch them.")
-    parser.add_argument(
-        "--data-dir", type=Path, default=default_data_dir(), help="where datasets are (default: %(default)s)"
-    )
+    parser.add_argument("--data-dir", metavar="DIR", help="where datasets are (default: $IWAE_LAB_DATA, else a cache)")
     commands = parser.add_subparsers(dest="command", metavar="[fetch NAME …]")
     fetching = commands.add_parser("fetch", help="download datasets ahead of time")
     fetching.add_argument("names", nargs="+", metavar="NAME")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     with one_line_errors():
+        data_dir = resolve_data_dir(arguments.data_dir)
         if arguments.command == "fetch":
-            fetch(arguments.names, arguments.data_dir)
+            fetch(arguments.names, data_dir)
         else:
-            show(arguments.data_dir)
+            show(data_dir)
 
 
 def fetch(names: list[str], data_dir: Path) -> None:
@@ -44,6 +43,7 @@ def fetch(names: list[str], data_dir: Path) -> None:
 
 def show(data_dir: Path) -> None:
     """Print every dataset's files: whether they are there and intact, and where."""
+    print(f"data directory: {data_dir}{'' if data_dir.is_dir() else ' (not there yet)'}")
     missing = []
     for name, dataset in datasets().items():
         if not dataset.files:

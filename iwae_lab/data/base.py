@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import tempfile
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,9 +13,9 @@ import platformdirs
 from numpy.typing import NDArray
 
 from iwae_lab.data.download import DataFile
-from iwae_lab.errors import UserError
+from iwae_lab.errors import UserError, require
 
-__all__ = ["BINARIZATIONS", "Dataset", "Splits", "default_data_dir"]
+__all__ = ["BINARIZATIONS", "Dataset", "Splits", "resolve_data_dir"]
 
 BINARIZATIONS = ("dynamic", "static", "threshold")
 
@@ -90,7 +91,17 @@ class Dataset(ABC):
         """The sets, from what each of `files` holds."""
 
 
-def default_data_dir() -> Path:
-    """$IWAE_LAB_DATA, else the user's cache directory."""
-    chosen = os.environ.get("IWAE_LAB_DATA")
-    return Path(chosen) if chosen else Path(platformdirs.user_cache_dir("iwae_lab"))
+def resolve_data_dir(chosen: str | None = None) -> Path:
+    """The folder that was chosen, else $IWAE_LAB_DATA, else one in the user's cache; `~` is the home directory.
+
+    It need not exist yet. Raises `UserError` for what can't be a directory. Where there is no home directory, the
+    cache is among the temporary files.
+    """
+    key, value = ("IWAE_LAB_DATA", os.environ.get("IWAE_LAB_DATA")) if chosen is None else ("data_dir", chosen)
+    if value or chosen is not None:
+        path = os.path.expanduser(value or "")
+        usable = os.path.isdir(path) or not (os.path.exists(path) or path.startswith("~"))
+        require(key, value, bool(path) and usable, "a directory")
+        return Path(path)
+    cache = Path(platformdirs.user_cache_dir("iwae_lab"))
+    return cache if cache.is_absolute() else Path(tempfile.gettempdir()) / "iwae_lab"

@@ -8,9 +8,10 @@ import logging
 import os
 import sys
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import pooch
 import requests
@@ -19,11 +20,15 @@ from filelock import FileLock
 from iwae_lab.errors import UserError
 from iwae_lab.record import write_atomically
 
-__all__ = ["Content", "DataFile", "Packing"]
+__all__ = ["LIMIT", "Content", "Copies", "DataFile", "Packing"]
 
 log = logging.getLogger(__name__)
 
 ROUNDS = 2  # over the mirrors
+LIMIT = 2**31  # bytes that a file may hold and that an array may take, unless it says otherwise
+CONTAINER_LIMIT = 2**28  # bytes of a file in another library's format
+_GZIP = b"\x1f\x8b"
+_CHUNK = 2**20
 
 
 @dataclass(frozen=True)
@@ -32,9 +37,11 @@ class Content:
 
     path: Path
     data: bytes
-    """unpacked, if the file is a .gz"""
+    """unpacked, if the file is gzipped"""
     published: bool
     """whether they are what the file's publisher gave out"""
+    converted: bool = False
+    """whether they were taken out of another library's format"""
 
 
 @dataclass(frozen=True)
@@ -47,8 +54,18 @@ class Packing:
 
 
 @dataclass(frozen=True)
+class Copies:
+    """Where another library keeps the content of a file, and how it comes out of that library's format."""
+
+    find: Callable[[Path], Iterable[Path]]
+    """the dataset's folder in the data directory -> where copies may lie"""
+    unpack: Callable[[bytes], bytes] | None = None
+    """raises `ValueError` for what is not of that format; None: they are the file itself, gzipped or not"""
+
+
+@dataclass(frozen=True)
 class DataFile:
-    """A file known by the hash of what it holds."""
+    """A file known by the hash of what it holds, gzipped or not."""
 
     name: str
     digest: str | None = None
@@ -58,12 +75,16 @@ class DataFile:
     """folders it can be downloaded from, in order of preference"""
     places: tuple[Path, ...] = ()
     """folders where it may lie, besides the data directory"""
+    limit: int = LIMIT
+    """bytes it may hold, unpacked; no more are read"""
     exact: bool = True
     """False: a copy with other content is taken for the user's own, unless it was downloaded"""
     timeout: float = 30.0
     """seconds that a mirror may keep silent"""
     packing: Packing | None = None
     """keep a small copy, NAME.packed, beside the file, and read that where it is; it too is checked by `digest`"""
+    copies: tuple[Copies, ...] = ()
+    """what other libraries keep, looked at last; what is converted is kept in the dataset's folder"""
 
     def read(self, folder: Path) -> Content:
         """The file, from one of `places`, `folder` or its parent, or else downloaded into `folder`.
@@ -77,34 +98,56 @@ class DataFile:
             problems += failures
         if found is None:
             raise UserError(self._how_to_mend(folder, problems))
-        if self.packing and found.path.name == self.name:
-            with contextlib.suppress(OSError):  # a directory that can't be written has no packed copies
-                write_atomically(found.path.with_name(f"{self.name}.packed"), self.packing.pack(found.data))
+        kept = None
+        if found.converted:
+            kept = folder / self._plain_name, found.data
+        elif self.packing and found.path.name == self.name:
+            kept = found.path.with_name(f"{self.name}.packed"), self.packing.pack(found.data)
+        if kept:
+            with contextlib.suppress(OSError):  # a directory that can't be written keeps nothing
+                kept[0].parent.mkdir(parents=True, exist_ok=True)
+                write_atomically(*kept)
         return found
 
     def search(self, folder: Path) -> tuple[Content | None, list[str]]:
         """The file where it already lies, if it does, else what is wrong with copies that can't be used."""
         problems = []
-        for path in self._paths(folder):
-            if path.is_file():
-                try:
-                    return self._checked(path, self.exact), []
-                except ValueError as error:
-                    problems.append(f"{path}: {error}")
+        for path, unpack in self._candidates(folder):
+            try:
+                if self.digest is None and path.is_dir():
+                    raise ValueError("expected a file, found a folder")
+                if path.is_file():
+                    return self._checked(path, self.exact, unpack), []
+            except (OSError, ValueError) as error:
+                problems.append(f"{path}: {error}")
         return None, problems
 
-    def _paths(self, folder: Path) -> list[Path]:
-        names = [f"{self.name}.packed", self.name] if self.packing else [self.name]
-        return [place / name for place in (*self.places, folder, folder.parent) for name in names]
+    @property
+    def _plain_name(self) -> str:
+        return self.name.removesuffix(".gz")
 
-    def _checked(self, path: Path, exact: bool) -> Content:
+    def _candidates(self, folder: Path) -> Iterator[tuple[Path, Callable[[bytes], bytes] | None]]:
+        """Where it may lie, in order of preference, and how it comes out of that form."""
+        names = [self.name] if self.digest is None else [self.name, self._plain_name, f"{self._plain_name}.gz"]
+        for place in self._folders(folder):
+            if self.packing:
+                yield place / f"{self.name}.packed", self.packing.unpack
+            for name in dict.fromkeys(names):
+                yield place / name, None
+        for copies in self.copies:
+            for path in copies.find(folder):
+                yield path, copies.unpack
+
+    def _folders(self, folder: Path) -> list[Path]:
+        return [*self.places, folder, folder.parent]
+
+    def _checked(self, path: Path, exact: bool, unpack: Callable[[bytes], bytes] | None = None) -> Content:
         """Raises `ValueError` with what was expected and what was found."""
+        converted = unpack is not None and path.suffix != ".packed"
         try:
-            data = path.read_bytes()
-            if path.suffix == ".packed" and self.packing:
-                data = self.packing.unpack(data)
-            elif self.name.endswith(".gz"):
-                data = gzip.decompress(data)
+            data = _read(path, CONTAINER_LIMIT if converted else self.limit)
+            if unpack:
+                data = unpack(data)
         except (OSError, EOFError, zlib.error) as error:
             raise ValueError(f"expected a file that can be read to its end, found {error}") from None
         if self.digest is None:
@@ -112,7 +155,7 @@ class DataFile:
         found = _digest(data, self.digest.partition(":")[0])
         if exact and found != self.digest:
             raise ValueError(f"expected content of {self.digest}, found {found} ({len(data):,} bytes)")
-        return Content(path, data, published=found == self.digest)
+        return Content(path, data, found == self.digest, converted)
 
     def _download(self, folder: Path) -> tuple[Content | None, list[str]]:
         """The file from the first mirror that gives it, else why none did; one process at a time."""
@@ -140,15 +183,19 @@ class DataFile:
 
     def _download_from(self, url: str, partial: Path) -> Content:
         log.info("downloading %s", url)
-        pooch.HTTPDownloader(progressbar=sys.stderr.isatty(), timeout=self.timeout)(url, str(partial), None)
+        with partial.open("wb") as file:
+            bounded = _Bounded(file, self.limit)
+            pooch.HTTPDownloader(progressbar=sys.stderr.isatty(), timeout=self.timeout)(url, bounded, None)
         return self._checked(partial, exact=True)
 
     def _how_to_mend(self, folder: Path, problems: list[str]) -> str:
-        places = ", ".join(dict.fromkeys(str(path.parent) for path in self._paths(folder)))
+        places = ", ".join(dict.fromkeys(str((place / self.name).parent) for place in self._folders(folder)))
         text = f"{self.name}: expected in one of {places}"
+        if self.copies:
+            text += ", or where torchvision, Keras, scikit-learn or Hugging Face keeps it"
         if problems:
             text += f"; found: {'; '.join(problems)}"
-        if (folder / self.name).exists():
+        if self.mirrors and (folder / self.name).exists():
             text += ". Nothing was changed: move the damaged file away to have it fetched again"
         elif self.mirrors:
             fetch = f"python -m iwae_lab.data --data-dir {folder.parent} fetch {folder.name}"
@@ -156,6 +203,42 @@ class DataFile:
             text += ". Name a folder that has it with data_dir=DIR or IWAE_LAB_DATA=DIR, or, where there is a network, "
             text += f"bring it with `{fetch}` or `{curl}`"
         return text
+
+
+class _Bounded:
+    """A file that takes no more than `limit` bytes. Raises `ValueError` for more."""
+
+    def __init__(self, file: BinaryIO, limit: int) -> None:
+        self._file, self._limit = file, limit
+
+    def write(self, data: bytes) -> int:
+        _within(self._limit, self._file.tell() + len(data))
+        return self._file.write(data)
+
+    def flush(self) -> None:
+        self._file.flush()
+
+
+def _read(path: Path, limit: int) -> bytes:
+    """What a file holds, unpacked if it is gzipped. Raises `ValueError` where that is more than `limit` bytes."""
+    with path.open("rb") as file:
+        gzipped = file.read(len(_GZIP)) == _GZIP
+        file.seek(0)
+        if not gzipped:
+            _within(limit, os.fstat(file.fileno()).st_size)
+            return file.read()
+        chunks, size = [], 0
+        with gzip.GzipFile(fileobj=file) as unpacked:
+            while chunk := unpacked.read(_CHUNK):
+                size += len(chunk)
+                _within(limit, size)
+                chunks.append(chunk)
+        return b"".join(chunks)
+
+
+def _within(limit: int, size: int) -> None:
+    if size > limit:
+        raise ValueError(f"expected at most {limit:,} bytes, found more")
 
 
 def _digest(data: bytes, kind: str) -> str:

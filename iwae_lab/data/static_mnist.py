@@ -51,11 +51,17 @@ class StaticMNIST(Dataset):
     binarizations: ClassVar[tuple[str, ...]] = ("static",)
     official: ClassVar[dict[str, str]] = {"static": "mnist/larochelle"}
     files = tuple(
-        DataFile(f"binarized_mnist_{part}.amat", f"sha256:{sha256}", _MIRRORS, packing=Packing(pack, unpack))
-        for part, sha256 in (
-            ("train", "ad693b29f94c14277b095f5238ddefbbdaaae0939789dd2f4f0205278cee3e4d"),
-            ("valid", "1de3d397c40fe8eeb33dafd4099a1f665ec01e96d9be234aaeeac8a34930e2e2"),
-            ("test", "e6687bfea3f820c174f33b7865140b2a2dd2930ef786f35d45795fc193b5ab2c"),
+        DataFile(
+            f"binarized_mnist_{part}.amat",
+            f"sha256:{sha256}",
+            _MIRRORS,
+            limit=images * _ROW,
+            packing=Packing(pack, unpack),
+        )
+        for part, images, sha256 in (
+            ("train", 50_000, "ad693b29f94c14277b095f5238ddefbbdaaae0939789dd2f4f0205278cee3e4d"),
+            ("valid", 10_000, "1de3d397c40fe8eeb33dafd4099a1f665ec01e96d9be234aaeeac8a34930e2e2"),
+            ("test", 10_000, "e6687bfea3f820c174f33b7865140b2a2dd2930ef786f35d45795fc193b5ab2c"),
         )
     )
 
