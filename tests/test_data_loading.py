@@ -124,7 +124,7 @@ def test_an_error_in_a_file_names_it(tmp_path):
 )
 def test_npz_arrays_of_every_kind_hold_the_same_levels(tmp_path, represented):
     path = tmp_path / "mine.npz"
-    parts = {name: images(5, side=6, seed=seed) for seed, name in enumerate(("train", "valid", "test"))}
+    parts = {name: images(5, side=6, seed=seed) for seed, name in enumerate(("train", "val", "test"))}
     path.write_bytes(npz(**{name: represented(array) for name, array in parts.items()}))
     splits = NPZ("mine.npz").load(tmp_path)
     assert splits.shape == (6, 6)

@@ -53,7 +53,7 @@ def test_what_makes_results_incomparable_shows_in_the_name(tmp_path):
     changed = images(30)
     changed[3, 4, 5] ^= 1
     (tmp_path / "pixel.npz").write_bytes(npz(train=changed, test=images(8)))
-    (tmp_path / "split.npz").write_bytes(npz(train=images(30)[:20], valid=images(30)[20:], test=images(8)))
+    (tmp_path / "split.npz").write_bytes(npz(train=images(30)[:20], val=images(30)[20:], test=images(8)))
     (tmp_path / "shape.npz").write_bytes(npz(train=images(30).reshape(30, 14, 56), test=images(8).reshape(8, 14, 56)))
 
     def name(path: str, binarization: str = "dynamic", k: int = 50, n: int | None = None) -> str:
@@ -84,7 +84,7 @@ def test_draws_are_the_same_every_time_and_training_is_binary_unless_resampled(h
 
 def test_sets_are_drawn_independently(tmp_path):
     same = np.tile(np.uint8(128), (50, 28, 28))
-    (tmp_path / "same.npz").write_bytes(npz(train=same, valid=same, test=same))
+    (tmp_path / "same.npz").write_bytes(npz(train=same, val=same, test=same))
     data = prepare(NPZ("same.npz", "static"), tmp_path, 50, None)
     for a, b in itertools.combinations((data.train // 255, data.val, data.test), 2):
         assert (a == b).float().mean() == pytest.approx(0.5, abs=0.02)
