@@ -201,8 +201,8 @@ def arguments(node: dict[str, Any], key: str) -> tuple[type, dict[str, Any]]:
 def build(base: type[T], node: dict[str, Any], key: str, **given: Any) -> T:
     """Instantiate a group's node, with the keyword-only arguments `given`, as an instance of `base`."""
     cls, values = arguments(node, key)
-    if not issubclass(cls, base):
-        raise UserError(f"{key}._target_={node['_target_']}: expected a subclass of {base.__name__}")
+    if not issubclass(cls, base) or inspect.isabstract(cls):
+        raise UserError(f"{key}._target_={node['_target_']}: expected a subclass of {base.__name__}, complete")
     try:
         return cls(**values, **given)
     except UserError as error:

@@ -65,8 +65,10 @@ def _explain_configuration(error: BaseException) -> str:
         key = missing[1]
         group, _, name = key.rpartition(".")
         siblings = [k for k in known_keys() if k.rpartition(".")[0] == group]
+        if not siblings and (node := getattr(error.__cause__, "parent_node", None)) is not None:
+            key, siblings = name, [k for k in node if k not in ("name", "_target_")]
         expected = f"; expected one of {', '.join(siblings)}" if siblings else ""
-        return f"{key}: no such key{did_you_mean(key, siblings)}{expected}"
+        return f"{missing[1]}: no such key{did_you_mean(key, siblings)}{expected}"
     if missing := re.search(r"Could not find '(\w+)/([^']*)'\s*Available options in '\w+':((?:\n\t\w+)*)", text):
         group, name, options = missing[1], missing[2], missing[3].split()
         return f"{group}={name}: no such option{did_you_mean(name, options)}; expected one of {', '.join(options)}"

@@ -236,7 +236,7 @@ def test_a_file_larger_than_its_limit_is_not_read(tmp_path):
     path = tmp_path / "mine.npz"
     with path.open("wb") as sparse:
         sparse.truncate(LIMIT + 1)
-    assert refusal(NPZ(str(path)), tmp_path).endswith(f"{path}: expected at most {LIMIT:,} bytes, found more")
+    assert refusal(NPZ(str(path)), tmp_path).endswith(f"; found: {path}: expected at most {LIMIT:,} bytes, found more")
 
 
 def test_a_mirror_that_sends_without_end_is_cut_off(tmp_path, monkeypatch):

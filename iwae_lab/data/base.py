@@ -1,5 +1,6 @@
 """What every dataset gives: three sets of grey-level images in memory, and the way there."""
 
+import contextlib
 import dataclasses
 import os
 import tempfile
@@ -103,5 +104,7 @@ def resolve_data_dir(chosen: str | None = None) -> Path:
         usable = os.path.isdir(path) or not (os.path.exists(path) or path.startswith("~"))
         require(key, value, bool(path) and usable, "a directory")
         return Path(path)
-    cache = Path(platformdirs.user_cache_dir("iwae_lab"))
-    return cache if cache.is_absolute() else Path(tempfile.gettempdir()) / "iwae_lab"
+    with contextlib.suppress(RuntimeError):  # of some versions, without a home directory
+        if (cache := Path(platformdirs.user_cache_dir("iwae_lab"))).is_absolute():
+            return cache
+    return Path(tempfile.gettempdir()) / "iwae_lab"

@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 ROUNDS = 2  # over the mirrors
 LIMIT = 2**31  # bytes that a file may hold and that an array may take, unless it says otherwise
 CONTAINER_LIMIT = 2**28  # bytes of a file in another library's format
+PACKED = ".packed"
 _GZIP = b"\x1f\x8b"
 _CHUNK = 2**20
 
@@ -102,7 +103,7 @@ class DataFile:
         if found.converted:
             kept = folder / self._plain_name, found.data
         elif self.packing and found.path.name == self.name:
-            kept = found.path.with_name(f"{self.name}.packed"), self.packing.pack(found.data)
+            kept = found.path.with_name(f"{self.name}{PACKED}"), self.packing.pack(found.data)
         if kept:
             with contextlib.suppress(OSError):  # a directory that can't be written keeps nothing
                 kept[0].parent.mkdir(parents=True, exist_ok=True)
@@ -129,11 +130,10 @@ class DataFile:
     def _candidates(self, folder: Path) -> Iterator[tuple[Path, Callable[[bytes], bytes] | None]]:
         """Where it may lie, in order of preference, and how it comes out of that form."""
         names = [self.name] if self.digest is None else [self.name, self._plain_name, f"{self._plain_name}.gz"]
-        for place in self._folders(folder):
-            if self.packing:
-                yield place / f"{self.name}.packed", self.packing.unpack
-            for name in dict.fromkeys(names):
-                yield place / name, None
+        if self.packing:
+            names.insert(0, f"{self.name}{PACKED}")
+        for path in dict.fromkeys(place / name for place in self._folders(folder) for name in names):
+            yield path, self.packing.unpack if self.packing and path.suffix == PACKED else None
         for copies in self.copies:
             for path in copies.find(folder):
                 yield path, copies.unpack
@@ -143,7 +143,7 @@ class DataFile:
 
     def _checked(self, path: Path, exact: bool, unpack: Callable[[bytes], bytes] | None = None) -> Content:
         """Raises `ValueError` with what was expected and what was found."""
-        converted = unpack is not None and path.suffix != ".packed"
+        converted = unpack is not None and path.suffix != PACKED
         try:
             data = _read(path, CONTAINER_LIMIT if converted else self.limit)
             if unpack:
@@ -220,9 +220,9 @@ class _Bounded:
 
 
 def _read(path: Path, limit: int) -> bytes:
-    """What a file holds, unpacked if it is gzipped. Raises `ValueError` where that is more than `limit` bytes."""
+    """What a file holds, unpacked if it is gzipped. Raises `ValueError` if that is more than `limit` bytes."""
     with path.open("rb") as file:
-        gzipped = file.read(len(_GZIP)) == _GZIP
+        gzipped = path.suffix != PACKED and file.read(len(_GZIP)) == _GZIP
         file.seek(0)
         if not gzipped:
             _within(limit, os.fstat(file.fileno()).st_size)
