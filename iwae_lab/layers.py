@@ -141,21 +141,6 @@ class Conditional(nn.Module):
         # under autocast heads give bf16; densities are computed in the precision of the weights
         return self.family(*(head(h).to(head.weight.dtype) for head in _linears(self.heads)))
 
-    @torch.no_grad()
-    def narrow_inputs(self, keep: Tensor, constant: Tensor) -> None:
-        """Drop the inputs where `keep` [n_in] is False, fixing them at `constant` [n_in] for ever."""
-        for linear in _linears(self.body[:1] if len(self.body) else self.heads):
-            linear.bias.add_(linear.weight[:, ~keep] @ constant[~keep].to(linear.weight))
-            linear.weight = nn.Parameter(linear.weight[:, keep])
-            linear.in_features = len(linear.weight[0])
-
-    @torch.no_grad()
-    def narrow_outputs(self, keep: Tensor) -> None:
-        """Drop the units where `keep` [n_out] is False."""
-        for linear in _linears(self.heads):
-            linear.weight, linear.bias = nn.Parameter(linear.weight[keep]), nn.Parameter(linear.bias[keep])
-            linear.out_features = len(linear.weight)
-
 
 def _linears(layers: nn.ModuleList) -> list[nn.Linear]:
     return cast("list[nn.Linear]", list(layers))  # a string, as torch 2.6 compiles no generic alias

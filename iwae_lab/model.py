@@ -4,11 +4,10 @@ generative:  p(x, z) = p(z_L) p(z_{L-1} | z_L) … p(x | z_1)         parameters
 inference:   q(z | x) = q(z_1 | x) q(z_2 | z_1) … q(z_L | z_{L-1})  parameters φ, `encoder`
 """
 
-import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, Self, cast
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -175,27 +174,6 @@ class LatentVariableModel(nn.Module, ABC):
         q = self.encoder[0](x)
         return self.decoder[0](q.sample(q.noise(q[0].shape))).mean
 
-    @torch.no_grad()
-    def without_units(self, keep: list[Tensor], constants: list[Tensor]) -> Self:
-        """A copy whose layer l has only the units where keep[l] [units] is True.
-
-        The others are removed from both networks, fixed at constants[l] [units] for the layers they fed.
-        """
-        model = copy.deepcopy(self)
-        encoder, decoder = cast(list[Conditional], model.encoder), cast(list[Conditional], model.decoder)
-        for level, (kept, constant) in enumerate(zip(keep, constants, strict=True)):
-            encoder[level].narrow_outputs(kept)
-            decoder[level].narrow_inputs(kept, constant)
-            if level + 1 < len(keep):
-                encoder[level + 1].narrow_inputs(kept, constant)
-                decoder[level + 1].narrow_outputs(kept)
-        model.narrow_prior(keep[-1])
-        return model
-
-    @abstractmethod
-    def narrow_prior(self, keep: Tensor) -> None:
-        """Drop the top layer's units where `keep` is False from the prior."""
-
 
 class HierarchicalModel(LatentVariableModel):
     """The paper's architectures: Gaussian latents, tanh networks, Bernoulli pixels (section 5).
@@ -216,9 +194,6 @@ class HierarchicalModel(LatentVariableModel):
     def prior(self) -> StandardNormal:
         return StandardNormal(self.zeros)
 
-    def narrow_prior(self, keep: Tensor) -> None:
-        self.zeros = self.zeros[keep]
-
 
 class SigmoidBeliefNetwork(LatentVariableModel):
     """Bernoulli latents and pixels, as in Bornschein & Bengio 2015 and Mnih & Rezende 2016.
@@ -236,9 +211,6 @@ class SigmoidBeliefNetwork(LatentVariableModel):
 
     def prior(self) -> Bernoulli:
         return Bernoulli(self.prior_logits)
-
-    def narrow_prior(self, keep: Tensor) -> None:
-        self.prior_logits = nn.Parameter(self.prior_logits[keep])
 
 
 def _networks(

@@ -1,6 +1,7 @@
 """The tables shown when a run ends or is measured again."""
 
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -17,9 +18,10 @@ def print_record(record: Record, folder: Path) -> None:
     rows = {
         "protocol": record.protocol,
         f"test NLL (L_{metrics['test/nll_k']})": f"{metrics['test/nll']:.2f} ± {metrics['test/nll_se']:.2f} nats",
+        **_unreliable(metrics),
         "test ELBO": f"{metrics['test/elbo']:.2f} nats",
         "active units": " + ".join(map(str, metrics["test/active_units"])),
-        "NLL without inactive units": f"{metrics['test/nll_active_only']:.2f} nats",
+        **_active_only(metrics),
         "validation NLL": f"{metrics['val/nll']:.2f} nats",
         "training": speed,
         "folder": str(folder),
@@ -33,3 +35,15 @@ def print_rows(title: str, rows: dict[str, str]) -> None:
     for label, value in rows.items():
         table.add_row(label, value)
     Console().print(table, soft_wrap=True)
+
+
+def _unreliable(metrics: dict[str, Any]) -> dict[str, str]:
+    share = metrics.get("test/pareto_k_above_0.7")
+    return {} if share is None else {"Pareto k̂ above 0.7": f"{share:.1%} of images: weights too heavy-tailed to trust"}
+
+
+def _active_only(metrics: dict[str, Any]) -> dict[str, str]:
+    k = metrics.get("test/nll_active_only_k", metrics["test/nll_k"])
+    whole = metrics.get(f"test/nll_{k}", metrics["test/nll"])
+    without = metrics["test/nll_active_only"]
+    return {"NLL without inactive units": f"{without:.2f} nats (L_{k}; with them {whole:.2f})"}

@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import io
 import logging
 import math
 import traceback
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
 from filelock import FileLock, Timeout
@@ -183,6 +185,7 @@ def _train_and_measure(parts: Parts, record: Record, folder: Path) -> None:
         for key in ("val/nll", "test/nll"):
             if not math.isfinite(record.metrics[key]):
                 raise Diverged(f"{key} of the trained model is {record.metrics[key]}")
+        _write_per_image(folder / "per_image.npz", found)
         write_figures(folder / "figures", model, data.val, data.shape, found.units)
         for tracker in trackers:
             tracker.log_result()
@@ -288,6 +291,14 @@ def measure_model(model: LatentVariableModel, data: Data, config: Config, precis
         return measure(model, test, val, config.evaluation.k, config.compile, precision, progress)
     finally:
         meter.close()
+
+
+def _write_per_image(path: Path, found: Measurements) -> None:
+    """Write what was measured of each test image, in their order, so that runs can be compared image by image."""
+    buffer = io.BytesIO()
+    arrays: dict[str, Any] = {name: values.numpy() for name, values in found.per_image().items()}
+    np.savez(buffer, **arrays)
+    write_atomically(path, buffer.getvalue())
 
 
 def read_checkpoint(folder: Path) -> dict[str, Any]:

@@ -42,9 +42,6 @@ class LinearGaussian(LatentVariableModel):
     def prior(self) -> StandardNormal:
         return StandardNormal(self.zeros)
 
-    def narrow_prior(self, keep: Tensor) -> None:
-        self.zeros = self.zeros[keep]
-
     def log_marginal(self, x: Tensor) -> Tensor:
         """log p(x) [batch], differentiable in θ."""
         *_, (mean, covariance) = self.marginals()

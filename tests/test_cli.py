@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from conftest import ROOT, TINY, records
 from data_helpers import images, npz
@@ -53,8 +54,12 @@ def test_a_run_leaves_a_whole_record_and_is_not_run_twice(cli: Cli, tiny: list[s
     assert record["metrics"]["test/nll"] < 250
     folder = tmp_path / "runs" / record["run_id"]
     assert {path.name for path in folder.iterdir()} >= {
-        "config.yaml", "result.json", "metrics.csv", "log.txt", "checkpoints", "figures",
+        "config.yaml", "result.json", "metrics.csv", "log.txt", "checkpoints", "figures", "per_image.npz",
     }  # fmt: skip
+    with np.load(folder / "per_image.npz") as per_image:
+        assert per_image["bound_20"].shape == (30,)
+        assert -per_image["bound_20"].mean() == pytest.approx(record["metrics"]["test/nll"], rel=1e-12)
+        assert -per_image["bound_5"].mean() == pytest.approx(record["metrics"]["test/nll_5"], rel=1e-12)
     figures = {path.name: path.read_bytes() for path in (folder / "figures").iterdir()}
     assert figures.keys() == {"samples.png", "reconstructions.png", "log_variances.png", "training_curve.png"}
     assert all(content.startswith(b"\x89PNG") and len(content) > 5000 for content in figures.values())

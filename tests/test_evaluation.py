@@ -2,14 +2,15 @@
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from iwae_lab.bounds import iwae_bound
-from iwae_lab.evaluation.active_units import active_units
+from iwae_lab.bounds import effective_sample_size, iwae_bound
+from iwae_lab.evaluation.active_units import WithoutUnits, active_units
 from iwae_lab.evaluation.likelihood import SEED, likelihood
 from iwae_lab.evaluation.measure import measure
 from iwae_lab.evaluation.noise import image_noise
-from iwae_lab.model import HierarchicalModel
+from iwae_lab.layers import Bernoulli, Gaussian, StandardNormal
+from iwae_lab.model import HierarchicalModel, LatentVariableModel, SigmoidBeliefNetwork
 
 
 @pytest.fixture
@@ -36,6 +37,10 @@ def test_bounds_are_those_of_all_log_weights_at_once_whatever_the_batches(
     found = likelihood(model, x, k, rows=rows)
     torch.testing.assert_close(found.bound, iwae_bound(log_w), rtol=1e-12, atol=0)
     torch.testing.assert_close(found.elbo, log_w.mean(0), rtol=1e-12, atol=0)
+    torch.testing.assert_close(found.ess, effective_sample_size(log_w), rtol=1e-9, atol=0)
+    assert list(found.bounds) == sorted({n for n in (1, 5, 50, 500) if n < k} | {k})
+    for n, bound in found.bounds.items():
+        torch.testing.assert_close(bound, iwae_bound(log_w[:n]), rtol=1e-12, atol=0)
 
 
 def test_bounds_do_not_depend_on_the_other_images(model: HierarchicalModel) -> None:
@@ -159,19 +164,103 @@ def test_the_second_layers_variances_are_unbiased() -> None:
     assert abs(values.mean()) < 4 * values.std() / 60**0.5  # a plain variance would give 1/2
 
 
+ARCHITECTURES = [HierarchicalModel, SigmoidBeliefNetwork]
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize("latents", [[6], [6, 4], [6, 4, 3]])
-def test_removing_no_unit_changes_nothing_and_removing_all_leaves_the_biases(latents: list[int]) -> None:
+def test_removing_no_unit_changes_nothing_and_removing_all_leaves_the_biases(architecture, latents) -> None:
     torch.manual_seed(0)
-    model = HierarchicalModel(latents, [[7] for _ in latents], mean_image=torch.rand(20)).double()
+    model = architecture(latents, [[7] for _ in latents], mean_image=torch.rand(20)).double()
     x = images(9)
     keep = [torch.ones(n, dtype=torch.bool) for n in latents]
     constants = [torch.randn(n, dtype=torch.float64) for n in latents]
-    same = likelihood(model.without_units(keep, constants), x, 30)
+    same = likelihood(WithoutUnits(model, keep, constants), x, 30)
     torch.testing.assert_close(same.bound, likelihood(model, x, 30).bound)
-    nothing = model.without_units([~k for k in keep], constants)
-    logits = nothing.decoder[0](torch.zeros(1, 0, dtype=torch.float64)).logits
+    nothing = WithoutUnits(model, [~k for k in keep], constants)
+    logits = model.decoder[0](constants[0].unsqueeze(0)).logits
     independent = torch.distributions.Bernoulli(logits=logits).log_prob(x.double()).sum(-1)
     torch.testing.assert_close(likelihood(nothing, x, 30).bound, independent)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_removing_units_is_the_same_as_cutting_them_out_of_the_networks(architecture) -> None:
+    torch.manual_seed(0)
+    model = architecture([6, 4, 3], [[7], [], [5]], mean_image=torch.rand(20)).double()
+    keep = [torch.tensor([True, False, True, True, False, True]), torch.tensor([False, True, True, True])]
+    keep.append(torch.tensor([True, False, True]))
+    constants = [torch.randn(len(k), dtype=torch.float64) for k in keep]
+    if architecture is SigmoidBeliefNetwork:
+        model.prior_logits.data.normal_()
+    cut = architecture([4, 3, 2], [[7], [], [5]], mean_image=torch.rand(20)).double()
+    weights = dict(model.named_parameters())
+    axes = {
+        "encoder.0.heads": (keep[0], None), "encoder.1.heads": (keep[1], 0), "encoder.2.body": (None, 1),
+        "encoder.2.heads": (keep[2], None), "decoder.0.body": (None, 0), "decoder.1.heads": (keep[0], 1),
+        "decoder.2.body": (None, 2), "decoder.2.heads": (keep[1], None), "prior_logits": (keep[2], None),
+    }  # fmt: skip
+    for name, parameter in cut.named_parameters():
+        outputs, inputs = axes.get(".".join(name.split(".")[:3]), (None, None))
+        value = weights[name].detach()
+        if name.endswith("bias") and inputs is not None:
+            matrix = weights[name.replace("bias", "weight")].detach()
+            value = value + matrix[:, ~keep[inputs]] @ constants[inputs][~keep[inputs]]
+        if value.dim() == 2 and inputs is not None:
+            value = value[:, keep[inputs]]
+        parameter.data = value if outputs is None else value[outputs]
+    x = images(9)
+    found, expected = (likelihood(m, x, 300).bound for m in (WithoutUnits(model, keep, constants), cut))
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=0)
+    assert (found - likelihood(model, x, 300).bound).abs().min() > 0
+
+
+class Own(LatentVariableModel):
+    """What a researcher writes: convolutions, and nothing but an encoder, a decoder and a prior."""
+
+    reparameterized = True
+
+    def __init__(self) -> None:
+        super().__init__()
+
+        class Encoder(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.convolution = nn.Conv2d(1, 3, 3, stride=2)
+                self.heads = nn.Linear(12, 8)
+
+            def forward(self, x: Tensor) -> Gaussian:
+                h = torch.relu(self.convolution(x.view(-1, 1, 5, 5))).flatten(1)
+                return Gaussian(*self.heads(h).chunk(2, dim=-1))
+
+        class Decoder(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.up = nn.ConvTranspose2d(4, 1, 5)
+
+            def forward(self, z: Tensor) -> Bernoulli:
+                return Bernoulli(self.up(z.view(-1, 4, 1, 1)).flatten(1))
+
+        self.encoder, self.decoder = nn.ModuleList([Encoder()]), nn.ModuleList([Decoder()])
+        self.register_buffer("origin", torch.zeros(4))
+
+    def prior(self) -> StandardNormal:
+        return StandardNormal(self.origin)
+
+
+def test_inactive_units_of_any_model_are_removed() -> None:
+    torch.manual_seed(0)
+    model, x = Own(), (torch.rand(30, 25) < 0.4).byte()
+    with torch.no_grad():
+        model.encoder[0].heads.weight.mul_(4)
+        model.encoder[0].heads.weight[[1, 3, 5, 7]] = 0
+        model.decoder[0].up.weight[1] = 0  # what units 1 and 3 say is noise, and 3's is heard
+        model.decoder[0].up.weight[3].mul_(0.01)
+    found = measure(model, x, x, 600)
+    assert found.units.active[0].tolist() == [True, False, True, False]
+    assert found.metrics()["test/nll_active_only_k"] == 500
+    difference = found.test.bounds[500] - found.active_only
+    assert difference.mean().abs() < 4 * difference.std() / 30**0.5 < 0.5
+    assert difference.abs().max() > 0
 
 
 def test_a_unit_that_carries_nothing_can_be_removed_at_no_loss() -> None:
@@ -186,7 +275,7 @@ def test_a_unit_that_carries_nothing_can_be_removed_at_no_loss() -> None:
         model.decoder[0].body[0].weight[:, 2] = 0
     found = measure(model, images(60), images(20), 2000)
     assert found.units.active[0].tolist() == [True, True, False, True, True]
-    difference = found.test.bound - found.test_active_only.bound
+    difference = found.test.bounds[500] - found.active_only
     assert difference.mean().abs() < 4 * difference.std() / 60**0.5 < 0.1
     assert found.metrics()["test/active_units"] == [4]
 

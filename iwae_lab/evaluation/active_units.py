@@ -3,12 +3,13 @@
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from iwae_lab.evaluation.noise import BLOCK, image_noise
+from iwae_lab.layers import Distribution
 from iwae_lab.model import LatentVariableModel
 
-__all__ = ["THRESHOLD", "ActiveUnits", "active_units"]
+__all__ = ["THRESHOLD", "ActiveUnits", "WithoutUnits", "active_units"]
 
 THRESHOLD = 0.01
 SEED = 100
@@ -59,3 +60,44 @@ def active_units(
         variances.append(((a - a.mean(0)) * (b - b.mean(0))).sum(0) / (len(a) - 1))
         means.append((a.mean(0) + b.mean(0)) / 2)
     return ActiveUnits(variances, means)
+
+
+class WithoutUnits(LatentVariableModel):
+    """A model less some latent units: fixed at constants for the networks they feed, and in neither density.
+
+    keep: of each layer, the units that stay, bool [units]. constants: values for the others, [units]; those of units
+    that stay do not matter. Shares the parameters of `model`, which can be any with an encoder, a decoder and a prior.
+    """
+
+    def __init__(self, model: LatentVariableModel, keep: list[Tensor], constants: list[Tensor]) -> None:
+        super().__init__()
+        self.reparameterized = model.reparameterized  # type: ignore[misc]
+        self.whole = model
+        kept = [units.nonzero().squeeze(1) for units in keep]
+        self.kept_on_top = kept[-1]
+        latents = list(zip(kept, constants, strict=True))
+        self.encoder = nn.ModuleList(map(_Restricted, model.encoder, [None, *latents[:-1]], kept))
+        self.decoder = nn.ModuleList(map(_Restricted, model.decoder, latents, [None, *kept[:-1]]))
+
+    def prior(self) -> Distribution:
+        return _units(self.whole.prior(), self.kept_on_top)
+
+
+class _Restricted(nn.Module):
+    """A conditional of which only some inputs vary, and only some outputs matter; both by their indices."""
+
+    def __init__(self, layer: nn.Module, inputs: tuple[Tensor, Tensor] | None, outputs: Tensor | None) -> None:
+        super().__init__()
+        self.layer, self.inputs, self.outputs = layer, inputs, outputs
+
+    def forward(self, h: Tensor) -> Distribution:
+        """h [rows, inputs that vary] -> the distribution of the outputs that matter."""
+        if self.inputs is not None:
+            kept, constants = self.inputs
+            h = constants.to(h).repeat(len(h), 1).index_copy(1, kept, h)
+        found = self.layer(h)
+        return found if self.outputs is None else _units(found, self.outputs)
+
+
+def _units(distribution: Distribution, indices: Tensor) -> Distribution:
+    return type(distribution)(*(parameter.index_select(-1, indices) for parameter in distribution))

@@ -1,5 +1,6 @@
 """Bounds on log p(x) from many samples, in memory that does not grow with their number."""
 
+import copy
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,26 +11,38 @@ from torch import Tensor
 from iwae_lab.bounds import StreamingBounds
 from iwae_lab.compiling import Compiled
 from iwae_lab.evaluation.noise import BLOCK, image_noise
+from iwae_lab.evaluation.pareto import FEWEST, UNRELIABLE, LargestWeights, pareto_k
 from iwae_lab.model import LatentVariableModel
 from iwae_lab.precision import autocast
 
-__all__ = ["Likelihood", "likelihood"]
+__all__ = ["KS", "Likelihood", "likelihood", "standard_error"]
 
+KS = (1, 5, 50, 500, 5000)  # of the curve that shows how tight the bound is
 ROWS, CUDA_ROWS = 2000, 100_000  # weighed at a time
 SEED = 5000  # of the samples of every reported NLL; training draws from elsewhere
 
 
 @dataclass(frozen=True)
 class Likelihood:
-    """Bounds on log p(x) per image, float64 [images], nats, and how many samples they rest on."""
+    """Bounds on log p(x) per image, all from the same samples; float64 [images], nats."""
 
-    bound: Tensor
-    """L̂_k; the NLL is its negative"""
+    bounds: dict[int, Tensor]
+    """L̂_n of the first n samples, for the n of `KS` below k and for k itself, ascending"""
     elbo: Tensor
-    """mean log-weight of the same samples"""
+    """mean log-weight of all k samples"""
     ess: Tensor
-    """of the k, from 1 to k"""
-    k: int
+    """effective samples of the k, from 1 to k"""
+    pareto_k: Tensor
+    """k̂ of the k weights, see `iwae_lab.evaluation.pareto`; NaN for k < 21"""
+
+    @property
+    def k(self) -> int:
+        return max(self.bounds)
+
+    @property
+    def bound(self) -> Tensor:
+        """L̂_k; the NLL is its negative."""
+        return self.bounds[self.k]
 
     @property
     def nll(self) -> float:
@@ -39,7 +52,23 @@ class Likelihood:
     @property
     def nll_se(self) -> float:
         """Standard error of `nll` over images."""
-        return (self.bound.std() / math.sqrt(len(self.bound))).item()
+        return standard_error(self.bound)
+
+    @property
+    def unreliable(self) -> float | None:
+        """Share of images with k̂ > 0.7; None for k < 21."""
+        return None if self.k < FEWEST else (self.pareto_k > UNRELIABLE).double().mean().item()
+
+    def per_image(self) -> dict[str, Tensor]:
+        """Everything by name, each [images] on the CPU: bound_1, …, elbo, ess, pareto_k."""
+        named = {f"bound_{n}": bound for n, bound in self.bounds.items()}
+        named |= {"elbo": self.elbo, "ess": self.ess, "pareto_k": self.pareto_k}
+        return {name: values.cpu() for name, values in named.items()}
+
+
+def standard_error(values: Tensor) -> float:
+    """Of the mean of values [images]; NaN for one."""
+    return (values.std() / math.sqrt(len(values))).item()
 
 
 @torch.no_grad()
@@ -54,7 +83,7 @@ def likelihood(
     precision: str = "32",
     progress: Callable[[int], None] = lambda images_done: None,
 ) -> Likelihood:
-    """L̂_k and ELBO of binary images [images, pixels] from k samples each (Burda et al. 2016, eq. 8).
+    """L̂_k of binary images [images, pixels] from k samples each (Burda et al. 2016, eq. 8), and what they tell besides.
 
     At most `rows` image-sample pairs are weighed at a time (by default 2,000, on CUDA 100,000), or one image's `BLOCK`.
     The result depends on `seed`, on the kind of device (see `image_noise`) and, but for rounding, on neither `rows` nor
@@ -71,18 +100,27 @@ def likelihood(
     weigh = Compiled(log_weights, compile)
     calls_left = math.ceil(len(images) / batch) * math.ceil(k / BLOCK)
     layers = model.posteriors(images[:1].to(dtype), 1, image_noise(seed, [0], images.device))
+    ks = [*(n for n in KS if n < k), k]
     # one tensor, not a small one a batch: each would keep a large freed block from being used again
-    found = torch.empty(3, len(images), dtype=torch.float64, device=images.device)
+    found = torch.empty(len(ks) + 3, len(images), dtype=torch.float64, device=images.device)
     for start in range(0, len(images), batch):
         x = images[start : start + batch].to(dtype)
+        here = found[:, start : start + len(x)]
         noise = image_noise(seed, range(start, start + len(x)), x.device)
-        bounds = StreamingBounds()
+        bounds, largest = StreamingBounds(), LargestWeights(k)
         while bounds.k < k:
             samples = min(BLOCK, k - bounds.k)
             drawn = [noise(q, level, (samples, len(x), q[0].shape[-1])) for level, q in enumerate(layers)]
-            bounds.add(weigh(x, *drawn, calls_left=calls_left))
+            log_w = weigh(x, *drawn, calls_left=calls_left)
             calls_left -= 1
-        found[:, start : start + len(x)] = torch.stack([bounds.iwae_bound, bounds.elbo, bounds.ess])
+            for row, n in enumerate(ks):
+                if bounds.k < n <= bounds.k + samples:
+                    first_n = copy.copy(bounds)
+                    first_n.add(log_w[: n - bounds.k])
+                    here[row] = first_n.iwae_bound
+            bounds.add(log_w)
+            largest.add(log_w)
+        here[len(ks) :] = torch.stack([bounds.elbo, bounds.ess, pareto_k(largest.log_w)])
         progress(start + len(x))
-    bound, mean, ess = found
-    return Likelihood(bound, mean, ess, k)
+    *bound, elbo, ess, shape = found
+    return Likelihood(dict(zip(ks, bound, strict=True)), elbo, ess, shape)

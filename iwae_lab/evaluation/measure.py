@@ -1,6 +1,5 @@
 """Everything that is measured of a trained model, as the record holds it."""
 
-import functools
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from iwae_lab.evaluation.active_units import ActiveUnits, active_units
-from iwae_lab.evaluation.likelihood import Likelihood, likelihood
+from iwae_lab.evaluation.active_units import ActiveUnits, WithoutUnits, active_units
+from iwae_lab.evaluation.likelihood import Likelihood, likelihood, standard_error
 from iwae_lab.model import LatentVariableModel
 
 __all__ = ["VAL_K", "Measurements", "measure"]
@@ -18,6 +17,7 @@ __all__ = ["VAL_K", "Measurements", "measure"]
 log = logging.getLogger("iwae_lab")
 
 VAL_K = 100  # samples of val/nll, the same for every objective and k
+ACTIVE_ONLY_K = 500  # at most, without inactive units: a tenth of the time of L_5000
 TOLERANCE = 0.01  # nats by which a test NLL in bf16 may differ from that in fp32
 TRIED_IMAGES, TRIED_K = 2000, 500  # at most, to see by how much it does
 
@@ -27,9 +27,11 @@ class Measurements:
     """Of one model on the test and validation draws of a protocol."""
 
     test: Likelihood
-    """L̂_k and ELBO of the test images"""
-    test_active_only: Likelihood
-    """L̂_k of the model without its inactive units"""
+    """of the test images"""
+    active_only: Tensor
+    """L̂ of the test images under the model without its inactive units, float64 [images], nats"""
+    active_only_k: int
+    """its samples; `test` has a bound with as many"""
     val: Likelihood
     """L̂_100 of the validation images, as throughout training"""
     units: ActiveUnits
@@ -39,7 +41,7 @@ class Measurements:
 
     def metrics(self) -> dict[str, Any]:
         """Under the record's names; nats."""
-        return {
+        found = {
             "test/nll": self.test.nll,
             "test/nll_se": self.test.nll_se,
             "test/nll_k": self.test.k,
@@ -47,9 +49,20 @@ class Measurements:
             "test/ess": self.test.ess.mean().item(),
             "test/active_units": self.units.counts,
             "test/unit_variances": [variances.tolist() for variances in self.units.variances],
-            "test/nll_active_only": self.test_active_only.nll,
+            "test/nll_active_only": -self.active_only.mean().item(),
+            "test/nll_active_only_k": self.active_only_k,
             "val/nll": self.val.nll,
         }
+        for k, bound in self.test.bounds.items():
+            if k < self.test.k:
+                found |= {f"test/nll_{k}": -bound.mean().item(), f"test/nll_{k}_se": standard_error(bound)}
+        if (unreliable := self.test.unreliable) is not None:
+            found["test/pareto_k_above_0.7"] = unreliable
+        return found
+
+    def per_image(self) -> dict[str, Tensor]:
+        """Of the test images, by name and in their order, float64 [images] on the CPU."""
+        return self.test.per_image() | {f"bound_{self.active_only_k}_active_only": self.active_only.cpu()}
 
 
 @torch.no_grad()
@@ -71,14 +84,18 @@ def measure(
     if precision == "bf16" and not _is_harmless(model, test, k):
         precision = "32"
     units = active_units(model, test)
+    active_only_k = min(k, ACTIVE_ONLY_K)
     all_active = all(bool(active.all()) for active in units.active)
-    share = 1.0 if all_active else 0.5  # of the work, done by the first of one or two evaluations
-    bounds = functools.partial(likelihood, images=test, k=k, compile=compile, precision=precision)
-    whole = active_only = bounds(model, progress=lambda n: progress(share * n / len(test)))
+    total = len(test) * (k if all_active else k + active_only_k)
+    found = likelihood(model, test, k, compile=compile, precision=precision, progress=lambda n: progress(n * k / total))
+    active_only = found.bounds[active_only_k]
     if not all_active:
-        pruned = model.without_units(units.active, units.means)
-        active_only = bounds(pruned, progress=lambda n: progress(0.5 + 0.5 * n / len(test)))
-    return Measurements(whole, active_only, likelihood(model, val, VAL_K), units, precision)
+        without = WithoutUnits(model, units.active, units.means)
+        active_only = likelihood(
+            without, test, active_only_k, compile=compile, precision=precision,
+            progress=lambda n: progress((len(test) * k + n * active_only_k) / total),
+        ).bound  # fmt: skip
+    return Measurements(found, active_only, active_only_k, likelihood(model, val, VAL_K), units, precision)
 
 
 def _is_harmless(model: LatentVariableModel, images: Tensor, k: int) -> bool:
