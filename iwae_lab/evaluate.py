@@ -18,7 +18,7 @@ from torch import Tensor
 from iwae_lab.config import Config, check
 from iwae_lab.data.protocol import Data
 from iwae_lab.errors import UserError, one_line_errors, require
-from iwae_lab.evaluation.ais import ais, bidirectional
+from iwae_lab.evaluation.ais import Annealing, ais, bidirectional
 from iwae_lab.evaluation.diagnostics import diagnose, gradient_snr
 from iwae_lab.evaluation.likelihood import likelihood
 from iwae_lab.model import LatentVariableModel
@@ -100,16 +100,18 @@ class TrainedRun:
 
     def anneal(self, images: int) -> dict[str, str]:
         """Annealed bounds on log p(x), and L̂_k of the same images."""
-        k = self.parts.config.evaluation.k
+        k, how = self.parts.config.evaluation.k, Annealing(temperatures=100)
         test = self.data.test[:images].to(self.parts.device()).float()
-        simulated = bidirectional(self.model, images)
+        annealed, simulated = ais(self.model, test, how), bidirectional(self.model, images, how)
         return {
             f"{len(test)} test images, L_{k}": _nats(likelihood(self.model, test, k).bound),
-            f"{len(test)} test images, AIS": _nats(ais(self.model, test)),
+            f"{len(test)} test images, AIS": _nats(annealed.bound),
             f"{images} simulated images, L_{k}": _nats(likelihood(self.model, simulated.images, k).bound),
-            f"{images} simulated images, AIS": _nats(simulated.lower),
-            f"{images} simulated images, reverse AIS": _nats(simulated.upper),
-            "gap between these two": _nats(simulated.upper - simulated.lower),
+            f"{images} simulated images, AIS": _nats(simulated.lower.bound),
+            f"{images} simulated images, reverse AIS": _nats(simulated.upper.bound),
+            "gap between these two": _nats(simulated.gap),
+            "effective chains": f"{annealed.ess.mean():.1f} of {how.chains}",
+            "accepted moves": f"{annealed.acceptance.mean():.0%}",
         }
 
 

@@ -11,7 +11,7 @@ from oracle import linear_gaussian
 from iwae_lab.bounds import iwae_bound
 from iwae_lab.data.mnist_5k import MNIST5k
 from iwae_lab.data.protocol import prepare
-from iwae_lab.evaluation.ais import ais, reverse_ais
+from iwae_lab.evaluation.ais import Annealing, ais, reverse_ais
 from iwae_lab.layers import StandardNormal
 from iwae_lab.model import HierarchicalModel
 from iwae_lab.objectives.base import Estimate, Objective
@@ -146,8 +146,9 @@ def test_annealed_bounds_are_normalised_by_the_number_of_chains(temperatures):
     with torch.no_grad():
         x, z = model.sample_joint(2000)
         truth = model.log_marginal(x)
-    lower = ais(model, x, chains=4, temperatures=temperatures, batch=2000)
-    upper = reverse_ais(model, x, z, chains=4, temperatures=temperatures, batch=2000)
+    how = Annealing(4, temperatures)
+    lower = ais(model, x, how, rows=8000).bound
+    upper = reverse_ais(model, x, z, how, rows=8000).bound
     for ratio in ((lower - truth).exp(), (truth - upper).exp()):
         assert abs(ratio.mean() - 1) < 4 * ratio.std() / 2000**0.5 < 0.2
 

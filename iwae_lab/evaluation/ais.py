@@ -1,106 +1,223 @@
 """log p(x) from both sides by annealed importance sampling (Neal 2001; Wu et al. 2017, arXiv 1611.04273).
 
-The path leads from q(z | x) to the posterior: π_β(z) ∝ q(z | x)^(1−β) p(x, z)^β. From q rather than from the prior,
-because q is the nearer end, and because it gives coordinates: in the noise ε of z = g(ε, x) the path is
-π_β(ε) ∝ N(ε; 0, I) w(ε)^β with w the importance weight, all layers at once and at one scale, whatever the scales of
-z. Where q is poor the bounds lie further apart, but they stay bounds.
+The path leads from an initial distribution to the posterior, and is walked in the noise ε that samples are made of:
+π_β(ε) ∝ N(ε; 0, I) w(ε)^β, all layers at once and at one scale, whatever the scales of z.
+
+start="q"      z = g(ε, x) is a sample of q(z | x) and w = p(x, z) / q(z | x) its importance weight, so that π_β(z) ∝
+               q(z | x)^(1−β) p(x, z)^β. The nearer start: its bounds are tighter at the same cost.
+start="prior"  z = g(ε) is a sample of p(z) and w = p(x | z_1), so that π_β(z) ∝ p(z) p(x | z_1)^β, as in the papers.
+               It does not depend on the encoder.
+
+Where the start is poor the bounds lie further apart, but they stay bounds.
 """
 
 import itertools
+import math
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Self
 
 import torch
 from torch import Generator, Tensor
 
-from iwae_lab.bounds import iwae_bound
-from iwae_lab.errors import UserError
-from iwae_lab.layers import Gaussian
+from iwae_lab.bounds import effective_sample_size, iwae_bound
+from iwae_lab.errors import UserError, require
+from iwae_lab.evaluation.likelihood import standard_error
+from iwae_lab.layers import Bernoulli, Distribution, Gaussian
 from iwae_lab.model import LatentVariableModel
 
-__all__ = ["Sandwich", "ais", "bidirectional", "reverse_ais"]
+__all__ = ["Annealed", "Annealing", "Sandwich", "ais", "bidirectional", "estimated_seconds", "reverse_ais"]
 
 SEED = 400
-LEAPFROG_STEPS = 5
+ROWS, CUDA_ROWS = 2000, 50_000  # chains moved at a time
 PILOT_CHAINS = 4
 ACCEPTANCE = 0.8  # aimed at by the pilot chains
+TIMED_MOVES = 3
+STARTS, SCHEDULES = ("q", "prior"), ("sigmoid", "linear")
+
+Progress = Callable[[float], None]
+
+
+@dataclass(frozen=True)
+class Annealing:
+    """How to anneal. Raises `UserError` for a value that makes no sense.
+
+    chains: per image. temperatures: steps from the start to the posterior; the papers take 10,000. leapfrog_steps: of
+    the Hamiltonian move at each. start: see the module. schedule: of β from 0 to 1, "linear" or "sigmoid", which is
+    denser at both ends (Wu et al. 2017, with their δ = 4).
+    """
+
+    chains: int = 16
+    temperatures: int = 1000
+    leapfrog_steps: int = 5
+    start: str = "q"
+    schedule: str = "sigmoid"
+
+    def __post_init__(self) -> None:
+        for key in ("chains", "temperatures", "leapfrog_steps"):
+            value = getattr(self, key)
+            require(f"evaluation.ais.{key}", value, value >= 1, "an integer of at least 1")
+        for key, known in (("start", STARTS), ("schedule", SCHEDULES)):
+            value = getattr(self, key)
+            require(f"evaluation.ais.{key}", value, value in known, f"one of {', '.join(known)}")
+
+    def betas(self) -> list[float]:
+        """From 0 to 1, one more than there are temperatures."""
+        even = torch.linspace(0, 1, self.temperatures + 1, dtype=torch.float64)
+        if self.schedule == "linear":
+            return even.tolist()
+        sigmoid = (8 * even - 4).sigmoid()
+        return ((sigmoid - sigmoid[0]) / (sigmoid[-1] - sigmoid[0])).tolist()
+
+
+@dataclass(frozen=True)
+class Annealed:
+    """A stochastic bound on log p(x) per image, float64 [images]."""
+
+    bound: Tensor
+    """nats"""
+    ess: Tensor
+    """effective chains, from 1 to their number; a bound that rests on one is loose and noisy"""
+    acceptance: Tensor
+    """share of Hamiltonian moves that were accepted; NaN if there is one temperature, and so no move"""
+
+    @property
+    def mean(self) -> float:
+        """Over images, nats."""
+        return self.bound.mean().item()
+
+    @property
+    def se(self) -> float:
+        """Standard error of `mean` over images."""
+        return standard_error(self.bound)
 
 
 @dataclass(frozen=True)
 class Sandwich:
-    """Stochastic bounds on log p(x) of images drawn from the model itself, float64 [images], nats."""
+    """Bounds on log p(x) of images drawn from the model itself, from below and above."""
 
     images: Tensor
     """[images, pixels]"""
-    lower: Tensor
-    """E exp(lower) = p(x)"""
-    upper: Tensor
-    """E exp(−upper) = 1 / p(x)"""
+    lower: Annealed
+    """E exp(bound) = p(x)"""
+    upper: Annealed
+    """E exp(−bound) = 1 / p(x)"""
+
+    @property
+    def gap(self) -> Tensor:
+        """How far apart they are, float64 [images], nats; in expectation it bounds the error of both."""
+        return self.upper.bound - self.lower.bound
 
 
 def ais(
     model: LatentVariableModel,
     images: Tensor,
+    how: Annealing | None = None,
     *,
-    chains: int = 16,
-    temperatures: int = 100,
     seed: int = SEED,
-    batch: int = 20,
-) -> Tensor:
-    """Estimate of log p(x) of each image [images, pixels], float64 [images], nats; in expectation a lower bound.
+    rows: int | None = None,
+    progress: Progress = lambda fraction: None,
+) -> Annealed:
+    """Lower bounds on log p(x) of images [images, pixels], in expectation.
 
-    It is logmeanexp over chains of log w, and E w = p(x) for any number of chains and temperatures.
+    It is logmeanexp over chains of log w, and E w = p(x) for any number of chains and temperatures. At most `rows`
+    chains are moved at a time (by default 2,000, on CUDA 50,000), or those of one image.
     Raises `UserError` for a model whose latents are discrete.
     """
+    how = how or Annealing()
+    work = _Work(how, len(images), progress)
     generator = Generator(images.device).manual_seed(seed)
-    bounds = []
-    for x in images.split(batch):
-        path = _Path.tuned(model, x, temperatures, generator)
-        bounds.append(iwae_bound(path.forward(path.noise(chains))))
-    return torch.cat(bounds)
+    found = []
+    for x in images.split(_batch(images, how, rows)):
+        path = _Path.tuned(model, x, how, generator, work)
+        log_w, acceptance = path.anneal(path.noise(how.chains))
+        found.append((iwae_bound(log_w), effective_sample_size(log_w), acceptance))
+    return Annealed(*map(torch.cat, zip(*found, strict=True)))
 
 
 def reverse_ais(
     model: LatentVariableModel,
     images: Tensor,
     z: list[Tensor],
+    how: Annealing | None = None,
     *,
-    chains: int = 16,
-    temperatures: int = 100,
     seed: int = SEED + 1,
-    batch: int = 20,
-) -> Tensor:
-    """As `ais`, in expectation an upper bound: −logmeanexp over chains of log w_rev, and E w_rev = 1 / p(x).
+    rows: int | None = None,
+    progress: Progress = lambda fraction: None,
+) -> Annealed:
+    """As `ais`, upper bounds in expectation: −logmeanexp over chains of log w_rev, and E w_rev = 1 / p(x).
 
-    The chains of an image start from z, one [1, images, units] a layer, which must be an exact sample of the
+    The chains of an image start from z, one [1, images, units] per layer, which must be an exact sample of the
     posterior (Grosse et al. 2015, arXiv 1511.02543): it is known where the image was drawn from the model.
     """
+    how = how or Annealing()
+    work = _Work(how, len(images), progress)
     generator = Generator(images.device).manual_seed(seed)
-    bounds = []
+    batch = _batch(images, how, rows)
+    found = []
     for x, *latents in zip(images.split(batch), *(layer.split(batch, dim=1) for layer in z), strict=True):
-        path = _Path.tuned(model, x, temperatures, generator)
-        start = path.noise_of(latents)
-        bounds.append(-iwae_bound(path.backward(start.expand(chains, -1, -1))))
-    return torch.cat(bounds)
+        path = _Path.tuned(model, x, how, generator, work)
+        log_w, acceptance = path.anneal(path.noise_of(latents).expand(how.chains, -1, -1), backwards=True)
+        found.append((-iwae_bound(log_w), effective_sample_size(log_w), acceptance))
+    return Annealed(*map(torch.cat, zip(*found, strict=True)))
 
 
 def bidirectional(
     model: LatentVariableModel,
     n: int,
+    how: Annealing | None = None,
     *,
-    chains: int = 16,
-    temperatures: int = 100,
     seed: int = SEED,
-    batch: int = 20,
+    rows: int | None = None,
+    progress: Progress = lambda fraction: None,
 ) -> Sandwich:
     """Both bounds for n images drawn from the model (bidirectional Monte Carlo, Grosse et al. 2015)."""
     device = next(model.parameters()).device
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), torch.no_grad():
         torch.manual_seed(seed)
         x, z = model.sample_joint(n)
-    lower = ais(model, x, chains=chains, temperatures=temperatures, seed=seed, batch=batch)
-    upper = reverse_ais(model, x, z, chains=chains, temperatures=temperatures, seed=seed + 1, batch=batch)
+    lower = ais(model, x, how, seed=seed, rows=rows, progress=lambda done: progress(done / 2))
+    upper = reverse_ais(model, x, z, how, seed=seed + 1, rows=rows, progress=lambda done: progress((1 + done) / 2))
     return Sandwich(x, lower, upper)
+
+
+def estimated_seconds(
+    model: LatentVariableModel, images: Tensor, how: Annealing | None = None, *, rows: int | None = None
+) -> float:
+    """How long `ais` will take, from a few moves of its first batch; `bidirectional` takes twice that."""
+    how = how or Annealing()
+    x = images[: _batch(images, how, rows)]
+    path = _Path.of(
+        model, x, how, Generator(images.device).manual_seed(SEED), _Work(how, len(x), lambda fraction: None)
+    )
+    state = path.at(path.noise(how.chains))
+    step = x.new_full((len(x), 1), 0.1, dtype=state.noise.dtype)
+    marks = []
+    for _ in range(1 + TIMED_MOVES):  # the first is slower than the others
+        state, _ = path.move(state, 0.5, step)
+        if x.is_cuda:
+            torch.cuda.synchronize(x.device)
+        marks.append(time.monotonic())
+    per_move = (marks[-1] - marks[0]) / TIMED_MOVES
+    return per_move * how.temperatures * (1 + PILOT_CHAINS / how.chains) * len(images) / len(x)
+
+
+def _batch(images: Tensor, how: Annealing, rows: int | None) -> int:
+    return max(1, (rows or (CUDA_ROWS if images.is_cuda else ROWS)) // how.chains)
+
+
+class _Work:
+    """How many of the moves of all chains are done."""
+
+    def __init__(self, how: Annealing, images: int, progress: Progress) -> None:
+        self.total = images * (PILOT_CHAINS * how.temperatures + how.chains * (how.temperatures - 1))
+        self.done = 0
+        self.progress = progress
+
+    def add(self, moves: int) -> None:
+        self.done += moves
+        self.progress(self.done / self.total)
 
 
 @dataclass(frozen=True)
@@ -116,66 +233,70 @@ class _State:
 
 @dataclass(frozen=True)
 class _Path:
-    """From q to the posterior of a batch x [batch, pixels], with the moves made along it."""
+    """To the posterior of a batch x [batch, pixels], with the moves made along it."""
 
     model: LatentVariableModel
     x: Tensor
+    how: Annealing
     widths: list[int]
     betas: list[float]
     """from 0 to 1"""
     steps: list[Tensor]
     """of the leapfrog integrator at each β, [batch, 1]"""
     generator: Generator
+    work: _Work
 
     @classmethod
-    def tuned(cls, model: LatentVariableModel, x: Tensor, temperatures: int, generator: Generator) -> Self:
-        """With step sizes from pilot chains: steps that adapt to the very chains they move would bias w."""
+    def of(cls, model: LatentVariableModel, x: Tensor, how: Annealing, generator: Generator, work: _Work) -> Self:
+        """Raises `UserError` for a model whose latents are discrete."""
         if not model.reparameterized:
             raise UserError(f"{type(model).__name__} has discrete latents: annealing moves only continuous ones")
         x = x.to(next(model.parameters()).dtype)
         with torch.no_grad():
             widths = [z.shape[-1] for z in model.draw(x[:1], 1, noise=lambda q, _, shape: q.noise(shape, generator)).z]
-        # closer to each other at both ends (Wu et al. 2017, with their δ = 4)
-        sigmoid = torch.linspace(-4, 4, temperatures + 1, dtype=torch.float64).sigmoid()
-        betas = ((sigmoid - sigmoid[0]) / (sigmoid[-1] - sigmoid[0])).tolist()
-        path = cls(model, x, widths, betas, [], generator)
-        state = path._at(path.noise(PILOT_CHAINS))
-        step = x.new_full((len(x), 1), 0.3)
-        for beta in betas:
+        return cls(model, x, how, widths, how.betas(), [], generator, work)
+
+    @classmethod
+    def tuned(cls, model: LatentVariableModel, x: Tensor, how: Annealing, generator: Generator, work: _Work) -> Self:
+        """With step sizes from pilot chains: steps that adapt to the very chains they move would bias w."""
+        path = cls.of(model, x, how, generator, work)
+        state = path.at(path.noise(PILOT_CHAINS))
+        step = path.x.new_full((len(x), 1), 0.3)
+        for beta in path.betas[:-1]:  # nothing is weighed after a move at the last
             path.steps.append(step)
-            state, accepted = path._move(state, beta, step)
-            step = (step * torch.exp(0.3 * (accepted.to(x.dtype).mean(0).unsqueeze(-1) - ACCEPTANCE))).clamp(max=1.0)
+            state, accepted = path.move(state, beta, step)
+            step = (step * torch.exp(0.3 * (accepted.to(step).mean(0).unsqueeze(-1) - ACCEPTANCE))).clamp(max=1.0)
+        path.steps.append(step)
         return path
 
     def noise(self, chains: int) -> Tensor:
-        """Of a sample of q for each chain."""
+        """Of a sample of the start for each chain."""
         return self._normal(chains, len(self.x), sum(self.widths))
 
     def noise_of(self, z: list[Tensor]) -> Tensor:
-        """That z, one [1, batch, units] a layer, comes from."""
+        """That z, one [1, batch, units] per layer, comes from."""
         with torch.no_grad():
-            layers, _ = self.model.conditionals(self.x, z)
-        gaussians = ((q, here) for q, here in zip(layers, z, strict=True) if isinstance(q, Gaussian))
-        return torch.cat([(here - q.mean) * torch.exp(-q.log_std) for q, here in gaussians], dim=-1)
+            layers = self.model.conditionals(self.x, z)[STARTS.index(self.how.start)]
+            return torch.cat([_standardized(layer, here) for layer, here in zip(layers, z, strict=True)], dim=-1)
 
-    def forward(self, noise: Tensor) -> Tensor:
-        """log w [chains, batch] of chains from q."""
-        return self._anneal(noise, list(zip(self.betas, self.steps, strict=True)))
+    def anneal(self, noise: Tensor, backwards: bool = False) -> tuple[Tensor, Tensor]:
+        """log w of chains from the start, or log w_rev of chains from the posterior; and the acceptance rate.
 
-    def backward(self, noise: Tensor) -> Tensor:
-        """log w_rev [chains, batch] of chains from the posterior."""
-        return self._anneal(noise, list(zip(self.betas, self.steps, strict=True))[::-1])
-
-    def _anneal(self, noise: Tensor, schedule: list[tuple[float, Tensor]]) -> Tensor:
-        state = self._at(noise)
+        noise [chains, batch, units] -> float64 [chains, batch], [batch].
+        """
+        schedule = list(zip(self.betas, self.steps, strict=True))[:: -1 if backwards else 1]
+        state = self.at(noise)
         log_w = torch.zeros_like(state.log_w, dtype=torch.float64)
+        accepted = torch.zeros_like(log_w)
         for (before, _), (beta, step) in itertools.pairwise(schedule):
             log_w += (beta - before) * state.log_w.double()
-            if beta != schedule[-1][0]:  # nothing is weighed after the last
-                state, _ = self._move(state, beta, step)
-        return log_w
+            if beta != schedule[-1][0]:
+                state, taken = self.move(state, beta, step)
+                accepted += taken
+        moves = self.how.temperatures - 1
+        return log_w, accepted.mean(0) / (moves or math.nan)
 
-    def _move(self, state: _State, beta: float, step: Tensor) -> tuple[_State, Tensor]:
+    def move(self, state: _State, beta: float, step: Tensor) -> tuple[_State, Tensor]:
         """A Hamiltonian step that leaves π_β as it is, and which chains [chains, batch] took it."""
 
         def force(at: _State) -> Tensor:
@@ -186,9 +307,9 @@ class _Path:
 
         start = self._normal(*state.noise.shape)
         momentum, proposal = start, state
-        for _ in range(LEAPFROG_STEPS):
+        for _ in range(self.how.leapfrog_steps):
             momentum = momentum + 0.5 * step * force(proposal)
-            proposal = self._at(proposal.noise + step * momentum)
+            proposal = self.at(proposal.noise + step * momentum)
             momentum = momentum + 0.5 * step * force(proposal)
         gain = energy(state, start) - energy(proposal, momentum)
         accepted = self._uniform(gain.shape).log() < gain  # not if gain is NaN
@@ -199,18 +320,38 @@ class _Path:
             torch.where(accepted, proposal.log_w, state.log_w),
             torch.where(taken, proposal.slope, state.slope),
         )
+        self.work.add(accepted.numel())
         return chosen, accepted
 
-    def _at(self, noise: Tensor) -> _State:
+    def at(self, noise: Tensor) -> _State:
+        """Chains at that noise."""
         with torch.enable_grad():
             noise = noise.detach().requires_grad_()
-            layers = noise.split(self.widths, dim=-1)
-            log_w = self.model.draw(self.x, len(noise), noise=lambda q, level, shape: layers[level]).log_w
+            layers = list(noise.split(self.widths, dim=-1))
+            log_w = self._weight_from_q(layers) if self.how.start == "q" else self._weight_from_prior(layers)
             (slope,) = torch.autograd.grad(log_w.sum(), noise)
         return _State(noise.detach(), log_w.detach(), slope)
+
+    def _weight_from_q(self, noise: list[Tensor]) -> Tensor:
+        return self.model.draw(self.x, len(noise[0]), noise=lambda q, level, shape: noise[level]).log_w
+
+    def _weight_from_prior(self, noise: list[Tensor]) -> Tensor:
+        *below, top = (layer.flatten(0, 1) for layer in noise)
+        z = self.model.prior().sample(top)
+        for layer, here in zip(reversed(self.model.decoder[1:]), reversed(below), strict=True):
+            z = layer(z).sample(here)
+        pixels = self.model.decoder[0](z)
+        shape = noise[0].shape[:2]
+        return type(pixels)(*(parameter.unflatten(0, shape) for parameter in pixels)).log_prob(self.x)
 
     def _normal(self, *shape: int) -> Tensor:
         return torch.randn(shape, generator=self.generator, dtype=self.x.dtype, device=self.x.device)
 
     def _uniform(self, shape: torch.Size) -> Tensor:
         return torch.rand(shape, generator=self.generator, dtype=self.x.dtype, device=self.x.device)
+
+
+def _standardized(distribution: Distribution, z: Tensor) -> Tensor:
+    """The noise whose `sample` is z."""
+    assert not isinstance(distribution, Bernoulli)
+    return (z - distribution.mean) * torch.exp(-distribution.log_std) if isinstance(distribution, Gaussian) else z
