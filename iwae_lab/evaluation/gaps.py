@@ -1,0 +1,135 @@
+"""What the encoder costs (Cremer, Li & Duvenaud 2018, arXiv 1801.03558), in nats of the ELBO:
+
+log p(x) − ELBO(q)  =  [log p(x) − ELBO(q*)]  +  [ELBO(q*) − ELBO(q)]
+                          approximation gap         amortization gap
+
+q is the encoder's posterior, and q* the best one of its family for the image alone. In the first layer that is any
+diagonal Gaussian. Above it, where q(z_l | z_{l-1}) is a network's, it is the network's with its mean and log σ shifted
+by the same amounts at all z_{l-1}.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Generator, Tensor, nn
+
+from iwae_lab.bounds import StreamingBounds
+from iwae_lab.errors import UserError
+from iwae_lab.evaluation.noise import BLOCK, image_noise
+from iwae_lab.layers import Distribution
+from iwae_lab.model import LatentVariableModel, Noise
+
+__all__ = ["Gaps", "encoder_gaps"]
+
+SEED = 600
+ROWS, CUDA_ROWS = 25_000, 100_000  # weighed at a time
+ELBO_K = 1000  # samples of each reported ELBO, the same noise for q and q*
+
+
+@dataclass(frozen=True)
+class Gaps:
+    """Per image, float64 [images], nats."""
+
+    log_p: Tensor
+    """as it was given"""
+    elbo: Tensor
+    """of the encoder's q"""
+    best_elbo: Tensor
+    """of q*; short of the best by what the optimisation missed, so the amortization gap may be too small"""
+
+    @property
+    def approximation(self) -> Tensor:
+        """log p(x) − ELBO(q*): what the family costs."""
+        return self.log_p - self.best_elbo
+
+    @property
+    def amortization(self) -> Tensor:
+        """ELBO(q*) − ELBO(q): what one network for all images costs."""
+        return self.best_elbo - self.elbo
+
+
+def encoder_gaps(
+    model: LatentVariableModel,
+    images: Tensor,
+    log_p: Tensor,
+    *,
+    steps: int = 1000,
+    samples: int = 10,
+    learning_rate: float = 0.02,
+    seed: int = SEED,
+    rows: int | None = None,
+    progress: Callable[[float], None] = lambda fraction: None,
+) -> Gaps:
+    """Gaps of images [images, pixels] whose log p(x) [images] is known from elsewhere, such as `ais`.
+
+    q* starts at q and ascends the ELBO of `samples` samples per step by Adam, at a learning rate that falls linearly to
+    0. Leaves the model and torch's global generator as they are. Raises `UserError` for discrete latents.
+    """
+    if not model.reparameterized:
+        raise UserError(f"{type(model).__name__} has discrete latents: q* can't be found by reparameterized gradients")
+    batch = max(1, (rows or (CUDA_ROWS if images.is_cuda else ROWS)) // BLOCK)
+    dtype = next(model.parameters()).dtype
+    generator = Generator(images.device).manual_seed(seed)
+    found = []
+    for start in range(0, len(images), batch):
+        x = images[start : start + batch].to(dtype)
+        local = _LocalPosterior(model, x)
+        shifts = [shift for layer in local.shifted for shift in layer.shifts]
+        optimizer = torch.optim.Adam(shifts, learning_rate)
+        for step in range(steps):
+            with torch.enable_grad():
+                drawn = local.draw(x, samples, "path", lambda q, _, shape: q.noise(shape, generator))
+                gradients = torch.autograd.grad(-drawn.log_w.mean(0).sum(), shifts)
+            for shift, gradient in zip(shifts, gradients, strict=True):
+                shift.grad = gradient
+            optimizer.param_groups[0]["lr"] = learning_rate * (1 - step / steps)
+            optimizer.step()
+            progress((start + len(x) * (step + 1) / steps) / len(images))
+        indices = range(start, start + len(x))
+        found.append(torch.stack([_elbo(m, x, image_noise(seed, indices, x.device)) for m in (model, local)]))
+    elbo, best = torch.cat(found, dim=1)
+    return Gaps(log_p.double(), elbo, best)
+
+
+@torch.no_grad()
+def _elbo(model: LatentVariableModel, x: Tensor, noise: Noise) -> Tensor:
+    """From `ELBO_K` samples of each x [batch, pixels]; float64 [batch]."""
+    bounds = StreamingBounds()
+    while bounds.k < ELBO_K:
+        bounds.add(model.log_weights(x, BLOCK, noise))
+    return bounds.elbo
+
+
+class _LocalPosterior(LatentVariableModel):
+    """The model with shifts of its own for each x [batch, pixels] in every conditional of q; shares its parameters."""
+
+    reparameterized = True
+
+    def __init__(self, model: LatentVariableModel, x: Tensor) -> None:
+        super().__init__()
+        self.whole = model
+        self.decoder = model.decoder
+        posteriors = model.posteriors(x[:1], 1, image_noise(0, [0], x.device))
+        self.shifted = [
+            _Shifted(layer, [p.new_zeros(len(x), p.shape[-1]) for p in q])
+            for layer, q in zip(model.encoder, posteriors, strict=True)
+        ]
+        self.encoder = nn.ModuleList(self.shifted)
+
+    def prior(self) -> Distribution:
+        return self.whole.prior()
+
+
+class _Shifted(nn.Module):
+    """A conditional whose parameters are shifted by [batch, units] each."""
+
+    def __init__(self, layer: nn.Module, shifts: list[Tensor]) -> None:
+        super().__init__()
+        self.layer, self.shifts = layer, nn.ParameterList(map(nn.Parameter, shifts))
+
+    def forward(self, h: Tensor) -> Distribution:
+        """h [batch, inputs] or [k·batch, inputs], sample by sample -> its distribution."""
+        found = self.layer(h)
+        k = len(h) // len(self.shifts[0])
+        return type(found)(*(p + shift.repeat(k, 1) for p, shift in zip(found, self.shifts, strict=True)))
