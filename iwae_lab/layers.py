@@ -103,7 +103,7 @@ class StandardNormal(NamedTuple):
         return torch.randn(shape, generator=generator, dtype=self.zeros.dtype, device=self.zeros.device)
 
     def noise_from_bits(self, bits: Tensor) -> Tensor:
-        return _normal(bits, self.origin.dtype)
+        return _normal(bits, self.zeros.dtype)
 
     def sample(self, noise: Tensor) -> Tensor:
         return noise

@@ -7,7 +7,7 @@ import pytest
 import torch
 from oracle import X, linear_gaussian, sigmoid_belief
 
-from iwae_lab.bounds import effective_sample_size, iwae_bound
+from iwae_lab.bounds import ess, iwae_bound
 from iwae_lab.errors import UserError
 from iwae_lab.evaluation.ais import Annealing, ais, bidirectional, estimated_seconds, reverse_ais
 from iwae_lab.model import HierarchicalModel
@@ -76,7 +76,7 @@ def test_one_temperature_is_importance_sampling(start):
         else:
             _, z = model.sample_joint(50 * 400)
             log_w = model.decoder[0](z[0].view(50, 400, 2)).log_prob(x)
-    for a, b in ((found.bound, iwae_bound(log_w)), (found.ess, effective_sample_size(log_w))):
+    for a, b in ((found.bound, iwae_bound(log_w)), (found.ess, ess(log_w))):
         assert abs(a.mean() - b.mean()) < 4 * ((a.var() + b.var()) / 400) ** 0.5
 
 

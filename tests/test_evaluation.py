@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from iwae_lab.bounds import effective_sample_size, iwae_bound
+from iwae_lab.bounds import ess, iwae_bound
 from iwae_lab.evaluation.active_units import WithoutUnits, active_units
 from iwae_lab.evaluation.likelihood import SEED, likelihood
 from iwae_lab.evaluation.measure import measure
@@ -37,7 +37,7 @@ def test_bounds_are_those_of_all_log_weights_at_once_whatever_the_batches(
     found = likelihood(model, x, k, rows=rows)
     torch.testing.assert_close(found.bound, iwae_bound(log_w), rtol=1e-12, atol=0)
     torch.testing.assert_close(found.elbo, log_w.mean(0), rtol=1e-12, atol=0)
-    torch.testing.assert_close(found.ess, effective_sample_size(log_w), rtol=1e-9, atol=0)
+    torch.testing.assert_close(found.ess, ess(log_w), rtol=1e-9, atol=0)
     assert list(found.bounds) == sorted({n for n in (1, 5, 50, 500) if n < k} | {k})
     for n, bound in found.bounds.items():
         torch.testing.assert_close(bound, iwae_bound(log_w[:n]), rtol=1e-12, atol=0)

@@ -21,7 +21,7 @@ from typing import Self
 import torch
 from torch import Generator, Tensor
 
-from iwae_lab.bounds import effective_sample_size, iwae_bound
+from iwae_lab.bounds import ess, iwae_bound
 from iwae_lab.errors import UserError, require
 from iwae_lab.evaluation.likelihood import standard_error
 from iwae_lab.layers import Bernoulli, Distribution, Gaussian
@@ -132,7 +132,7 @@ def ais(
     for x in images.split(_batch(images, how, rows)):
         path = _Path.tuned(model, x, how, generator, work)
         log_w, acceptance = path.anneal(path.noise(how.chains))
-        found.append((iwae_bound(log_w), effective_sample_size(log_w), acceptance))
+        found.append((iwae_bound(log_w), ess(log_w), acceptance))
     return Annealed(*map(torch.cat, zip(*found, strict=True)))
 
 
@@ -159,7 +159,7 @@ def reverse_ais(
     for x, *latents in zip(images.split(batch), *(layer.split(batch, dim=1) for layer in z), strict=True):
         path = _Path.tuned(model, x, how, generator, work)
         log_w, acceptance = path.anneal(path.noise_of(latents).expand(how.chains, -1, -1), backwards=True)
-        found.append((-iwae_bound(log_w), effective_sample_size(log_w), acceptance))
+        found.append((-iwae_bound(log_w), ess(log_w), acceptance))
     return Annealed(*map(torch.cat, zip(*found, strict=True)))
 
 
