@@ -138,8 +138,7 @@ class Conditional(nn.Module):
     def forward(self, h: Tensor) -> Gaussian | Bernoulli:
         for linear in self.body:
             h = torch.tanh(linear(h))
-        # under autocast heads give bf16; densities are computed in the precision of the weights
-        return self.family(*(head(h).to(head.weight.dtype) for head in _linears(self.heads)))
+        return self.family(*(head(h) for head in _linears(self.heads)))
 
 
 def _linears(layers: nn.ModuleList) -> list[nn.Linear]:

@@ -7,7 +7,7 @@ inference:   q(z | x) = q(z_1 | x) q(z_2 | z_1) … q(z_L | z_{L-1})  parameters
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -64,8 +64,6 @@ class LatentVariableModel(nn.Module, ABC):
     """encoder[0]: x -> q(z_1 | x); encoder[l]: z_l -> q(z_{l+1} | z_l)"""
     decoder: nn.ModuleList
     """decoder[0]: z_1 -> p(x | z_1); decoder[l]: z_{l+1} -> p(z_l | z_{l+1})"""
-    reparameterized: ClassVar[bool]
-    """whether samples are differentiable in φ"""
 
     @abstractmethod
     def prior(self) -> Distribution:
@@ -94,18 +92,18 @@ class LatentVariableModel(nn.Module, ABC):
 
         Raises `UserError` where samples of discrete latents are to be differentiated.
         """
-        if gradient != "score" and not self.reparameterized:
-            if torch.is_grad_enabled():
-                raise UserError(
-                    f"{type(self).__name__} has discrete latents, whose samples have no {gradient} derivative: "
-                    f"expected an objective that needs none, such as vimco, rws or reinforce"
-                )
-            gradient = "score"
         z, path_parameters = [], []
         log_q = x.new_zeros(())
         below = x
         for level, layer in enumerate(self.encoder):
             q = _apply(layer, below if gradient != "path" else below.detach())
+            if gradient != "score" and isinstance(q, Bernoulli):
+                if torch.is_grad_enabled():
+                    raise UserError(
+                        f"{type(self).__name__} has discrete latents, whose samples have no {gradient} derivative: "
+                        f"expected an objective that needs none, such as vimco, rws or reinforce"
+                    )
+                gradient = "score"
             eps = noise(q, level, (k, len(x), q[0].shape[-1]))
             if gradient == "total":
                 below = q.sample(eps)
@@ -180,10 +178,9 @@ class HierarchicalModel(LatentVariableModel):
 
     latents: units of each stochastic layer, from the image upwards.
     hidden: widths of the tanh networks between a layer and the one above, the same in both directions.
-    mean_image: mean training pixels in [0, 1], [pixels]; the output bias starts at their logits.
+    mean_image: mean training pixels in [0, 1], [height, width] or [pixels]; the output bias starts at their logits.
     """
 
-    reparameterized = True
     zeros: Tensor
 
     def __init__(self, latents: list[int], hidden: list[list[int]], *, mean_image: Tensor) -> None:
@@ -202,8 +199,6 @@ class SigmoidBeliefNetwork(LatentVariableModel):
     logits. The prior's logits are learned.
     """
 
-    reparameterized = False
-
     def __init__(self, latents: list[int], hidden: list[list[int]], *, mean_image: Tensor) -> None:
         super().__init__()
         self.encoder, self.decoder = _networks(Bernoulli, latents, hidden, mean_image)
@@ -218,7 +213,7 @@ def _networks(
 ) -> tuple[nn.ModuleList, nn.ModuleList]:
     """Encoder and decoder between the pixels and latents of `family`, from the image upwards."""
     _check_widths(latents, hidden)
-    below = [len(mean_image), *latents]
+    below = [mean_image.numel(), *latents]
     encoder = nn.ModuleList(
         Conditional(family, n, widths, above) for n, widths, above in zip(below, hidden, latents, strict=False)
     )
@@ -227,7 +222,7 @@ def _networks(
         for level, (n, widths, above) in enumerate(zip(below, hidden, latents, strict=False))
     )
     pixel_bias = decoder[0].get_submodule("heads.0").get_parameter("bias")
-    pixel_bias.data.copy_(torch.logit(mean_image.clamp(0.001, 0.999)))
+    pixel_bias.data.copy_(torch.logit(mean_image.flatten().clamp(0.001, 0.999)))
     return encoder, decoder
 
 
@@ -239,12 +234,12 @@ def _check_widths(latents: list[int], hidden: list[list[int]]) -> None:
 
 
 def _apply(layer: Callable[[Tensor], Any], h: Tensor) -> Any:
-    """A layer's distribution given h [batch, units] or [k, batch, units]; layers see 2-D rows, which are fast."""
-    if h.dim() == 2:
-        return layer(h)
-    k_and_batch = h.shape[:2]
-    given = layer(h.flatten(0, 1))
-    return type(given)(*(parameter.unflatten(0, k_and_batch) for parameter in given))
+    """A layer's distribution given h [batch, units] or [k, batch, units], in the precision of h whatever autocast does.
+
+    Layers see 2-D rows, which are fast.
+    """
+    given = layer(h.flatten(0, -2))
+    return type(given)(*(parameter.to(h.dtype).unflatten(0, h.shape[:-1]) for parameter in given))
 
 
 def _frozen(layer: nn.Module) -> Callable[[Tensor], Any]:

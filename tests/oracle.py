@@ -32,8 +32,6 @@ class Affine(nn.Module):
 class LinearGaussian(LatentVariableModel):
     """z_L ~ N(0, I), each layer below affine in the one above; q likewise, upwards from x. float64."""
 
-    reparameterized = True
-
     def __init__(self, encoder: list[Affine], decoder: list[Affine]) -> None:
         super().__init__()
         self.encoder, self.decoder = nn.ModuleList(encoder), nn.ModuleList(decoder)

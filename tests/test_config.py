@@ -41,7 +41,7 @@ def test_every_shipped_yaml_composes_and_builds(group: str, option: str, compose
     if group in GROUPS:
         node = getattr(config, group)
         assert node["name"] == option, "the name by which records and tables know it"
-        given = {"mean_image": torch.rand(16)} if group == "model" else {}
+        given = {"mean_image": torch.rand(4, 4)} if group == "model" else {}
         assert isinstance(build(GROUPS[group], node, group, **given), GROUPS[group])
     elif group == "logger":
         assert all(issubclass(get_class(node["_target_"]), Logger) for node in config.logger.values())
@@ -97,7 +97,7 @@ def test_bad_values_are_refused_in_one_line_by_name(override: str, message: str,
     with pytest.raises((UserError, HydraException)) as caught:
         config = check(composed(*override.split()))
         for group, base in GROUPS.items():
-            given = {"mean_image": torch.rand(16)} if group == "model" else {}
+            given = {"mean_image": torch.rand(4, 4)} if group == "model" else {}
             build(base, getattr(config, group), group, **given)
     line = explain(caught.value)
     assert "\n" not in line

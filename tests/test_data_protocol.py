@@ -79,7 +79,7 @@ def test_draws_are_the_same_every_time_and_training_is_binary_unless_resampled(h
     assert set(first.val.unique().tolist()) == set(first.test.unique().tolist()) == {0, 1}
     assert (set(first.train.unique().tolist()) == {0, 255}) == (how != "dynamic")
     torch.testing.assert_close(prepare(dataset, tmp_path, 50, 7).test, first.test[:7])
-    torch.testing.assert_close(first.mean_image(), (first.train / 255.0).mean(0))
+    torch.testing.assert_close(first.mean_image(), (first.train / 255.0).mean(0).view(first.shape))
 
 
 def test_sets_are_drawn_independently(tmp_path):

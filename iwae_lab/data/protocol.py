@@ -42,8 +42,8 @@ class Data:
     """whether all test images are tested"""
 
     def mean_image(self) -> Tensor:
-        """Mean training pixels in [0, 1], float32 [pixels]."""
-        return self.train.float().mean(0) / 255
+        """Mean training pixels in [0, 1], float32 [height, width]."""
+        return (self.train.float().mean(0) / 255).unflatten(0, self.shape)
 
 
 def prepare(dataset: Dataset, data_dir: Path, k: int, images: int | None) -> Data:

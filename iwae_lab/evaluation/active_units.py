@@ -71,7 +71,6 @@ class WithoutUnits(LatentVariableModel):
 
     def __init__(self, model: LatentVariableModel, keep: list[Tensor], constants: list[Tensor]) -> None:
         super().__init__()
-        self.reparameterized = model.reparameterized  # type: ignore[misc]
         self.whole = model
         kept = [units.nonzero().squeeze(1) for units in keep]
         self.kept_on_top = kept[-1]

@@ -249,11 +249,13 @@ class _Path:
     @classmethod
     def of(cls, model: LatentVariableModel, x: Tensor, how: Annealing, generator: Generator, work: _Work) -> Self:
         """Raises `UserError` for a model whose latents are discrete."""
-        if not model.reparameterized:
-            raise UserError(f"{type(model).__name__} has discrete latents: annealing moves only continuous ones")
         x = x.to(next(model.parameters()).dtype)
         with torch.no_grad():
-            widths = [z.shape[-1] for z in model.draw(x[:1], 1, noise=lambda q, _, shape: q.noise(shape, generator)).z]
+            z = model.draw(x[:1], 1, noise=lambda q, _, shape: q.noise(shape, generator)).z
+            layers, _ = model.conditionals(x[:1], z)
+        if not all(isinstance(q, Gaussian) for q in layers):
+            raise UserError(f"{type(model).__name__} has discrete latents: annealing moves only continuous ones")
+        widths = [here.shape[-1] for here in z]
         return cls(model, x, how, widths, how.betas(), [], generator, work)
 
     @classmethod

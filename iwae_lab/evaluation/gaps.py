@@ -17,7 +17,7 @@ from torch import Generator, Tensor, nn
 from iwae_lab.bounds import StreamingBounds
 from iwae_lab.errors import UserError
 from iwae_lab.evaluation.noise import BLOCK, image_noise
-from iwae_lab.layers import Distribution
+from iwae_lab.layers import Bernoulli, Distribution
 from iwae_lab.model import LatentVariableModel, Noise
 
 __all__ = ["Gaps", "encoder_gaps"]
@@ -66,7 +66,8 @@ def encoder_gaps(
     q* starts at q and ascends the ELBO of `samples` samples per step by Adam, at a learning rate that falls linearly to
     0. Leaves the model and torch's global generator as they are. Raises `UserError` for discrete latents.
     """
-    if not model.reparameterized:
+    posteriors = model.posteriors(images[:1].to(next(model.parameters()).dtype), 1)
+    if any(isinstance(q, Bernoulli) for q in posteriors):
         raise UserError(f"{type(model).__name__} has discrete latents: q* can't be found by reparameterized gradients")
     batch = max(1, (rows or (CUDA_ROWS if images.is_cuda else ROWS)) // BLOCK)
     dtype = next(model.parameters()).dtype
@@ -103,8 +104,6 @@ def _elbo(model: LatentVariableModel, x: Tensor, noise: Noise) -> Tensor:
 
 class _LocalPosterior(LatentVariableModel):
     """The model with shifts of its own for each x [batch, pixels] in every conditional of q; shares its parameters."""
-
-    reparameterized = True
 
     def __init__(self, model: LatentVariableModel, x: Tensor) -> None:
         super().__init__()

@@ -23,7 +23,9 @@ def milliseconds(layers, k, batch, optimizer, compile, precision, graphs, steps=
     schedule = Constant(1, batch, 1e-3)
     training = Training(model, IWAE(), optimizer, schedule, k, compile=compile, precision=precision).cuda()
     training.on_train_epoch_start()
-    execute = Steps(training.add_gradients, optimizer.make(training.parameters(), 1e-3), training.compute, graphs=graphs)
+    execute = Steps(
+        training.add_gradients, optimizer.make(training.parameters(), 1e-3), training.compute, graphs=graphs
+    )
     groups = itertools.chain.from_iterable(itertools.repeat(Batches(images, batch)))
     done, begun = 0, time.monotonic()
     while done < 5 * Steps.LONGEST:
@@ -44,6 +46,12 @@ def milliseconds(layers, k, batch, optimizer, compile, precision, graphs, steps=
 if __name__ == "__main__":
     layers, k, batch, optimizer, compile, precision, graphs = sys.argv[1:]
     ms, first = milliseconds(
-        int(layers), int(k), int(batch), {"adam": Adam, "soap": Soap}[optimizer](), compile, precision, graphs == "graphs"
+        int(layers),
+        int(k),
+        int(batch),
+        {"adam": Adam, "soap": Soap}[optimizer](),
+        compile,
+        precision,
+        graphs == "graphs",
     )
     print(*sys.argv[1:], f"{1e3 * ms:8.1f} us  (first {first:.1f} s)", flush=True)

@@ -1,0 +1,1 @@
+"""Models beyond the paper's architectures, one file each."""

@@ -1,0 +1,282 @@
+"""Whatever conf/model names, and a model of a user's own, works with all that takes a model."""
+
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from conftest import records
+from omegaconf import OmegaConf
+from test_cuda_by_construction import META, NoCopies
+from test_objectives import ALL, FOR_DISCRETE, objective
+from torch._dynamo.utils import counters
+
+from iwae_lab.bounds import iwae_bound
+from iwae_lab.compiling import Compiled
+from iwae_lab.config import build
+from iwae_lab.errors import UserError
+from iwae_lab.evaluation.active_units import active_units
+from iwae_lab.evaluation.ais import bidirectional
+from iwae_lab.evaluation.likelihood import likelihood
+from iwae_lab.evaluation.measure import measure
+from iwae_lab.figures import model_figures
+from iwae_lab.layers import Bernoulli
+from iwae_lab.model import LatentVariableModel
+from iwae_lab.optimizers.adam import Adam
+from iwae_lab.schedule import Constant
+from iwae_lab.training import Training
+
+CONF = Path(__file__).parent.parent / "conf/model"
+FOUND = sorted(path.stem for path in CONF.glob("*.yaml"))
+SMALL = {
+    "one_layer": ["latents=[4]", "hidden=[[8]]"],
+    "two_layer": ["latents=[4,3]", "hidden=[[8],[6]]"],
+    "sigmoid_belief": ["latents=[4]"],
+    "sigmoid_belief_two": ["latents=[4,3]"],
+    "conv": ["latents=4", "channels=[2,3]"],
+}
+"""Of those that tests would wait for as they are."""
+
+MINE = """
+import torch
+from torch import nn
+
+from iwae_lab.layers import Bernoulli, Gaussian, StandardNormal
+from iwae_lab.model import LatentVariableModel
+
+
+class Encoder(nn.Module):
+    def __init__(self, pixels, used, unused):
+        super().__init__()
+        self.linear = nn.Linear(pixels, 2 * used)
+        self.unused = unused
+
+    def forward(self, x):
+        return Gaussian(*(nn.functional.pad(half, (0, self.unused)) for half in self.linear(x).chunk(2, dim=1)))
+
+
+class Decoder(nn.Module):
+    def __init__(self, pixels, used):
+        super().__init__()
+        self.linear = nn.Linear(used, pixels)
+
+    def forward(self, z):
+        return Bernoulli(self.linear(z[:, : self.linear.in_features]))
+
+
+class Mine(LatentVariableModel):
+    "Of its units, the last `unused` are inactive."
+
+    def __init__(self, used: int = 3, unused: int = 2, *, mean_image):
+        super().__init__()
+        self.encoder = nn.ModuleList([Encoder(mean_image.numel(), used, unused)])
+        self.decoder = nn.ModuleList([Decoder(mean_image.numel(), used)])
+        self.register_buffer("zeros", torch.zeros(used + unused))
+
+    def prior(self):
+        return StandardNormal(self.zeros)
+"""
+
+SHAPE = (5, 4)
+
+every_model = pytest.mark.parametrize("name", [*FOUND, "mine"])
+
+
+def small(name: str) -> LatentVariableModel:
+    """As it is initialised, in double precision."""
+    torch.manual_seed(0)
+    mean_image = torch.rand(SHAPE)
+    if name == "mine":
+        module = SimpleNamespace()
+        exec(MINE, module.__dict__)
+        model = module.Mine(mean_image=mean_image)
+    else:
+        node = OmegaConf.merge(OmegaConf.load(CONF / f"{name}.yaml"), OmegaConf.from_dotlist(SMALL.get(name, [])))
+        model = build(LatentVariableModel, OmegaConf.to_container(node), "model", mean_image=mean_image)
+    return model.double()
+
+
+def images(n: int) -> torch.Tensor:
+    return (torch.rand(n, 20, generator=torch.Generator().manual_seed(1)) < 0.4).byte()
+
+
+def is_discrete(model: LatentVariableModel) -> bool:
+    return any(isinstance(q, Bernoulli) for q in model.posteriors(images(1).double(), 1))
+
+
+def noise_of_images(start: int):
+    """Noise that an image has wherever its batch starts, of up to ten images."""
+
+    def noise(q, level, shape):
+        k, batch, units = shape
+        table = q.noise((10, k, units), torch.Generator().manual_seed(level))
+        return table[start : start + batch].transpose(0, 1)
+
+    return noise
+
+
+@every_model
+@pytest.mark.parametrize("spec", ALL)
+def test_every_objective_has_a_finite_gradient_in_every_parameter_or_refuses(name, spec):
+    model, made = small(name), objective(spec)
+    x = images(3).double()
+    if is_discrete(model) and spec.split()[0] not in FOR_DISCRETE:
+        with pytest.raises(UserError, match="has discrete latents, whose samples have no"):
+            made(model, x, 4)
+        return
+    made(model, x, 4).backward(model)
+    for parameter in model.parameters():
+        assert parameter.grad.isfinite().all() and parameter.grad.abs().sum() > 0
+
+
+@every_model
+@pytest.mark.parametrize("gradient", ["total", "path", "score"])
+@torch.no_grad()
+def test_samples_weigh_what_their_densities_say_in_whatever_batch_they_are(name, gradient):
+    model, x = small(name), images(7).double()
+    whole = model.draw(x, 5, gradient, noise_of_images(0))
+    torch.testing.assert_close(whole.log_p, model.log_joint(x, whole.z))
+    torch.testing.assert_close(whole.log_q, model.log_posterior(x, whole.z))
+    part = model.draw(x[2:4], 5, gradient, noise_of_images(2))
+    torch.testing.assert_close(part.log_w, whole.log_w[:, 2:4])
+    assert whole.log_w.std(0).min() > 1e-3, "samples differ"
+    assert whole.log_w.mean(0).std() > 1e-2, "images differ"
+
+
+@every_model
+def test_autocast_leaves_densities_in_the_precision_of_the_images(name):
+    model = small(name).float()
+    x = images(7).float()
+    exact = model.draw(x, 5, "score", noise_of_images(0))
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = model.draw(x, 5, "score", noise_of_images(0))
+    assert rounded.log_p.dtype == rounded.log_q.dtype == torch.float32
+    assert not torch.equal(rounded.log_w, exact.log_w)
+    torch.testing.assert_close(rounded.log_q.mean(), exact.log_q.mean(), rtol=0.05, atol=0.1)
+
+
+@every_model
+def test_it_is_measured_the_same_in_whatever_batches_and_with_its_inactive_units_taken_out(name):
+    model, test = small(name), images(40)
+    torch.testing.assert_close(likelihood(model, test, 120, rows=50).bound, likelihood(model, test, 120).bound)
+    found = measure(model, test, images(10), 500).metrics()
+    assert found["test/elbo"] < -found["test/nll"] < 0
+    units = [q.mean.shape[-1] for q in model.posteriors(test.double(), 1)]
+    assert [len(variances) for variances in found["test/unit_variances"]] == units
+    assert found["test/nll_active_only"] == pytest.approx(found["test/nll"], abs=0.2)
+    if name == "mine":
+        assert found["test/active_units"] == [3] and units == [5]
+        assert found["test/nll_active_only"] != found["test/nll"]
+
+
+@every_model
+def test_annealing_bounds_log_p_from_both_sides_or_refuses(name):
+    model = small(name)
+    if is_discrete(model):
+        with pytest.raises(UserError, match="has discrete latents: annealing moves only continuous ones"):
+            bidirectional(model, 2)
+        return
+    found = bidirectional(model, 20, chains=4, temperatures=20)
+    usual = likelihood(model, found.images.byte(), 500)
+    gap = found.upper - found.lower
+    assert gap.mean() > -4 * gap.std() / len(gap) ** 0.5
+    assert found.lower.mean() > usual.elbo.mean() + 0.1
+    assert found.upper.mean() > usual.bound.mean() - 0.1
+
+
+@every_model
+def test_its_objective_is_one_graph_for_every_batch(name):
+    model = small(name)
+    made = objective("vimco" if is_discrete(model) else "iwae")
+    torch.compiler.reset()
+    counters.clear()
+    traced = torch.compile(lambda x: made(model, x, 4).loss, backend="eager", dynamic=False)
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        for _ in range(3):
+            traced(images(3).double())
+    assert counters["stats"]["unique_graphs"] == 1
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[] if n == "conv" else pytest.mark.slow) for n in FOUND])
+def test_compiled_it_has_the_same_bound_and_gradient(name):
+    found = []
+    for mode in ("false", "true"):
+        model = small(name)
+        made = objective("vimco" if is_discrete(model) else "dreg")
+        function = Compiled(lambda x, model=model, made=made: (made(model, x, 4).loss, made(model, x, 4).log_w), mode)
+        torch.manual_seed(0)
+        loss, log_w = function(images(3).double(), calls_left=1)
+        loss.backward()
+        assert (function.compiled is not None) == (mode == "true")
+        found.append([loss.detach(), iwae_bound(log_w.detach()), *(p.grad for p in model.parameters())])
+    torch.testing.assert_close(*found)
+
+
+@every_model
+def test_a_training_step_needs_no_value_on_the_host(name):
+    model = small(name)
+    made = objective("vimco" if is_discrete(model) else "iwae")
+    schedule = Constant(epochs=1, batch_size=5, learning_rate=1e-3)
+    training = Training(model.float(), made, Adam(), schedule, k=3, compile="false").to(META)
+    training.on_train_epoch_start()
+    with NoCopies():
+        training.add_gradients(torch.empty(5, 20, device=META))
+    assert all(p.grad is not None and p.grad.device == META for p in model.parameters())
+
+
+@every_model
+def test_it_is_drawn(name):
+    model = small(name)
+    figures = model_figures(model, images(12), SHAPE, active_units(model, images(12)))
+    assert figures.keys() == {"samples", "reconstructions", "log_variances"}
+    assert figures["samples"].getcolors(maxcolors=3) is None, "more than three shades of grey"
+
+
+@pytest.mark.parametrize("height", range(1, 10))
+def test_convolutions_fit_images_of_any_size(height):
+    node = {"_target_": "iwae_lab.models.conv.ConvModel", "latents": 2, "channels": [2, 3]}
+    model = build(LatentVariableModel, node, "model", mean_image=torch.rand(height, 7))
+    x = torch.zeros(2, height * 7)
+    assert model.decoder[0](model.encoder[0](x).mean).logits.shape == x.shape
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"latents": 0}, "model.latents=0: expected an integer"),
+        ({"channels": []}, r"model.channels=\[\]: expected"),
+        ({"channels": [2, 0]}, r"model.channels=\[2, 0\]: expected"),
+        ({"mean_image": torch.rand(20)}, r"model.mean_image=\[20\]: expected \[height, width\]"),
+    ],
+)
+def test_convolutions_refuse(wrong, message):
+    given = {"latents": 2, "channels": [2], "mean_image": torch.rand(SHAPE)} | wrong
+    node = {"_target_": "iwae_lab.models.conv.ConvModel", "latents": given["latents"], "channels": given["channels"]}
+    with pytest.raises(UserError, match=message):
+        build(LatentVariableModel, node, "model", mean_image=given["mean_image"])
+
+
+@pytest.mark.parametrize("name", ["conv", "mine"])
+def test_a_run_from_the_command_line_to_its_record_and_what_can_be_measured_of_it(name, cli, tiny, tmp_path):
+    (tmp_path / "mine.py").write_text(MINE)
+    (tmp_path / "conf/model").mkdir(parents=True)
+    (tmp_path / "conf/model/mine.yaml").write_text("name: mine\n_target_: mine.Mine\nunused: 4\n")
+    general = [override for override in tiny if not override.startswith("model.")]
+    its_own = ["model.channels=[2,3]", "model.latents=4"] if name == "conv" else []
+    everywhere = {"PYTHONPATH": str(tmp_path)}
+    command = ["train.py", "-cd", str(tmp_path / "conf"), *general, f"model={name}", *its_own]
+    done = cli(*command, "objective=dreg", "diagnostics=true", **everywhere)
+    assert done.returncode == 0, done.stderr
+    (record,) = records(tmp_path / "runs")
+    assert record["status"] == "finished" and record["model"] == name
+    assert record["metrics"]["test/nll"] == pytest.approx(record["metrics"]["test/nll_active_only"], abs=2)
+    if name == "mine":
+        assert record["metrics"]["test/active_units"] == [3]
+        assert record["metrics"]["test/nll"] != record["metrics"]["test/nll_active_only"]
+    folder = tmp_path / "runs" / record["run_id"]
+    assert {path.name for path in (folder / "figures").iterdir()} >= {"samples.png", "reconstructions.png"}
+    again = cli("-m", "iwae_lab.evaluate", str(folder), "diagnostics=true", "ais=3", **everywhere)
+    assert again.returncode == 0, again.stderr
+    assert f"{record['metrics']['test/nll']:.2f}" in again.stdout
