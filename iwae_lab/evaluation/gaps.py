@@ -66,7 +66,7 @@ def encoder_gaps(
     q* starts at q and ascends the ELBO of `samples` samples per step by Adam, at a learning rate that falls linearly to
     0. Leaves the model and torch's global generator as they are. Raises `UserError` for discrete latents.
     """
-    posteriors = model.posteriors(images[:1].to(next(model.parameters()).dtype), 1)
+    posteriors = model.posteriors(images[:1].to(next(model.parameters()).dtype), 1, image_noise(0, [0], images.device))
     if any(isinstance(q, Bernoulli) for q in posteriors):
         raise UserError(f"{type(model).__name__} has discrete latents: q* can't be found by reparameterized gradients")
     batch = max(1, (rows or (CUDA_ROWS if images.is_cuda else ROWS)) // BLOCK)
