@@ -1,5 +1,8 @@
 """Train and evaluate one model, or a multirun of them: `python train.py --help`."""
 
+import os
+import sys
+
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
@@ -7,6 +10,7 @@ from omegaconf import DictConfig
 
 from iwae_lab.config import register
 from iwae_lab.errors import interrupt_on_signals, one_line_errors
+from iwae_lab.loggers.wandb_agent import overrides_of
 from iwae_lab.startup import load_run
 from iwae_lab.sweep import reported, run_job
 
@@ -14,15 +18,17 @@ register()
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
-def main(cfg: DictConfig) -> None:
+def main(cfg: DictConfig) -> float:
+    """The validation NLL in nats, for Hydra's sweepers to minimise."""
     if HydraConfig.get().mode == RunMode.MULTIRUN:
-        run_job(cfg)
-        return
+        return run_job(cfg)
     with one_line_errors():
-        load_run()(cfg)
+        return load_run()(cfg).metrics["val/nll"]
 
 
 if __name__ == "__main__":
     interrupt_on_signals()
+    if "WANDB_SWEEP_ID" in os.environ:
+        sys.argv[1:] = overrides_of(sys.argv[1:])
     with one_line_errors(), reported():
         main()

@@ -21,14 +21,15 @@ ZOOM = 2
 
 def write_figures(
     folder: Path, model: LatentVariableModel, images: Tensor, shape: tuple[int, int], units: ActiveUnits
-) -> None:
-    """Write `model_figures` and the training curve as PNG files into `folder`, in the folder of a run."""
+) -> dict[str, Image.Image]:
+    """Write `model_figures` and the training curve as PNG files into `folder`, in the folder of a run; returns them."""
     folder.mkdir(exist_ok=True)
     figures = model_figures(model, images, shape, units)
     if rows := read_metrics(folder.parent):
         figures["training_curve"] = training_curve(rows)
     for name, picture in figures.items():
         write_png(folder / f"{name}.png", picture)
+    return figures
 
 
 @torch.no_grad()

@@ -29,13 +29,13 @@ from iwae_lab.errors import Diverged, UserError, explain, interrupt_on_signals, 
 from iwae_lab.evaluation.measure import Measurements, measure
 from iwae_lab.figures import write_figures
 from iwae_lab.identity import identity, run_id
-from iwae_lab.loggers.base import RunLogger
+from iwae_lab.loggers.base import RunLogger, log_finished
 from iwae_lab.model import LatentVariableModel
 from iwae_lab.objectives.base import Objective
 from iwae_lab.optimizers.base import OptimizerFactory
 from iwae_lab.precision import fastest_precision
 from iwae_lab.progress import Meter
-from iwae_lab.record import Record, now, read_record, writable, write_atomically
+from iwae_lab.record import Record, now, read_metrics, read_record, writable, write_atomically
 from iwae_lab.report import print_record
 from iwae_lab.schedule import Schedule
 from iwae_lab.sweep import job_threads
@@ -130,6 +130,7 @@ def run(cfg: DictConfig) -> Record:
             record = read_record(folder)
             if record.status == "finished":
                 log.info("this run is finished; force=true runs it again")
+                log_finished(_trackers(config, record, folder), record, folder)
                 print_record(record, folder)
                 return record
             if record.status == "diverged":
@@ -169,7 +170,7 @@ def _train_and_measure(parts: Parts, record: Record, folder: Path) -> None:
     data, training = parts.data, _prepare(parts)
     record.protocol = data.protocol
     log.info("%s", folder)
-    with _trackers(config, record, folder) as trackers:
+    with _started(_trackers(config, record, folder), read_metrics(folder)) as trackers:
         with devices.helpers(parts.devices(), parts.device().type, _help, config, folder):
             trainer = _fit(training, parts, trackers, folder)
         record.steps = trainer.global_step
@@ -186,9 +187,9 @@ def _train_and_measure(parts: Parts, record: Record, folder: Path) -> None:
             if not math.isfinite(record.metrics[key]):
                 raise Diverged(f"{key} of the trained model is {record.metrics[key]}")
         _write_per_image(folder / "per_image.npz", found)
-        write_figures(folder / "figures", model, data.val, data.shape, found.units)
+        figures = write_figures(folder / "figures", model, data.val, data.shape, found.units)
         for tracker in trackers:
-            tracker.log_result()
+            tracker.log_result(record, figures)
 
 
 def prepare_cpu(config: Config) -> None:
@@ -227,15 +228,20 @@ def _help(config: Config, folder: Path) -> None:
     _fit(_prepare(parts), parts, [], folder)
 
 
+def _trackers(config: Config, record: Record, folder: Path) -> list[RunLogger]:
+    """The trackers of a run, not yet started."""
+    return [
+        build(RunLogger, node, f"logger.{key}", folder=folder, record=record) for key, node in config.logger.items()
+    ]
+
+
 @contextlib.contextmanager
-def _trackers(config: Config, record: Record, folder: Path) -> Iterator[list[RunLogger]]:
-    """The loggers of a run, open until it ends, one way or the other."""
+def _started(trackers: list[RunLogger], rows: list[dict[str, float]]) -> Iterator[list[RunLogger]]:
+    """The trackers, started after `rows` and open until the run ends, one way or the other."""
     with contextlib.ExitStack() as opened:
-        trackers = []
-        for key, node in config.logger.items():
-            tracker = build(RunLogger, node, f"logger.{key}", folder=folder, record=record)
+        for tracker in trackers:
+            tracker.start(rows)
             opened.push(lambda kind, *_, tracker=tracker: tracker.close(failed=kind is not None))
-            trackers.append(tracker)
         yield trackers
 
 

@@ -5,6 +5,7 @@ import dataclasses
 import hashlib
 import json
 import logging
+import math
 import os
 import signal
 import socket
@@ -85,8 +86,11 @@ def _running_elsewhere() -> list[Job]:
     return [job for job in here if job.status == "running"]
 
 
-def run_job(cfg: DictConfig) -> None:
-    """`run` as a job of a multirun: an error is written down, not raised, so that the others go on."""
+def run_job(cfg: DictConfig) -> float:
+    """`run` as a job of a multirun: an error is written down, not raised, so that the others go on.
+
+    Returns the validation NLL in nats; infinity for a job that failed, which no sweeper then chooses.
+    """
     hydra = HydraConfig.get()
     folder = Path(hydra.runtime.output_dir)
     if not (folder / "multirun.yaml").is_file():  # which Hydra wrote into that of the sweep
@@ -98,10 +102,12 @@ def run_job(cfg: DictConfig) -> None:
         record = load_run()(cfg)  # here, since the multirun's own process may not need it
         job.run_id, job.nll = record.run_id, record.metrics["test/nll"]
         job.status = "skipped" if (record.finished or "") < start else "finished"
+        return record.metrics["val/nll"]
     except Exception as error:
         job.status, job.reason = "failed", explain(error)
         job.log = next((note.removeprefix("log: ") for note in getattr(error, "__notes__", [])), None)
         log.error("failed: %s", job.reason)
+        return math.inf
     except BaseException:
         job.status = "interrupted"
         raise

@@ -71,6 +71,11 @@ def record_of(folder: Path) -> dict[str, Any]:
     return json.loads((folder / "result.json").read_text())
 
 
+def wandb_id(folder: Path) -> str:
+    """The id of the folder's latest run in W&B."""
+    return list(json.loads((folder / "wandb.json").read_text()))[-1]
+
+
 def column(folder: Path, key: str) -> list[float]:
     with (folder / "metrics.csv").open(newline="") as file:
         return [float(row[key]) for row in csv.DictReader(file) if row[key]]
@@ -90,9 +95,9 @@ def log_of(folder: Path) -> dict[str, list[dict[str, Any]]]:
 
 def assert_whole(server: Server, project: str, folder: Path) -> None:
     """The server holds what the run folder holds."""
-    record = record_of(folder)
-    run_id = record["run_id"]
+    record, run_id = record_of(folder), wandb_id(folder)
     found = server.runs(project)[run_id]
+    assert found["config"]["run_id"]["value"] == record["run_id"]
     assert found["summary"]["status"] == "finished"
     for key in ("dataset", "protocol", "model", "objective", "k", "schedule", "seed"):
         assert found["config"][key]["value"] == record[key]
@@ -116,7 +121,7 @@ def multirun(
     given = ["train.py", *TINY, "logger=wandb", f"runs_dir={home}/r", "hydra.mode=MULTIRUN"]
     given += ["logger.wandb.project=multi", "logger.wandb.tags=[mine]"]
     given += ["schedule.learning_rate=0.001,1e30"]  # the latter makes the loss NaN
-    done = ask(zygote, home, given, without_account(home) | server.environment)
+    done = ask(zygote, home, given, without_account(home) | server.environment | {"WANDB_TAGS": "theirs,mine"})
     assert done.returncode == 1, done.stderr
     good, bad = sorted(run_folders(home / "r"), key=lambda folder: record_of(folder)["status"] == "failed")
     return done, good, bad
@@ -127,7 +132,7 @@ def test_every_job_of_a_multirun_arrives_as_a_run_of_its_own(server: Server, mul
     done, good, bad = multirun
     assert_whole(server, "multi", good)
     assert record_of(bad)["status"] == "failed"
-    assert server.runs("multi")[bad.name]["summary"]["status"] == "failed"  # the server's own state: always finished
+    assert server.runs("multi")[wandb_id(bad)]["summary"]["status"] == "failed"  # the server's own state: always finished
     assert len(server.runs("multi")) == 2
     assert "1 finished, 1 failed" in done.stdout
     (told,) = (line for line in done.stdout.splitlines() if line.startswith("failed: "))
@@ -142,11 +147,12 @@ def test_runs_are_grouped_tagged_and_summed_up_and_a_failed_one_ends_with_code_1
     assert [log["exit"][0].get("exit_code", 0) for log in logs] == [0, 1]
     for folder, log in zip((good, bad), logs, strict=True):
         (run,) = log["run"]
-        assert run["run_id"] == run["display_name"] == folder.name == record_of(folder)["run_id"]
-        assert run["tags"] == server.runs("multi")[folder.name]["tags"] == ["mine", "mnist_5k", "one_layer", "iwae"]
+        assert (run["run_id"], run["display_name"]) == (wandb_id(folder), folder.name)
+        tags = ["theirs", "mine", "mnist_5k", "one_layer", "iwae"]
+        assert run["tags"] == server.runs("multi")[wandb_id(folder)]["tags"] == tags
     (group,) = {log["run"][0]["run_group"] for log in logs}
     assert group.startswith("evaluation.images=30 evaluation.k=20 k=3 ")
-    summary = server.summary("multi", good.name)
+    summary = server.summary("multi", wandb_id(good))
     for key in ("val/nll", "train/loss"):
         assert summary[key] == {"min": pytest.approx(min(column(good, key)))}
     for key in ("val/bound", "train/bound"):
@@ -160,7 +166,7 @@ def test_the_metric_of_a_wandb_sweep_is_in_the_history(server: Server, multirun:
     _, good, _ = multirun
     metric = yaml.safe_load(sweep.read_text())["metric"]
     assert metric["goal"] == "minimize"
-    assert server.history(good.name, metric["name"])
+    assert server.history(wandb_id(good), metric["name"])
 
 
 @needs_server
@@ -168,7 +174,7 @@ def test_the_checkpoint_is_an_artifact_on_request_only(
     server: Server, multirun: Any, train: Train, environment: dict[str, str], tmp_path: Path
 ) -> None:
     _, unasked, _ = multirun
-    assert not server.artifacts(unasked.name)
+    assert not server.artifacts(wandb_id(unasked))
     done = train("logger.wandb.upload_checkpoint=true", "logger.wandb.project=asked")
     assert done.returncode == 0, done.stderr
     (folder,) = run_folders(tmp_path / "r")
@@ -177,7 +183,7 @@ def test_the_checkpoint_is_an_artifact_on_request_only(
     (file,) = offered["manifest"]["contents"]
     assert (file["path"], base64.b64decode(file["digest"])) == ("last.ckpt", checksum)
     sync(done.stderr, environment | server.environment)
-    (artifact,) = server.artifacts(folder.name)  # openwandb asks no client for the file
+    (artifact,) = server.artifacts(wandb_id(folder))  # openwandb asks no client for the file
     assert (artifact["name"], artifact["artifact_type"]) == (folder.name, "model")
 
 
@@ -236,14 +242,14 @@ def test_a_run_that_goes_on_is_one_run_in_wandb(
         assert record_of(folder)["error"] == "interrupted"
         assert 0 < len(column(folder, "step")) < 12
         if online:
-            assert server.runs(project)[folder.name]["summary"]["status"] == "failed"
+            assert server.runs(project)[wandb_id(folder)]["summary"]["status"] == "failed"
         done = train(*overrides, **account)
         assert done.returncode == 0 and "going on from" in done.stderr
         if not online:
             sync(done.stderr, environment | front.environment)
-        lines = front.history[folder.name]
+        lines = front.history[wandb_id(folder)]
     assert len(server.runs(project)) == 1
-    assert [run["run_id"] for run in log_of(folder)["run"]] == [folder.name] * 2
+    assert [run["run_id"] for run in log_of(folder)["run"]] == [wandb_id(folder)] * 2
     assert [end.get("exit_code", 0) for end in log_of(folder)["exit"]] == [1, 0]
     assert [(offset, line["_step"]) for offset, line in lines] == [(i, i) for i in range(13)]  # and the result
     assert [line["step"] for _, line in lines[:12]] == column(folder, "step")
@@ -299,7 +305,7 @@ def test_the_servers_pages_show_the_runs_of_a_multirun_side_by_side(
     _, *folders = multirun
     server.publish("multi")
     options = ["--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=5000", "--dump-dom"]
-    for page in ("projects/default/multi", f"compare/default/multi?runs={','.join(f.name for f in folders)}"):
+    for page in ("projects/default/multi", f"compare/default/multi?runs={','.join(map(wandb_id, folders))}"):
         command = ["chromium", *options, f"--user-data-dir={tmp_path}/profile", f"{server.url}/{page}"]
         shown = subprocess.run(command, capture_output=True, text=True, timeout=120).stdout
         body = re.sub("(?s)<script.*?</script>", "", shown)

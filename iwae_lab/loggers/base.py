@@ -1,22 +1,24 @@
-"""What a tracker is given: metrics and figures while training, then the result and its figures, then the end."""
+"""What a tracker receives: the run's identity, metrics and figures during training, the result, the end."""
 
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from PIL.Image import Image
+from PIL import Image
 from pytorch_lightning.loggers import Logger
 
-from iwae_lab.record import Record
+from iwae_lab.record import Record, read_metrics
 
-__all__ = ["RunLogger"]
+__all__ = ["RunLogger", "log_finished"]
 
 
 class RunLogger(Logger):
-    """Takes the metrics of one run, and what is measured after its training.
+    """Tracks one run. Called in this order: `start`, `log_figures` and `log_metrics`, `log_result`, `close`.
 
-    folder: of the run. record: known up to the protocol when training starts, with all metrics at `log_result`.
+    A tracker that is only built has no effect, so that it can be asked for `holds_result`.
+
+    folder: the run's. record: what is known of the run before training, its protocol included.
     """
 
     def __init__(self, folder: Path, record: Record) -> None:
@@ -32,18 +34,40 @@ class RunLogger(Logger):
     def version(self) -> str:
         return self.record.run_id
 
+    def holds_result(self) -> bool:
+        """Whether the tracker already has the result of this run, from an earlier command."""
+        return True
+
+    def start(self, rows: list[dict[str, float]]) -> None:
+        """Begin the run, or resume it after `rows`, the metrics of its earlier epochs, each with its step."""
+
     def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
         """The record holds them."""
 
     @abstractmethod
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        """Take the metrics of a step."""
+        """Log the metrics of one step."""
 
-    def log_figures(self, draw: Callable[[], dict[str, Image]], step: int) -> None:
-        """Take the figures that `draw` gives by name; called before the metrics of their step."""
+    def log_figures(self, draw: Callable[[], dict[str, Image.Image]], step: int) -> None:
+        """Log the figures that `draw` returns by name; called before `log_metrics` of the same step."""
 
-    def log_result(self) -> None:
-        """Take the metrics of the record and the figures in the run's folder."""
+    def log_result(self, record: Record, figures: dict[str, Image.Image]) -> None:
+        """Log the metrics of the finished record, and figures by name."""
 
     def close(self, failed: bool) -> None:
-        """The run is over."""
+        """End the run."""
+
+
+def log_finished(trackers: Iterable[RunLogger], record: Record, folder: Path) -> None:
+    """Log a finished run to those of `trackers` that lack it, from its record, metrics.csv and figures."""
+    for tracker in trackers:
+        if tracker.holds_result():
+            continue
+        figures = {path.stem: Image.open(path).convert("RGB") for path in sorted((folder / "figures").glob("*.png"))}
+        tracker.start(read_metrics(folder))
+        failed = True
+        try:
+            tracker.log_result(record, figures)
+            failed = False
+        finally:
+            tracker.close(failed)

@@ -6,23 +6,23 @@ from pathlib import Path
 from typing import Any
 
 from iwae_lab.loggers.base import RunLogger
-from iwae_lab.record import Record, read_metrics, write_atomically
+from iwae_lab.record import Record, write_atomically
 
 __all__ = ["MetricsCSV"]
 
 
 class MetricsCSV(RunLogger):
-    """metrics.csv: a row a logged step, a column a metric; a resumed run goes on in the same file.
+    """metrics.csv: one row per logged step, one column per metric; a resumed run continues the same file.
 
-    Lightning's own CSVLogger deletes the file of the run it is to go on with.
+    Lightning's own CSVLogger deletes the file of the run that it should resume.
     """
 
     def __init__(self, *, folder: Path, record: Record) -> None:
         super().__init__(folder, record)
-        self.path = folder / "metrics.csv"
-        self.rows: dict[int, dict[str, Any]] = {
-            int(row["step"]): row | {"step": int(row["step"])} for row in read_metrics(folder)
-        }
+        self.rows: dict[int, dict[str, Any]] = {}
+
+    def start(self, rows: list[dict[str, float]]) -> None:
+        self.rows = {int(row["step"]): row | {"step": int(row["step"])} for row in rows}
 
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
         assert step is not None
@@ -34,4 +34,4 @@ class MetricsCSV(RunLogger):
         writer = csv.DictWriter(file, columns)
         writer.writeheader()
         writer.writerows(self.rows[step] for step in sorted(self.rows))
-        write_atomically(self.path, file.getvalue())
+        write_atomically(self.folder / "metrics.csv", file.getvalue())

@@ -18,13 +18,28 @@ class TensorBoard(RunLogger):
 
     def __init__(self, *, folder: Path, record: Record) -> None:
         super().__init__(folder, record)
+        self.path = folder / "tensorboard"
         try:
-            from torch.utils.tensorboard import SummaryWriter
+            import torch.utils.tensorboard  # noqa: F401
         except ImportError:
             raise UserError('_target_=TensorBoard: expected `pip install "iwae-lab[tensorboard]"` first') from None
-        self.writer = SummaryWriter(folder / "tensorboard")
+
+    def holds_result(self) -> bool:
+        return bool(self._steps("test/nll"))
+
+    def start(self, rows: list[dict[str, float]]) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self.known_step = max(self._steps("train/bound"), default=-1)
+        self.writer = SummaryWriter(self.path)
+        for row in rows:
+            self.log_metrics({key: value for key, value in row.items() if key != "step"}, int(row["step"]))
+        self.known_step = max([self.known_step, *(int(row["step"]) for row in rows)])
 
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        assert step is not None
+        if step <= self.known_step:
+            return  # a resumed run repeats the epochs after its checkpoint, with the same result
         for key, value in metrics.items():
             self.writer.add_scalar(key, value, step)
 
@@ -32,19 +47,30 @@ class TensorBoard(RunLogger):
         self.writer.flush()
 
     def log_figures(self, draw: Callable[[], dict[str, Image.Image]], step: int) -> None:
-        for name, figure in draw().items():
-            self.writer.add_image(f"figures/{name}", np.asarray(figure.convert("RGB")), step, dataformats="HWC")
+        if step > self.known_step:
+            self._add_images(draw(), step)
 
-    def log_result(self) -> None:
-        for key, value in self.record.metrics.items():
+    def log_result(self, record: Record, figures: dict[str, Image.Image]) -> None:
+        for key, value in record.metrics.items():
             if not isinstance(value, list):
-                self.writer.add_scalar(key, value, self.record.steps)
-        for picture in sorted((self.folder / "figures").glob("*.png")):
-            pixels = np.asarray(Image.open(picture).convert("RGB"))
-            self.writer.add_image(f"figures/{picture.stem}", pixels, self.record.steps, dataformats="HWC")
-        for level, variances in enumerate(self.record.metrics["test/unit_variances"], 1):
+                self.writer.add_scalar(key, value, record.steps)
+        self._add_images(figures, record.steps)
+        for level, variances in enumerate(record.metrics["test/unit_variances"], 1):
             logs = np.log10(np.maximum(variances, 1e-6))
-            self.writer.add_histogram(f"test/log10_unit_variances/{level}", logs, self.record.steps)
+            self.writer.add_histogram(f"test/log10_unit_variances/{level}", logs, record.steps)
 
     def close(self, failed: bool) -> None:
         self.writer.close()
+
+    def _add_images(self, figures: dict[str, Image.Image], step: int) -> None:
+        for name, figure in figures.items():
+            self.writer.add_image(f"figures/{name}", np.asarray(figure.convert("RGB")), step, dataformats="HWC")
+
+    def _steps(self, key: str) -> list[int]:
+        """The steps at which the event files hold the scalar `key`."""
+        if not self.path.is_dir():
+            return []
+        from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+        held = EventAccumulator(str(self.path), size_guidance={"scalars": 0}).Reload()
+        return [event.step for event in held.Scalars(key)] if key in held.Tags()["scalars"] else []

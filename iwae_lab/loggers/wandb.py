@@ -1,44 +1,49 @@
-"""Weights & Biases: online where there are credentials, offline elsewhere, and nothing lost either way."""
+"""Weights & Biases: online where there are credentials, offline elsewhere, and no harm to the run either way."""
 
 import json
 import logging
 import os
+import secrets
 import shlex
-import subprocess
 import sys
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import wandb
 from PIL.Image import Image
-from wandb.errors import CommError, UsageError
 
 from iwae_lab.errors import UserError
 from iwae_lab.loggers.base import RunLogger
-from iwae_lab.record import Record, read_metrics
+from iwae_lab.loggers.remote import Remote, RemoteError
+from iwae_lab.loggers.wandb_agent import DESCRIPTIVE
+from iwae_lab.record import Record, write_atomically
 from iwae_lab.sweep import sweep_name
 
 __all__ = ["WandB"]
 
 log = logging.getLogger(__name__)
 
+CLIENT = Path(__file__).with_name("wandb_client.py")
 MODES = ("online", "offline", "disabled", "shared", "dryrun", "run")
-LOWER_IS_BETTER = ("train/loss", "val/nll")
-HIGHER_IS_BETTER = ("train/bound", "val/bound")
-IDENTITY = ("dataset", "protocol", "model", "objective", "k", "schedule", "seed", "epochs", "binarization")
+SUMMARIES = {"train/loss": min, "val/nll": min, "train/bound": max, "val/bound": max}
+OVERRIDES = ("dataset", "model", "objective", "k", "schedule", "seed")  # with DESCRIPTIVE, the W&B run's config
+MARGIN = 30.0  # seconds for W&B's own limit to take effect, before its process is killed
+GRACE = 5.0  # seconds for that process to end once the run is finished
 
 
 class WandB(RunLogger):
-    """One W&B run, whose id is the run's; its files lie in the run's folder, under wandb/.
+    """One W&B run with an id of its own, named after the run; its files are in the run's folder, under wandb/.
 
-    Online where credentials exist and offline where not, never asking; WANDB_MODE wins. What metrics.csv
-    holds of an interrupted run and W&B does not is logged again when the run goes on.
+    Online with credentials, offline without, never asking; WANDB_MODE and the user's W&B settings win. W&B runs in a
+    process of its own: where that fails or hangs, one line says so and the run continues without it.
 
-    project, entity, tags: as in `wandb.init`; None leaves them to W&B's own environment variables.
-    upload_checkpoint: keep last.ckpt as an artifact. init_timeout: seconds to wait for the server before
-    going on offline. finish_timeout: seconds to wait at the end for what is not yet uploaded.
+    wandb.json in the run's folder lists its W&B runs: a resumed run continues the one in the same project, and is
+    given what metrics.csv has and W&B lacks. Under W&B's sweep agent, the id is the agent's.
+
+    project, entity: as in `wandb.init`; None leaves them to W&B's own environment variables. tags: beside
+    $WANDB_TAGS. upload_checkpoint: keep last.ckpt as an artifact. init_timeout: seconds to wait for the server
+    before the run goes offline. finish_timeout: seconds to wait at the end for uploads. W&B's process is killed
+    half a minute after either.
     """
 
     def __init__(
@@ -56,126 +61,185 @@ class WandB(RunLogger):
         super().__init__(folder, record)
         if (mode := os.environ.get("WANDB_MODE", "online")) not in MODES:
             raise UserError(f"WANDB_MODE={mode}: expected one of {', '.join(MODES)}; logger=none does without trackers")
-        for variable in ("WANDB_DATA_DIR", "WANDB_CACHE_DIR"):  # staged tables, logs: not in the user's home
-            os.environ.setdefault(variable, str(folder.parent.absolute() / ".wandb"))
+        self.project = project or os.environ.get("WANDB_PROJECT", "iwae_lab")
+        self.entity = entity or os.environ.get("WANDB_ENTITY")
+        given = [*os.environ.get("WANDB_TAGS", "").split(","), *(tags or [])]
+        tags = [tag.strip()[:64] for tag in (*given, record.dataset, record.model, record.objective)]  # W&B's limit
+        self.tags = [tag for tag in dict.fromkeys(tags) if tag]
         self.upload_checkpoint = upload_checkpoint
-        rows = read_metrics(folder)
-        earlier = sorted(folder.glob("wandb/*run-*/*.wandb"))
+        self.init_timeout = init_timeout
+        self.finish_timeout = finish_timeout
+        self.remote: Remote | None = None
+        self.figures: dict[str, Image] = {}
+        self.extremes: dict[str, float] = {}
+        self.has_result = False
+
+    def holds_result(self) -> bool:
+        return self.runs().get(self.known_id() or "", {}).get("finished", False)
+
+    def runs(self) -> dict[str, dict[str, Any]]:
+        """The W&B runs of this folder by id: where each is, and whether it has the result."""
+        try:
+            return json.loads((self.folder / "wandb.json").read_text())
+        except (OSError, ValueError):
+            return {}
+
+    def known_id(self) -> str | None:
+        """The id to use: the sweep agent's, else that of the latest W&B run in the same project, else none yet."""
+        if "WANDB_SWEEP_ID" in os.environ and (given := os.environ.get("WANDB_RUN_ID")):
+            return given
+        here = [key for key, run in self.runs().items() if run["destination"] == self.destination]
+        return here[-1] if here else None
+
+    @property
+    def destination(self) -> str:
+        return "/".join([os.environ.get("WANDB_BASE_URL", ""), self.entity or "", self.project])
+
+    def start(self, rows: list[dict[str, float]]) -> None:
+        known_id = self.known_id()
+        config = {key: getattr(self.record, key) for key in (*OVERRIDES, *DESCRIPTIVE) if key != "parameters"}
         arguments: dict[str, Any] = {
-            "project": project or os.environ.get("WANDB_PROJECT", "iwae_lab"),
-            "entity": entity,
-            "id": record.run_id,
-            "name": record.run_id,
+            "project": self.project,
+            "entity": self.entity,
+            "id": known_id or secrets.token_hex(8),
+            "name": self.record.run_id,
             "group": os.environ.get("WANDB_RUN_GROUP") or sweep_name(),
-            "tags": [*(tags or []), record.dataset, record.model, record.objective],
-            "config": {key: getattr(record, key) for key in IDENTITY} | {"parameters": record.config},
-            "dir": folder,
-            "resume": "allow" if rows or earlier else None,  # None begins anew, also where W&B knows the id
-            "allow_val_change": True,  # versions and paths may differ when a run goes on
-            "settings": wandb.Settings(
-                silent=True,
-                console="off",
-                init_timeout=init_timeout,
-                finish_timeout=finish_timeout,
-                finish_timeout_raises=True,
-            ),
+            "tags": self.tags,
+            "config": config | {"parameters": self.record.config},
+            "dir": str(self.folder),
+            "resume": "allow" if rows or known_id in self.runs() else None,  # None overwrites
+            "allow_val_change": True,  # versions and paths may differ when a run is resumed
         }
-        self.run = _start(arguments)
-        if self.run.offline:
+        settings = {
+            "silent": True,
+            "console": "off",
+            "init_timeout": self.init_timeout,
+            "finish_timeout": self.finish_timeout,
+            "finish_timeout_raises": True,
+            "x_stats_pid": os.getpid(),
+        }
+        kept = str(self.folder.parent.absolute() / ".wandb")  # staged tables, logs: not in the user's home
+        environment = {"WANDB_DATA_DIR": kept, "WANDB_CACHE_DIR": kept, "WANDB_PROGRAM": sys.argv[0]} | os.environ
+        self.remote = Remote(CLIENT, sys.argv[1:], environment)
+        try:
+            started = self.remote.ask(
+                "start",
+                self.init_timeout + MARGIN,
+                arguments=arguments,
+                settings=settings,
+                spare_id=secrets.token_hex(8),
+                sessions=[str(path) for path in sorted(self.folder.glob("wandb/*run-*/*.wandb"))],
+                summarized=list(SUMMARIES),
+            )
+        except RemoteError as error:
+            self._give_up(error)
+            return
+        except BaseException:
+            self._end()
+            raise
+        for note in started["notes"]:
+            log.warning("W&B: %s", note)
+        if started["mode"] == "disabled":
+            self._end(GRACE)
+            return
+        self.session = Path(started["folder"])
+        self.id = started["id"]
+        self._note(finished=False)
+        if started["mode"] == "offline":
             log.info("W&B: offline; `%s` uploads this run", self.sync_command)
-        elif self.run.url:
-            log.info("W&B: %s", self.run.url)
-        self.run.define_metric("step", hidden=True)
-        self.run.define_metric("*", step_metric="step")
-        for key in LOWER_IS_BETTER:
-            self.run.define_metric(key, step_metric="step", summary="min")
-        for key in HIGHER_IS_BETTER:
-            self.run.define_metric(key, step_metric="step", summary="max")
-        self.known_step = -1
-        if self.run.offline:
-            self.known_step = _last_step(earlier)
-        elif self.run.resumed:
-            self.known_step = int(self.run.summary.get("step", -1))
+        elif started["url"]:
+            log.info("W&B: %s", started["url"])
+        self.known_step = started["known_step"]
         for row in rows:
-            self.log_metrics(row, int(row["step"]))
+            self.log_metrics({key: value for key, value in row.items() if key != "step"}, int(row["step"]))
         self.known_step = max([self.known_step, *(int(row["step"]) for row in rows)])
 
     @property
     def sync_command(self) -> str:
         """Uploads what W&B keeps in the run's folder and has not uploaded."""
-        current = Path(self.run.settings.sync_dir)
-        sessions = sorted(current.parent.glob("*run-*"))
+        sessions = sorted(self.session.parent.glob("*run-*"))
         online = any(session.name.startswith("run-") for session in sessions)  # which sync skips unless told
         return shlex.join(["wandb", "sync", *(["--include-online"] if online else []), *map(str, sessions)])
 
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
         assert step is not None
-        if step <= self.known_step:
-            return  # a run that goes on repeats the epochs after its checkpoint, with the same result
-        self.run.log(metrics | {"step": step})
+        for key in SUMMARIES.keys() & metrics.keys():
+            value = metrics[key]
+            self.extremes[key] = SUMMARIES[key](self.extremes.get(key, value), value)
+        figures, self.figures = self.figures, {}
+        if self.remote and step > self.known_step:  # a resumed run repeats the epochs after its checkpoint
+            self._log(metrics | {"step": step}, figures)
 
     def log_figures(self, draw: Callable[[], dict[str, Image]], step: int) -> None:
-        if step > self.known_step:
-            figures = {f"figures/{name}": wandb.Image(figure) for name, figure in draw().items()}
-            self.run.log(figures, commit=False)  # one row with the metrics that follow
+        if self.remote and step > self.known_step:
+            self.figures = draw()  # for one row with the metrics that follow
 
-    def log_result(self) -> None:
-        measured: dict[str, Any] = {"step": self.record.steps}
-        for key, value in self.record.metrics.items():
+    def log_result(self, record: Record, figures: dict[str, Image]) -> None:
+        measured: dict[str, Any] = {"step": record.steps}
+        for key, value in record.metrics.items():
             if not key.startswith("test/"):
                 continue  # logged while training
             if not isinstance(value, list):
                 measured[key] = value
             elif not isinstance(value[0], list):
                 measured |= {f"{key}/{level}": entry for level, entry in enumerate(value, 1)}
-        for picture in sorted((self.folder / "figures").glob("*.png")):
-            measured[f"figures/{picture.stem}"] = wandb.Image(str(picture))
-        measured["test/unit_variances"] = wandb.Html(_table(self.record.metrics["test/unit_variances"]))
-        self.run.log(measured)
+        self._log(measured, figures, {"test/unit_variances": _table(record.metrics["test/unit_variances"])})
         if self.upload_checkpoint:
-            artifact = wandb.Artifact(self.record.run_id, "model")
-            artifact.add_file(str(self.folder / "checkpoints" / "last.ckpt"))
-            try:
-                self.run.log_artifact(artifact)
-            except wandb.Error as error:
-                log.warning("W&B: the checkpoint was not taken (%s)", " ".join(str(error).split()))
+            self._send("upload", file=str(self.folder / "checkpoints" / "last.ckpt"), name=record.run_id)
+        self.has_result = True
 
     def close(self, failed: bool) -> None:
-        self.run.summary["status"] = "failed" if failed else "finished"
+        if not self.remote:
+            return
+        status = {"status": "failed" if failed else "finished"}
         try:
-            self.run.finish(exit_code=int(failed))
-        except TimeoutError:
+            ended = self.remote.ask("finish", self.finish_timeout + MARGIN, summary=status, exit_code=int(failed))
+            if self.remote.failure:
+                raise RemoteError(self.remote.failure)
+            self._end(GRACE)
+        except RemoteError as error:
+            self._give_up(error)
+            return
+        except BaseException:
+            self._end()
+            raise
+        for note in ended["notes"]:
+            log.warning("W&B: %s", note)
+        if not ended["complete"]:
             log.warning("W&B: the server has not taken everything yet; `%s` uploads the rest", self.sync_command)
+        self._note(finished=self.has_result and not failed)
 
+    def _log(self, row: dict[str, Any], figures: dict[str, Image], tables: dict[str, str] | None = None) -> None:
+        summary = {key: {SUMMARIES[key].__name__: value} for key, value in self.extremes.items()}
+        figures = {f"figures/{name}": figure for name, figure in figures.items()}
+        self._send("log", row=row, figures=figures, tables=tables or {}, summary=summary)
 
-def _start(arguments: dict[str, Any]) -> wandb.Run:
-    """A W&B run in the mode that WANDB_MODE or, without it, the presence of credentials asks for."""
-    mode: Any = os.environ.get("WANDB_MODE", "online")
-    wandb.setup(wandb.Settings(silent=True))  # login has no such setting of its own
-    with suppress(UsageError):  # a malformed key counts as none
-        if mode != "online" or wandb.login(prompt=False, verify=False):
-            try:
-                return wandb.init(**arguments, mode=mode)
-            except CommError as error:
-                log.warning("W&B: the server can't be reached (%s); going on offline", " ".join(str(error).split()))
-                wandb.teardown()  # its service would hold the failed run's id
-    return wandb.init(**arguments, mode="offline")
+    def _send(self, name: str, /, **arguments: Any) -> None:
+        if self.remote and self.remote.failure:
+            self._give_up(self.remote.failure)
+        if self.remote:
+            self.remote.send(name, self.finish_timeout + MARGIN, **arguments)
 
+    def _end(self, grace: float = 0.0) -> None:
+        assert self.remote
+        remote, self.remote = self.remote, None
+        remote.end(grace)
 
-def _last_step(sessions: list[Path]) -> int:
-    """The last step in W&B's own files of a run; -1 without any."""
-    steps = [-1]
-    for path in sessions:
-        command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(path)]
-        for line in subprocess.run(command, capture_output=True, text=True).stdout.splitlines():
-            entry = json.loads(line)
-            if entry["type"] == "history":
-                steps.append(int(entry["history"]["item"]["step"]))
-    return max(steps)
+    def _give_up(self, reason: object) -> None:
+        self._end()
+        log.warning(
+            "W&B: %s; the run continues without it, and the same command, once the run is finished, uploads it", reason
+        )
+
+    def _note(self, finished: bool) -> None:
+        """Keep in wandb.json which W&B run this is, as the latest."""
+        runs = {key: run for key, run in self.runs().items() if key != self.id}
+        runs[self.id] = {"destination": self.destination, "finished": finished}
+        write_atomically(self.folder / "wandb.json", json.dumps(runs, indent=2) + "\n")
 
 
 def _table(variances: list[list[float]]) -> str:
-    """A row a unit. Not a wandb.Table, which asks the server at once and fails without it."""
+    """One row per unit. Not a wandb.Table, which asks the server at once and fails without it."""
     rows = [
         f"<tr><td>{layer}<td>{unit}<td>{variance:.6f}"
         for layer, units in enumerate(variances, 1)

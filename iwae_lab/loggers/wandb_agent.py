@@ -1,0 +1,23 @@
+"""The command lines that W&B's sweep agent makes. Imports nothing, since every command reads them."""
+
+__all__ = ["DESCRIPTIVE", "overrides_of"]
+
+DESCRIPTIVE = ("run_id", "protocol", "passes", "binarization", "parameters")
+"""keys of a W&B run's config that are no overrides"""
+
+
+def overrides_of(arguments: list[str]) -> list[str]:
+    """The arguments of a sweep's run as overrides that Hydra takes.
+
+    An agent that runs a configuration again gives all keys of the W&B run's config, beside those of the sweep's
+    command: drops the keys that only describe the run, and of a key given twice all but the last.
+    """
+    kept: dict[str, str] = {}
+    for argument in arguments:
+        key, equals, _ = argument.partition("=")
+        if equals and key in (*DESCRIPTIVE, "_wandb"):
+            continue
+        name = key if equals and not key.startswith("-") else argument
+        kept.pop(name, None)
+        kept[name] = argument
+    return list(kept.values())
