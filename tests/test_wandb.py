@@ -19,10 +19,11 @@ from unittest.mock import Mock
 
 import matplotlib
 import pytest
-import wandb
 import yaml
 from conftest import ROOT, TINY, ask
-from wandb_helpers import OPENWANDB, Front, Server
+from PIL import Image
+from wandb.sdk.launch.sweeps.utils import create_sweep_command_args
+from wandb_helpers import FAULTY_CLIENT, OPENWANDB, Front, Server
 
 from iwae_lab.loggers.wandb import WandB
 from iwae_lab.record import Record
@@ -93,6 +94,22 @@ def log_of(folder: Path) -> dict[str, list[dict[str, Any]]]:
     return found
 
 
+def logged_rows(folder: Path) -> list[tuple[str, int]]:
+    """Of each row in W&B's own files: the W&B run and the step."""
+    rows = []
+    for path in sorted(folder.glob("wandb/*run-*/*.wandb")):
+        command = [Path(sys.executable).with_name("wandb"), "leet", "inspect", "--json", path]
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+        entries = [json.loads(line) for line in done.stdout.splitlines()]
+        steps = [int(entry["history"]["item"]["step"]) for entry in entries if entry["type"] == "history"]
+        rows += [(path.stem.removeprefix("run-"), step) for step in steps]
+    return rows
+
+
+def logged_steps(folder: Path) -> list[int]:
+    return [step for _, step in logged_rows(folder)]
+
+
 def assert_whole(server: Server, project: str, folder: Path) -> None:
     """The server holds what the run folder holds."""
     record, run_id = record_of(folder), wandb_id(folder)
@@ -132,7 +149,9 @@ def test_every_job_of_a_multirun_arrives_as_a_run_of_its_own(server: Server, mul
     done, good, bad = multirun
     assert_whole(server, "multi", good)
     assert record_of(bad)["status"] == "failed"
-    assert server.runs("multi")[wandb_id(bad)]["summary"]["status"] == "failed"  # the server's own state: always finished
+    assert (
+        server.runs("multi")[wandb_id(bad)]["summary"]["status"] == "failed"
+    )  # the server's own state: always finished
     assert len(server.runs("multi")) == 2
     assert "1 finished, 1 failed" in done.stdout
     (told,) = (line for line in done.stdout.splitlines() if line.startswith("failed: "))
@@ -256,29 +275,241 @@ def test_a_run_that_goes_on_is_one_run_in_wandb(
     assert_whole(server, project, folder)
 
 
-@pytest.mark.parametrize("known", [-1, 80])
-def test_of_a_resumed_run_wandb_is_given_what_it_lacks(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, known: int
+def record_in(folder: Path, **differing: Any) -> Record:
+    """The record of a run in `folder`, which is made."""
+    folder.mkdir(parents=True, exist_ok=True)
+    values = {"k": 5, "schedule": "quick", "seed": 0, "epochs": 4, "config": {}, "identity": {}, "steps": 160} | differing
+    return Record("r", "d", "dynamic", "p", "m", "iwae", **values)
+
+
+def metrics_of(step: int, nll: float) -> dict[str, float]:
+    return {"step": step, "train/bound": -nll, "train/loss": nll, "val/bound": -nll, "val/nll": nll}
+
+
+def log_rows(logger: WandB, rows: list[dict[str, float]]) -> None:
+    for row in rows:
+        logger.log_metrics({key: value for key, value in row.items() if key != "step"}, int(row["step"]))
+
+
+@pytest.fixture
+def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """This process on a machine without a W&B account."""
+    for key in os.environ.keys() - without_account(tmp_path).keys():
+        monkeypatch.delenv(key)
+    monkeypatch.setenv("HOME", str(tmp_path))
+
+
+@pytest.mark.parametrize("lost", [False, True])
+def test_a_resumed_run_gets_what_wandb_lacks(offline: None, tmp_path: Path, lost: bool) -> None:
+    """lost: of W&B's files nothing is left."""
+    folder = tmp_path / "r"
+    record = record_in(folder)
+    rows = [metrics_of(40, 3.0), metrics_of(80, 2.0), metrics_of(120, 1.0)]
+    first = WandB(folder=folder, record=record)
+    first.start([])
+    log_rows(first, rows[:2])
+    first.close(failed=True)
+    if lost:
+        shutil.rmtree(folder / "wandb")
+    second = WandB(folder=folder, record=record)
+    second.start(rows)
+    second.log_figures(Mock(side_effect=AssertionError), 120)
+    log_rows(second, [rows[2], metrics_of(160, 4.0)])  # the epoch after the checkpoint once more, and a new one
+    second.close(failed=False)
+    assert second.id == first.id
+    assert logged_steps(folder) == [40, 80, 120, 160]
+
+
+@needs_server
+def test_summaries_of_a_resumed_run_are_those_of_all_its_epochs(
+    server: Server, offline: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    (tmp_path / "metrics.csv").write_text("step,train/bound\n40,-3.0\n80,-2.0\n120,-1.0\n")
-    record = Record(
-        "r", "d", "dynamic", "p", "m", "iwae", k=5, schedule="quick", seed=0, epochs=4, config={}, identity={}
-    )
-    run = Mock(resumed=known >= 0, offline=False, url=None, summary={"step": known})
-    monkeypatch.setenv("WANDB_MODE", "offline")
-    started: list[dict[str, Any]] = []
-    monkeypatch.setattr(wandb, "init", lambda **arguments: started.append(arguments) or run)
-    logger = WandB(folder=tmp_path, record=record)
-    assert started[0]["resume"] == "allow"
-    logger.log_figures(Mock(side_effect=AssertionError), 120)
-    logger.log_metrics({"train/bound": -1.0}, 120)  # the epoch after the checkpoint, once more
-    logger.log_metrics({"train/bound": -0.5}, 160)
-    logger.log_metrics({"diagnostics/ess": 2.0}, 160)
-    logged = [call.args[0]["step"] for call in run.log.call_args_list]
-    assert logged == [step for step in (40, 80, 120, 160, 160) if step > known]
-    (tmp_path / "again").mkdir()
-    WandB(folder=tmp_path / "again", record=record)
-    assert started[1]["resume"] is None, "force=true begins anew, though W&B knows the id"
+    folder = tmp_path / "r"
+    record = record_in(folder)
+    rows = [metrics_of(40, 3.0), metrics_of(80, 1.0)]
+    with Front(server) as front:
+        for key, value in front.environment.items():
+            monkeypatch.setenv(key, value)
+        first = WandB("summaries", folder=folder, record=record)
+        first.start([])
+        log_rows(first, rows)
+        first.close(failed=True)
+        second = WandB("summaries", folder=folder, record=record)
+        second.start(rows)
+        log_rows(second, [metrics_of(120, 2.0), metrics_of(160, 4.0)])
+        second.close(failed=False)
+    assert server.history(first.id, "val/nll") == [3.0, 1.0, 2.0, 4.0]
+    summary = server.summary("summaries", first.id)
+    found = {key: summary[key] for key in metrics_of(0, 0.0)}
+    best = {"train/bound": {"max": -1.0}, "val/bound": {"max": -1.0}, "train/loss": {"min": 1.0}}
+    assert found == best | {"val/nll": {"min": 1.0}, "step": 160}
+
+
+def test_a_folder_keeps_its_wandb_run_and_another_folder_gets_another(offline: None, tmp_path: Path) -> None:
+    def logged(folder: str, **options: Any) -> str:
+        logger = WandB(**options, folder=tmp_path / folder, record=record_in(tmp_path / folder))
+        logger.start([])
+        logger.close(failed=True)
+        return logger.id
+
+    first = logged("a/r")
+    assert logged("b/r") != first
+    assert logged("a/r", project="another") != first
+    assert logged("a/r") == first
+    shutil.rmtree(tmp_path / "a")
+    assert logged("a/r") != first
+
+
+@needs_server
+def test_a_run_deleted_on_the_server_is_uploaded_under_a_new_id(
+    server: Server, offline: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    folder = tmp_path / "r"
+    record = record_in(folder)
+    rows = [metrics_of(40, 3.0)]
+    with Front(server) as front:
+        for key, value in front.environment.items():
+            monkeypatch.setenv(key, value)
+        first = WandB("deleted", folder=folder, record=record)
+        first.start([])
+        log_rows(first, rows)
+        first.close(failed=True)
+        front.deleted.add(first.id)
+        second = WandB("deleted", folder=folder, record=record)
+        second.start(rows)
+        second.close(failed=True)
+    assert second.id != first.id
+    assert server.history(second.id, "val/nll") == [3.0]
+
+
+@pytest.mark.parametrize("place", ["import", "init", "log", "finish"])
+@pytest.mark.parametrize("kind", ["raise", "interrupt", "exit", "hang", "hold"])
+def test_whatever_wandb_does_costs_a_run_one_line_and_seconds(
+    offline: None,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    tmp_path: Path,
+    kind: str,
+    place: str,
+) -> None:
+    (tmp_path / "wandb.py").write_text(FAULTY_CLIENT)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("PID_FILE", str(tmp_path / "pid"))
+    monkeypatch.setenv("FAULT", f"{kind} in {place}")
+    monkeypatch.setattr("iwae_lab.loggers.wandb.MARGIN", 1.0)
+    record = record_in(tmp_path / "r", metrics={"test/nll": 1.0, "test/unit_variances": [[0.1]]})
+    logger = WandB(init_timeout=1, finish_timeout=1, folder=tmp_path / "r", record=record)
+    start = time.monotonic()
+    logger.start([])
+    log_rows(logger, [metrics_of(40, 3.0), metrics_of(80, 2.0)])
+    logger.log_result(record, {"samples": Image.new("L", (9, 9))})
+    logger.close(failed=False)
+    assert time.monotonic() - start < 8
+    (warning,) = caplog.messages
+    assert re.search(r"W&B: .*; the run continues without it, and the same command.* uploads it", warning)
+    assert kind not in ("raise", "interrupt") or "no luck" in warning
+    assert not logger.holds_result()
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((tmp_path / "pid").read_text()), 0)
+
+
+def test_a_hanging_client_does_not_outlive_a_killed_run(offline: None, tmp_path: Path) -> None:
+    (tmp_path / "wandb.py").write_text(FAULTY_CLIENT)
+    script = f"""
+from pathlib import Path
+from iwae_lab.loggers.wandb import CLIENT
+from iwae_lab.loggers.remote import Remote
+import os, time
+given = dict(arguments={{}}, settings={{}}, spare_id="", sessions=[], summarized=[])
+Remote(CLIENT, [], dict(os.environ)).send("start", 2.0, **given)
+while not Path("{tmp_path}/pid").exists():
+    time.sleep(0.01)
+os.kill(os.getpid(), 9)
+"""
+    faulty = {"PYTHONPATH": str(tmp_path), "PID_FILE": str(tmp_path / "pid"), "FAULT": "hold in init"}
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, env=os.environ | faulty)
+    assert done.returncode == -signal.SIGKILL
+    wait_for(lambda: not running(int((tmp_path / "pid").read_text())), 10)
+
+
+def running(pid: int) -> bool:
+    try:
+        return b" Z " not in Path(f"/proc/{pid}/stat").read_bytes()
+    except OSError:
+        return False
+
+
+def test_a_service_that_cannot_start_in_time_is_given_up(
+    offline: None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    """wandb 0.31 deadlocks there."""
+    monkeypatch.setenv("WANDB__SERVICE_WAIT", "0.001")
+    monkeypatch.setattr("iwae_lab.loggers.wandb.MARGIN", 3.0)
+    logger = WandB(init_timeout=1, folder=tmp_path / "r", record=record_in(tmp_path / "r"))
+    logger.start([])
+    logger.close(failed=False)
+    (warning,) = caplog.messages
+    assert "the run continues without it" in warning
+
+
+def test_where_the_user_disabled_wandb_it_leaves_nothing(
+    offline: None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    command = [Path(sys.executable).with_name("wandb"), "disabled"]
+    subprocess.run(command, check=True, capture_output=True)
+    record = record_in(tmp_path / "r")
+    logger = WandB(folder=tmp_path / "r", record=record)
+    logger.start([])
+    log_rows(logger, [metrics_of(40, 3.0)])
+    logger.close(failed=False)
+    assert not list((tmp_path / "r").iterdir())
+    assert not caplog.messages
+
+
+def test_a_malformed_key_is_told_before_training_and_the_run_is_offline(
+    offline: None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("WANDB_API_KEY", "abc")
+    logger = WandB(folder=tmp_path / "r", record=record_in(tmp_path / "r"))
+    logger.start([])
+    (warning,) = caplog.messages
+    assert "WANDB_API_KEY invalid: API key must have 40+ characters" in warning and "offline" in warning
+    logger.close(failed=False)
+    assert list((tmp_path / "r").glob("wandb/offline-run-*"))
+
+
+def test_a_finished_run_is_logged_to_a_tracker_that_lacks_it_without_training(train: Train, tmp_path: Path) -> None:
+    assert train("logger=csv").returncode == 0
+    (folder,) = run_folders(tmp_path / "r")
+    recorded = (folder / "result.json").read_bytes()
+    done = train()
+    assert done.returncode == 0 and "this run is finished" in done.stderr and "wandb sync" in done.stderr
+    assert (folder / "result.json").read_bytes() == recorded
+    log = log_of(folder)
+    assert logged_steps(folder) == [*column(folder, "step"), record_of(folder)["steps"]]
+    (nll,) = (row["item"]["test/nll"] for row in log["history"] if "test/nll" in row["item"])
+    assert float(nll) == record_of(folder)["metrics"]["test/nll"]
+    held = sorted(folder.rglob("*"))
+    done = train()
+    assert done.returncode == 0 and "wandb sync" not in done.stderr
+    assert sorted(folder.rglob("*")) == held
+
+
+def test_a_sweeps_agent_gets_its_metric_of_a_run_that_it_repeats(train: Train, tmp_path: Path) -> None:
+    """An agent that repeats a run gives its whole config as arguments."""
+    assert train("schedule.learning_rate=0.002").returncode == 0
+    (folder,) = run_folders(tmp_path / "r")
+    (logged,) = log_of(folder)["run"]
+    config = {item["key"]: {"value": json.loads(item["value_json"])} for item in logged["config"]["update"]}
+    assert config["run_id"]["value"] == folder.name
+    config |= {"schedule.learning_rate": {"value": 0.002}, "_wandb": {"value": {"cli_version": "0.31.0"}}}
+    arguments = create_sweep_command_args({"args": config})["args_no_hyphens"]
+    done = train(*arguments, WANDB_SWEEP_ID="sweep", WANDB_RUN_ID="agents")
+    assert done.returncode == 0, done.stderr
+    assert "this run is finished" in done.stderr and run_folders(tmp_path / "r") == [folder]
+    steps = [step for run, step in logged_rows(folder) if run == "agents"]
+    assert steps == [*column(folder, "step"), record_of(folder)["steps"]]
 
 
 def test_a_mode_that_wandb_does_not_know_is_one_line(train: Train) -> None:
@@ -323,7 +554,7 @@ def sync(said: str, environment: dict[str, str]) -> None:
         assert done.returncode == 0 and "Finished syncing" in done.stderr, done.stdout + done.stderr
 
 
-def wait_for(condition: Any, seconds: float = 60.0) -> None:
+def wait_for(condition: Any, seconds: float = 120.0) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "waited in vain"

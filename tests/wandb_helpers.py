@@ -17,6 +17,72 @@ import requests
 OPENWANDB = os.environ.get("IWAE_LAB_OPENWANDB") or shutil.which("openwandb")
 
 
+FAULTY_CLIENT = '''
+"""In W&B's place: does what $FAULT says, "KIND in PLACE", and writes its process id to $PID_FILE."""
+
+import ctypes
+import os
+import sys
+import time
+import types
+from pathlib import Path
+
+Path(os.environ["PID_FILE"]).write_text(str(os.getpid()))
+
+
+def pass_through(place):
+    kind, _, there = os.environ["FAULT"].partition(" in ")
+    if place != there:
+        return
+    if kind == "raise":
+        raise RuntimeError("no luck")
+    if kind == "interrupt":
+        raise KeyboardInterrupt("no luck")
+    if kind == "exit":
+        os._exit(3)
+    if kind == "hang":
+        while True:
+            time.sleep(1)
+    if kind == "hold":
+        ctypes.PyDLL(None).sleep(1000)  # without giving up the interpreter's lock
+
+
+class Error(Exception):
+    pass
+
+
+class Run:
+    offline, resumed, id, url = True, False, "id", None
+    settings = types.SimpleNamespace(sync_dir=".")
+
+    def __init__(self):
+        self.summary = {}
+
+    def define_metric(self, *arguments, **more):
+        pass
+
+    def log(self, row):
+        pass_through("log")
+
+    def finish(self, exit_code):
+        pass_through("finish")
+
+
+def init(**arguments):
+    pass_through("init")
+    return Run()
+
+
+def setup(settings):
+    return types.SimpleNamespace(settings=types.SimpleNamespace(mode="offline"))
+
+
+Settings = Image = Html = dict
+sys.modules["wandb.errors"] = types.SimpleNamespace(CommError=Error)
+pass_through("import")
+'''
+
+
 class Server:
     """Started on entering; `stop` and `start` again keep its data."""
 
@@ -101,11 +167,13 @@ class Front:
     """Stands before a server that tells no client of a run's history (openwandb 0.5.25), and answers as W&B does.
 
     history: by run id, the lines that clients sent, each with the offset where they put it.
+    deleted: ids of runs that W&B's users deleted, which it refuses for ever.
     """
 
     def __init__(self, server: Server) -> None:
         self.server = server
         self.history: dict[str, list[tuple[int, dict[str, Any]]]] = {}
+        self.deleted: set[str] = set()
         front = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -141,6 +209,8 @@ class Front:
 
     def pass_on(self, method: str, path: str, headers: dict[str, str], body: bytes) -> tuple[int, str, bytes]:
         """The server's answer: status, content type, content."""
+        if method == "POST" and (gone := self._refused(headers, body)):
+            return gone
         kept = {key: value for key, value in headers.items() if key not in ("Host", "Accept-Encoding")}
         response = requests.request(method, self.server.url + path, data=body, headers=kept, timeout=30)
         content = response.content
@@ -160,3 +230,12 @@ class Front:
                 }
             content = json.dumps(answer).encode()
         return response.status_code, response.headers["Content-Type"], content
+
+    def _refused(self, headers: dict[str, str], body: bytes) -> tuple[int, str, bytes] | None:
+        text = gzip.decompress(body) if headers.get("Content-Encoding") == "gzip" else body
+        for run_id in self.deleted:
+            if b"UpsertBucket" in text and run_id.encode() in text:
+                message = f"run {run_id} was previously created and deleted; try a new run name"
+                errors = {"errors": [{"message": message, "path": ["upsertBucket"]}], "data": {"upsertBucket": None}}
+                return 409, "application/json", json.dumps(errors).encode()
+        return None

@@ -44,7 +44,7 @@ def make_workspace(entity: str, project: str, table: Table, chosen: bool) -> ws.
     """The workspace that shows what `table` shows, not yet saved."""
     filters: list[Any] = [ws.Config("protocol") == table.protocol, ws.Metric("State") == "finished"]
     if chosen:
-        filters.append(ws.Metric("ID").isin(sorted(run.record.run_id for run in table.runs)))
+        filters.append(ws.Config("run_id").isin(sorted(run.record.run_id for run in table.runs)))
     by = table.by if table.by in _FLAT else f"parameters.{table.by}"
     layers = range(1, 1 + max(len(run.active_units) for run in table.runs))
     units = [f"test/active_units/{layer}" for layer in layers]

@@ -2,7 +2,7 @@
 
 __all__ = ["DESCRIPTIVE", "overrides_of"]
 
-DESCRIPTIVE = ("run_id", "protocol", "passes", "binarization", "parameters")
+DESCRIPTIVE = ("run_id", "protocol", "epochs", "binarization", "parameters")
 """keys of a W&B run's config that are no overrides"""
 
 
