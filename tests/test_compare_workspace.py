@@ -70,7 +70,8 @@ def test_a_workspace_holds_the_runs_of_a_table_grouped_alike(tmp_path, by, key, 
     runs = spec["section"]["runSets"][0]
     assert [group["name"] for group in runs["grouping"]] == ["model.value", "objective.value", key]
     assert '"mnist/dynamic"' in json.dumps(runs["filters"])
-    assert (run in json.dumps(runs["filters"])) == ("run_id.value" in json.dumps(runs["filters"])) == chosen
+    by_run_id = {"key": {"section": "config", "name": "run_id"}, "op": "IN", "value": [run]}
+    assert any(by_run_id.items() <= entry.items() for entry in runs["filters"]["filters"]) == chosen
     panels = json.dumps(spec["section"]["panelBankConfig"])
     for metric in ("test/nll", "test/active_units/2", "val/bound", "val/nll", "figures/samples", f"config:{key}"):
         assert metric in panels

@@ -413,6 +413,24 @@ def test_whatever_wandb_does_costs_a_run_one_line_and_seconds(
         os.kill(int((tmp_path / "pid").read_text()), 0)
 
 
+def test_a_process_that_cannot_be_started_costs_one_line(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(subprocess, "Popen", Mock(side_effect=OSError("Too many open files")))
+    logger = WandB(folder=tmp_path, record=record_in(tmp_path))
+    logger.start([])
+    logger.close(failed=False)
+    (warning,) = caplog.messages
+    assert "Too many open files; the run continues without it" in warning
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"a": 1}', '{"a": {}}', '{"a": {"destination": "//iwae_lab"}}', "\0"])
+def test_a_damaged_wandb_json_counts_as_none(offline: None, tmp_path: Path, content: str) -> None:
+    (tmp_path / "wandb.json").write_text(content)
+    logger = WandB(folder=tmp_path, record=record_in(tmp_path))
+    assert logger.known_id() is None and not logger.holds_result()
+
+
 def test_a_hanging_client_does_not_outlive_a_killed_run(offline: None, tmp_path: Path) -> None:
     (tmp_path / "wandb.py").write_text(FAULTY_CLIENT)
     script = f"""
@@ -498,12 +516,12 @@ def test_a_finished_run_is_logged_to_a_tracker_that_lacks_it_without_training(tr
 
 def test_a_sweeps_agent_gets_its_metric_of_a_run_that_it_repeats(train: Train, tmp_path: Path) -> None:
     """An agent that repeats a run gives its whole config as arguments."""
-    assert train("schedule.learning_rate=0.002").returncode == 0
+    assert train("schedule.learning_rate=0.003").returncode == 0
     (folder,) = run_folders(tmp_path / "r")
     (logged,) = log_of(folder)["run"]
-    config = {item["key"]: {"value": json.loads(item["value_json"])} for item in logged["config"]["update"]}
-    assert config["run_id"]["value"] == folder.name
-    config |= {"schedule.learning_rate": {"value": 0.002}, "_wandb": {"value": {"cli_version": "0.31.0"}}}
+    assert logged["config"]["update"]["run_id"] == folder.name
+    config = {key: {"value": value} for key, value in logged["config"]["update"].items()}
+    config["schedule.learning_rate"] = {"value": 0.003}  # which the agent had given
     arguments = create_sweep_command_args({"args": config})["args_no_hyphens"]
     done = train(*arguments, WANDB_SWEEP_ID="sweep", WANDB_RUN_ID="agents")
     assert done.returncode == 0, done.stderr

@@ -1,5 +1,6 @@
 """Calls into a process of its own, which can hang or die without harm to this one."""
 
+import contextlib
 import pickle
 import subprocess
 import sys
@@ -51,7 +52,7 @@ class Remote:
             pickle.dump(call, self._process.stdin)
             self._process.stdin.flush()
             error, value = pickle.load(self._process.stdout)
-        except (OSError, EOFError, pickle.UnpicklingError):
+        except (OSError, EOFError, pickle.PickleError):
             error = f"its process ended with exit code {self._process.wait()}"
         if error:
             self.failure = self.failure or error
@@ -61,14 +62,13 @@ class Remote:
     def end(self, grace: float = 0.0) -> None:
         """End the process, by force unless it ends within `grace` seconds after its last call."""
         assert self._process.stdin and self._process.stdout
-        try:
+        with contextlib.suppress(OSError, subprocess.TimeoutExpired):
             if grace:
                 self._process.stdin.close()
                 self._process.wait(grace)
-        except (OSError, subprocess.TimeoutExpired):
-            pass
-        finally:
-            self._process.kill()
-            self._process.wait()
-            self._calls.shutdown(cancel_futures=True)
-            self._process.stdout.close()
+        self._process.kill()
+        self._process.wait()
+        self._calls.shutdown(cancel_futures=True)
+        self._process.stdout.close()
+        with contextlib.suppress(OSError):  # what it did not read
+            self._process.stdin.close()

@@ -52,7 +52,7 @@ class TensorBoard(RunLogger):
 
     def log_result(self, record: Record, figures: dict[str, Image.Image]) -> None:
         for key, value in record.metrics.items():
-            if not isinstance(value, list):
+            if key.startswith("test/") and not isinstance(value, list):  # others were logged while training
                 self.writer.add_scalar(key, value, record.steps)
         self._add_images(figures, record.steps)
         for level, variances in enumerate(record.metrics["test/unit_variances"], 1):

@@ -1,5 +1,6 @@
 """Weights & Biases: online where there are credentials, offline elsewhere, and no harm to the run either way."""
 
+import contextlib
 import json
 import logging
 import os
@@ -75,13 +76,16 @@ class WandB(RunLogger):
         self.has_result = False
 
     def holds_result(self) -> bool:
+        if "WANDB_SWEEP_ID" in os.environ:
+            return False  # the agent waits for it in any case
         return self.runs().get(self.known_id() or "", {}).get("finished", False)
 
     def runs(self) -> dict[str, dict[str, Any]]:
         """The W&B runs of this folder by id: where each is, and whether it has the result."""
         try:
-            return json.loads((self.folder / "wandb.json").read_text())
-        except (OSError, ValueError):
+            found = json.loads((self.folder / "wandb.json").read_text())
+            return {key: run for key, run in found.items() if run.keys() == {"destination", "finished"}}
+        except (OSError, ValueError, AttributeError):  # none yet, or what another program wrote
             return {}
 
     def known_id(self) -> str | None:
@@ -96,6 +100,8 @@ class WandB(RunLogger):
         return "/".join([os.environ.get("WANDB_BASE_URL", ""), self.entity or "", self.project])
 
     def start(self, rows: list[dict[str, float]]) -> None:
+        if os.environ.get("WANDB_MODE") == "disabled":
+            return
         known_id = self.known_id()
         config = {key: getattr(self.record, key) for key in (*OVERRIDES, *DESCRIPTIVE) if key != "parameters"}
         arguments: dict[str, Any] = {
@@ -120,8 +126,8 @@ class WandB(RunLogger):
         }
         kept = str(self.folder.parent.absolute() / ".wandb")  # staged tables, logs: not in the user's home
         environment = {"WANDB_DATA_DIR": kept, "WANDB_CACHE_DIR": kept, "WANDB_PROGRAM": sys.argv[0]} | os.environ
-        self.remote = Remote(CLIENT, sys.argv[1:], environment)
         try:
+            self.remote = Remote(CLIENT, sys.argv[1:], environment)
             started = self.remote.ask(
                 "start",
                 self.init_timeout + MARGIN,
@@ -131,7 +137,7 @@ class WandB(RunLogger):
                 sessions=[str(path) for path in sorted(self.folder.glob("wandb/*run-*/*.wandb"))],
                 summarized=list(SUMMARIES),
             )
-        except RemoteError as error:
+        except (RemoteError, OSError, RuntimeError) as error:  # the latter two: no process or thread to be had
             self._give_up(error)
             return
         except BaseException:
@@ -221,9 +227,9 @@ class WandB(RunLogger):
             self.remote.send(name, self.finish_timeout + MARGIN, **arguments)
 
     def _end(self, grace: float = 0.0) -> None:
-        assert self.remote
         remote, self.remote = self.remote, None
-        remote.end(grace)
+        if remote:
+            remote.end(grace)
 
     def _give_up(self, reason: object) -> None:
         self._end()
@@ -235,7 +241,8 @@ class WandB(RunLogger):
         """Keep in wandb.json which W&B run this is, as the latest."""
         runs = {key: run for key, run in self.runs().items() if key != self.id}
         runs[self.id] = {"destination": self.destination, "finished": finished}
-        write_atomically(self.folder / "wandb.json", json.dumps(runs, indent=2) + "\n")
+        with contextlib.suppress(OSError):  # a full disk: the next command begins a new W&B run
+            write_atomically(self.folder / "wandb.json", json.dumps(runs, indent=2) + "\n")
 
 
 def _table(variances: list[list[float]]) -> str:

@@ -1,0 +1,42 @@
+"""What train.py's main returns to Hydra: the value for a sweeper to minimise."""
+
+import json
+import math
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+from conftest import records
+
+CALLBACK = '''
+import json
+from hydra.experimental.callback import Callback
+
+
+class Returned(Callback):
+    """Adds to a file what each job returned."""
+
+    def __init__(self, file):
+        self.file = file
+
+    def on_job_end(self, config, job_return, **kwargs):
+        with open(self.file, "a") as file:
+            file.write(json.dumps(job_return.return_value) + "\\n")
+'''
+
+
+def test_main_returns_the_validation_nll_and_infinity_for_a_failed_job(
+    cli: Callable[..., subprocess.CompletedProcess[str]], tiny: list[str], tmp_path: Path
+) -> None:
+    (tmp_path / "returned.py").write_text(CALLBACK)
+    file = tmp_path / "returned.jsonl"
+    watched = [*tiny, "+hydra.callbacks.returned._target_=returned.Returned", f"+hydra.callbacks.returned.file={file}"]
+    single = cli("train.py", *watched, PYTHONPATH=str(tmp_path))
+    assert single.returncode == 0, single.stderr
+    (record,) = records(tmp_path / "runs")
+    rates = "schedule.learning_rate=0.003,1e30"  # the latter makes the loss NaN
+    multirun = cli("train.py", *watched, rates, "hydra.mode=MULTIRUN", PYTHONPATH=str(tmp_path))
+    assert multirun.returncode == 1, multirun.stderr
+    (other,) = (run for run in records(tmp_path / "runs") if run["status"] == "finished" and run != record)
+    returned = [json.loads(line) for line in file.read_text().splitlines()]
+    assert returned == [record["metrics"]["val/nll"], other["metrics"]["val/nll"], math.inf]
