@@ -103,11 +103,12 @@ class WandB(RunLogger):
         if os.environ.get("WANDB_MODE") == "disabled":
             return
         known_id = self.known_id()
+        self.id = known_id or secrets.token_hex(8)
         config = {key: getattr(self.record, key) for key in (*OVERRIDES, *DESCRIPTIVE) if key != "parameters"}
         arguments: dict[str, Any] = {
             "project": self.project,
             "entity": self.entity,
-            "id": known_id or secrets.token_hex(8),
+            "id": self.id,
             "name": self.record.run_id,
             "group": os.environ.get("WANDB_RUN_GROUP") or sweep_name(),
             "tags": self.tags,
@@ -134,7 +135,7 @@ class WandB(RunLogger):
                 arguments=arguments,
                 settings=settings,
                 spare_id=secrets.token_hex(8),
-                sessions=[str(path) for path in sorted(self.folder.glob("wandb/*run-*/*.wandb"))],
+                sessions=[str(path) for path in sorted(self.folder.glob(f"wandb/*run-*-{self.id}/*.wandb"))],
                 summarized=list(SUMMARIES),
             )
         except (RemoteError, OSError, RuntimeError) as error:  # the latter two: no process or thread to be had
@@ -163,7 +164,7 @@ class WandB(RunLogger):
     @property
     def sync_command(self) -> str:
         """Uploads what W&B keeps in the run's folder and has not uploaded."""
-        sessions = sorted(self.session.parent.glob("*run-*"))
+        sessions = sorted(self.session.parent.glob(f"*run-*-{self.id}"))
         online = any(session.name.startswith("run-") for session in sessions)  # which sync skips unless told
         return shlex.join(["wandb", "sync", *(["--include-online"] if online else []), *map(str, sessions)])
 
