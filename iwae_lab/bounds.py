@@ -9,7 +9,7 @@ import math
 import torch
 from torch import Tensor
 
-__all__ = ["StreamingBounds", "elbo", "ess", "iwae_bound", "normalized_weights"]
+__all__ = ["StreamingBounds", "elbo", "ess", "iwae_bound", "log_sum_of_others", "normalized_weights"]
 
 
 def iwae_bound(log_w: Tensor) -> Tensor:
@@ -25,6 +25,16 @@ def elbo(log_w: Tensor) -> Tensor:
 def normalized_weights(log_w: Tensor) -> Tensor:
     """w̃_i = w_i / Σ_j w_j per datum, cut from the graph. [k, batch] -> [k, batch]."""
     return torch.softmax(log_w.detach(), dim=0)
+
+
+def log_sum_of_others(log_w: Tensor) -> Tensor:
+    """log Σ_{j≠i} w_j for each sample i, cut from the graph; −∞ where k = 1. [k, batch] -> [k, batch]."""
+    log_w = log_w.detach()
+    total = torch.logsumexp(log_w, dim=0)
+    share = torch.exp(log_w - total)  # at most 1/2 but for the largest, whose complement may round to nothing
+    largest = torch.arange(len(log_w), device=log_w.device).unsqueeze(-1) == log_w.argmax(0)
+    without_largest = torch.logsumexp(log_w.masked_fill(largest, -torch.inf), dim=0)
+    return torch.where(largest, without_largest, total + torch.log1p(-share.clamp_max(0.5)))
 
 
 def ess(log_w: Tensor) -> Tensor:

@@ -34,7 +34,8 @@ from iwae_lab.objectives.base import Objective
 from iwae_lab.objectives.iwae_resampled import resample
 
 ROOT = Path(__file__).parent.parent
-FOUND = sorted(path.stem for path in (ROOT / "conf/objective").glob("*.yaml"))
+FOR_BERNOULLI_ONLY = ("disarm",)
+FOUND = sorted({path.stem for path in (ROOT / "conf/objective").glob("*.yaml")} - {*FOR_BERNOULLI_ONLY})
 VARIANTS = {
     "stl": ["bound=elbo"],
     "dreg_alpha": ["alpha=0.0"],
@@ -47,9 +48,15 @@ VARIANTS = {
     "jvi": ["order=2"],
     "iwae_resampled": ["kept=2"],
     "dreg_resampled": ["kept=2"],
+    "vr_iwae": ["alpha=0.0", "alpha=1.0"],
+    "ovis": ["gamma=1.0", "auxiliary=3"],
+    "mlmc": ["levels=null"],
+    "ustat": ["groups=2 permutations=null"],
+    "jvi_dreg": ["order=2"],
 }
 ALL = FOUND + [f"{name} {variant}" for name, variants in VARIANTS.items() for variant in variants]
-FOR_DISCRETE = ("rws", "tvo", "vimco", "reinforce")
+SCORE_FUNCTIONS = ("ovis", "ovis auxiliary=2", "vargrad", "disarm", "disarm bound=elbo")
+FOR_DISCRETE = ("rws", "tvo", "vimco", "reinforce", "ovis", "vargrad", "mlmc")
 
 
 def objective(spec: str) -> Objective:
@@ -208,7 +215,7 @@ class TestOfOneObjective:
         torch.testing.assert_close(half.inference, stl.inference / 2)
 
     @pytest.mark.parametrize("layers", [1, 2, 3])
-    @pytest.mark.parametrize("spec", ["stl", "stl bound=elbo", "dreg", "dreg_alpha"])
+    @pytest.mark.parametrize("spec", ["stl", "stl bound=elbo", "dreg", "dreg_alpha", "vr_iwae", "jvi_dreg"])
     def test_path_derivatives_vanish_at_the_exact_posterior(self, spec, layers):
         found = estimates(objective(spec), linear_gaussian(layers, exact=True), X, 3, data=5, replicates=1)
         assert found.inference.abs().max() < 1e-10
@@ -383,7 +390,7 @@ class TestOfOneObjective:
 class TestDiscreteLatents:
     @pytest.mark.parametrize("k", [2, 3])
     @pytest.mark.parametrize("layers", [1, 2])
-    @pytest.mark.parametrize("spec", ["rws", "tvo intervals=1", "vimco", "reinforce"])
+    @pytest.mark.parametrize("spec", ["rws", "tvo intervals=1", "vimco", "reinforce", *SCORE_FUNCTIONS])
     def test_gradient_is_that_of_the_exact_expectation(self, spec, layers, k):
         model, made = sigmoid_belief(layers), objective(spec)
         found = estimates(made, model, BINARY_X, k, data=2000)
@@ -447,6 +454,15 @@ class TestDiscreteLatents:
         ("tvo betas=[0.1,0.5]", "objective.betas=.*: expected increasing numbers from 0"),
         ("tvo betas=[0.0,0.5,0.4]", "objective.betas=.*: expected increasing numbers from 0"),
         ("jvi order=3", "objective.order=3: expected 1 or 2"),
+        ("vr_iwae alpha=1.5", "objective.alpha=1.5: expected a number from 0 to 1"),
+        ("ovis gamma=-0.1", "objective.gamma=-0.1: expected a number from 0 to 1"),
+        ("ovis auxiliary=-1", "objective.auxiliary=-1: expected an integer of at least 0"),
+        ("ovis auxiliary=2 gamma=0.5", "objective.gamma=0.5: expected 0 with objective.auxiliary=2"),
+        ("mlmc levels=0", "objective.levels=0: expected null or an integer of at least 1"),
+        ("ustat groups=1", "objective.groups=1: expected an integer of at least 2"),
+        ("ustat permutations=0", "objective.permutations=0: expected null or an integer of at least 1"),
+        ("jvi_dreg order=3", "objective.order=3: expected 1 or 2"),
+        ("disarm bound=vae", "objective.bound=vae: expected iwae or elbo"),
         ("reinforce decay=1.0", "objective.decay=1.0: expected a number from 0 to below 1"),
     ],
 )

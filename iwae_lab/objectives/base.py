@@ -5,9 +5,10 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from iwae_lab.bounds import iwae_bound
 from iwae_lab.model import LatentVariableModel
 
-__all__ = ["Estimate", "Objective"]
+__all__ = ["Estimate", "ImportanceWeighted", "Objective"]
 
 
 @dataclass(frozen=True)
@@ -55,3 +56,12 @@ class Objective(nn.Module, ABC):
     def inference_target(self, log_w: Tensor) -> Tensor | None:
         """What φ maximises on average, as `target`, which it is by default."""
         return self.target(log_w)
+
+
+class ImportanceWeighted(Objective):
+    """An objective that ascends L_k, in φ too unless it says otherwise."""
+
+    is_bound = True
+
+    def target(self, log_w: Tensor) -> Tensor:
+        return iwae_bound(log_w)

@@ -9,7 +9,7 @@ from iwae_lab.errors import UserError
 from iwae_lab.model import LatentVariableModel
 from iwae_lab.objectives.base import Estimate, Objective
 
-__all__ = ["JVI"]
+__all__ = ["JVI", "leave_out"]
 
 
 class JVI(Objective):
@@ -27,24 +27,32 @@ class JVI(Objective):
         self.order = order
 
     def forward(self, model: LatentVariableModel, x: Tensor, k: int) -> Estimate:
-        if k <= self.order:
-            raise UserError(f"k={k}: expected more than objective.order={self.order}")
+        self.check(k)
         log_w = model.log_weights(x, k)
         return Estimate(-self.target(log_w).mean(), log_w)
 
+    def check(self, k: int) -> None:
+        """Raises `UserError` where too few samples would be left."""
+        if k <= self.order:
+            raise UserError(f"k={k}: expected more than objective.order={self.order}")
+
+    def coefficients(self, k: int) -> list[float]:
+        """c_0, …, c_order."""
+        n = self.order
+        return [(-1) ** j * (k - j) ** n / (math.factorial(j) * math.factorial(n - j)) for j in range(n + 1)]
+
     def target(self, log_w: Tensor) -> Tensor:
-        k, n = len(log_w), self.order
+        k = len(log_w)
         highest = log_w.detach().max(0).values
         w = (log_w - highest).double().exp()  # in double, for what is left without the highest
         jackknife = torch.zeros_like(w[0])
-        for j in range(n + 1):
-            sums = (_leave_out(k, j, w) @ w).clamp(min=torch.finfo(w.dtype).tiny)  # 708 nats below the highest
-            c = (-1) ** j * (k - j) ** n / (math.factorial(j) * math.factorial(n - j))
+        for j, c in enumerate(self.coefficients(k)):
+            sums = (leave_out(k, j, w) @ w).clamp(min=torch.finfo(w.dtype).tiny)  # 708 nats below the highest
             jackknife = jackknife + c * (sums.log().mean(0) - math.log(k - j))
         return highest + jackknife.to(log_w)  # the coefficients sum to one
 
 
-def _leave_out(k: int, j: int, like: Tensor) -> Tensor:
+def leave_out(k: int, j: int, like: Tensor) -> Tensor:
     """0 at the j samples left out, else 1: [ways to choose them, k], on the device of `like` and of its type."""
     if j == 0:
         return like.new_ones(1, k)

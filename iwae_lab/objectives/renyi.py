@@ -9,13 +9,15 @@ from iwae_lab.errors import UserError
 from iwae_lab.model import LatentVariableModel
 from iwae_lab.objectives.base import Estimate, Objective
 
-__all__ = ["Renyi"]
+__all__ = ["Renyi", "renyi_bound"]
 
 
 class Renyi(Objective):
     """L_α = 1/(1−α) · log (1/k) Σ_i w_i^(1−α)   (Li & Turner 2016, arXiv 1602.02311).
 
-    α = 1 is the ELBO, α = 0 is IWAE, α → −∞ is `vr_max`. For α < 0 it is no lower bound of log p(x).
+    α = 1 is the ELBO, α = 0 is IWAE, α → −∞ is `vr_max`. For 0 ≤ α < 1 it is the VR-IWAE bound, a lower bound of
+    log p(x), by its plain gradient (Daudel et al. 2023, arXiv 2210.06226; `vr_iwae` has the doubly reparameterised
+    one). For α < 0 it is none.
     """
 
     def __init__(self, alpha: float = 0.5) -> None:
@@ -30,7 +32,12 @@ class Renyi(Objective):
         return Estimate(-self.target(log_w).mean(), log_w)
 
     def target(self, log_w: Tensor) -> Tensor:
-        if self.alpha == 1:
-            return elbo(log_w)
-        scaled = (1 - self.alpha) * log_w.double()  # near α = 1 the bound of these is small
-        return (iwae_bound(scaled) / (1 - self.alpha)).to(log_w)
+        return renyi_bound(log_w, self.alpha)
+
+
+def renyi_bound(log_w: Tensor, alpha: float) -> Tensor:
+    """1/(1−α) · log (1/k) Σ_i w_i^(1−α) per datum, the ELBO at α = 1. [k, batch] -> [batch], nats."""
+    if alpha == 1:
+        return elbo(log_w)
+    scaled = (1 - alpha) * log_w.double()  # near α = 1 the bound of these is small
+    return (iwae_bound(scaled) / (1 - alpha)).to(log_w)

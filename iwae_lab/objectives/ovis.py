@@ -1,0 +1,56 @@
+"""Score-function gradient of the importance weighted bound with the control variate of least variance."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from iwae_lab.bounds import iwae_bound, log_sum_of_others, normalized_weights
+from iwae_lab.errors import UserError
+from iwae_lab.model import LatentVariableModel
+from iwae_lab.objectives.base import Estimate, ImportanceWeighted
+
+__all__ = ["OVIS"]
+
+
+class OVIS(ImportanceWeighted):
+    """φ: Σ_i (d_i − c_i) ∇log q(z_i | x), d_i = L̂_k − w̃_i   (Liévin, Dittadi, Christensen & Winther 2020,
+    arXiv 2008.01998); θ as IWAE. Samples need no derivative, so latents may be discrete.
+
+    auxiliary=0, the asymptotic form (eq. 17): c_i = log (1/(k−1)) Σ_{j≠i} w_j − γ w̃_i + (1−γ) log(1 − 1/k). With
+    γ = 0, for few effective samples, it is unbiased for IWAE. γ > 0, γ = 1 for many, adds γ times the wake update of
+    reweighted wake-sleep, Σ_i w̃_i ∇log q(z_i | x): biased for IWAE in φ.
+    auxiliary=S > 0, the Monte Carlo form (eq. 12): c_i is the mean of d_i where each of S further samples, drawn
+    without a graph, stands for z_i. Unbiased for IWAE; γ has no part in it.
+    """
+
+    def __init__(self, gamma: float = 0.0, auxiliary: int = 0) -> None:
+        super().__init__()
+        if not 0 <= gamma <= 1:
+            raise UserError(f"gamma={gamma}: expected a number from 0 to 1")
+        if auxiliary < 0:
+            raise UserError(f"auxiliary={auxiliary}: expected an integer of at least 0")
+        if auxiliary and gamma:
+            raise UserError(f"gamma={gamma}: expected 0 with objective.auxiliary={auxiliary}, the Monte Carlo form")
+        self.gamma = gamma
+        self.auxiliary = auxiliary
+
+    def forward(self, model: LatentVariableModel, x: Tensor, k: int) -> Estimate:
+        if k < 2 and not self.auxiliary:
+            raise UserError(f"k={k}: expected at least 2 with objective=ovis, unless objective.auxiliary is above 0")
+        draw = model.draw(x, k, "score")
+        weights = normalized_weights(draw.log_w)
+        others = log_sum_of_others(draw.log_w)
+        bound = iwae_bound(draw.log_w.detach())
+        if self.auxiliary:
+            with torch.no_grad():
+                instead = model.log_weights(x, self.auxiliary).unsqueeze(1)
+            totals = torch.logaddexp(others, instead)  # [auxiliary, k, batch]
+            control = (totals - math.log(k) - torch.exp(instead - totals)).mean(0)
+        else:
+            control = others - math.log(k - 1) - self.gamma * weights + (1 - self.gamma) * math.log(1 - 1 / k)
+        signal = bound - weights - control
+        return Estimate(-(signal * draw.log_q + weights * draw.log_p).sum(0).mean(), draw.log_w)
+
+    def inference_target(self, log_w: Tensor) -> Tensor | None:
+        return None if self.gamma else iwae_bound(log_w)
