@@ -147,6 +147,15 @@ class TestMLMC:
         made = objective("mlmc levels=null")
         assert sum(2**j * made._probability(j) for j in range(1, 200)) == pytest.approx(4.41, abs=0.01)
 
+    @pytest.mark.parametrize("k", [1, 5])
+    def test_its_variance_times_its_samples_is_below_sumo_s(self, k):
+        model = linear_gaussian(1)
+        mlmc, sumo = (
+            estimates(objective(s), model, X, k, data=1, replicates=1000).generative.var(0).sum()
+            for s in ("mlmc levels=null", "sumo")
+        )
+        assert 4.41 * k * mlmc < (k + 5) * sumo / 1.5
+
     def test_corrections_fall_fast_enough_for_a_finite_variance(self):
         """E Δ_j² falls by more than the ratio of probabilities, 2^−1.5, does: near 4^−1 where weights have moments."""
         torch.manual_seed(0)
