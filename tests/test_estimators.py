@@ -172,7 +172,9 @@ class TestUStatistic:
     @pytest.mark.parametrize("spec", ["ustat groups=3", "ustat groups=3 permutations=null"])
     def test_its_variance_is_below_that_of_miwae_from_as_many_samples(self, spec):
         model = linear_gaussian(1)
-        found, blocks = (estimates(objective(s), model, X, 3, data=50, replicates=400) for s in (spec, "miwae m=3"))
+        found, blocks = (
+            estimates(objective(s), model, X, 3, data=50, replicates=400) for s in (spec, "miwae groups=3")
+        )
         assert found.inference.var(0).sum() < blocks.inference.var(0).sum() / 1.1
         assert found.generative.var(0).sum() < blocks.generative.var(0).sum()
 
@@ -187,7 +189,8 @@ class TestUStatistic:
     def test_with_one_order_it_is_miwae(self):
         model = linear_gaussian(2)
         found, expected = (
-            estimates(objective(s), model, X, 3, replicates=1) for s in ("ustat groups=4 permutations=1", "miwae m=4")
+            estimates(objective(s), model, X, 3, replicates=1)
+            for s in ("ustat groups=4 permutations=1", "miwae groups=4")
         )
         for part in ("generative", "inference"):
             torch.testing.assert_close(getattr(found, part), getattr(expected, part))
