@@ -1,5 +1,6 @@
 """U-statistics of the importance weighted bound."""
 
+import functools
 import itertools
 import math
 
@@ -47,7 +48,14 @@ class UStatistic(ImportanceWeighted):
     def _sets(self, n: int, k: int, device: torch.device) -> Tensor:
         """The samples of each set, [k, sets]."""
         if self.permutations is None:
-            return torch.tensor(list(itertools.combinations(range(n), k)), device=device).T
+            return _all_sets(n, k, device)
         orders = torch.rand(self.permutations - 1, n, device=device).argsort(1)
         orders = torch.cat([torch.arange(n, device=device).unsqueeze(0), orders])
         return orders.view(-1, k, self.groups).transpose(0, 1).flatten(1)
+
+
+@torch.compiler.assume_constant_result
+@functools.cache
+def _all_sets(n: int, k: int, device: torch.device) -> Tensor:
+    """[k, sets]; kept, since listing them takes time and a copy to the device, which a CUDA graph can't hold."""
+    return torch.tensor(list(itertools.combinations(range(n), k)), device=device).T
