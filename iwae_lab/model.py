@@ -99,10 +99,7 @@ class LatentVariableModel(nn.Module, ABC):
             q = _apply(layer, below if gradient != "path" else below.detach())
             if gradient != "score" and isinstance(q, Bernoulli):
                 if torch.is_grad_enabled():
-                    raise UserError(
-                        f"{type(self).__name__} has discrete latents, whose samples have no {gradient} derivative: "
-                        f"expected an objective that needs none, such as vimco, rws or reinforce"
-                    )
+                    self.require_continuous(q, gradient)
                 gradient = "score"
             eps = noise(q, level, (k, len(x), q[0].shape[-1]))
             if gradient == "total":
@@ -120,6 +117,14 @@ class LatentVariableModel(nn.Module, ABC):
                 path_parameters += entries
             z.append(below)
         return Draw(z, log_q, self.log_joint(x, z), path_parameters)
+
+    def require_continuous(self, q: Distribution, gradient: Gradient) -> None:
+        """Raises `UserError` where latents are discrete, whose samples have no such derivative."""
+        if isinstance(q, Bernoulli):
+            raise UserError(
+                f"{type(self).__name__} has discrete latents, whose samples have no {gradient} derivative: "
+                f"expected an objective that needs none, such as vimco, rws or reinforce"
+            )
 
     def log_joint(self, x: Tensor, z: list[Tensor]) -> Tensor:
         """log p(x, z) [k, batch] of x [batch, pixels] and samples z, one [k, batch, units] a layer."""

@@ -209,13 +209,29 @@ class TestOfOneObjective:
         dreg = estimates(objective("dreg_alpha alpha=1.0"), model, X, 3).inference
         assert compare(dreg, rws).agrees
 
+    @pytest.mark.parametrize(("layers", "exact"), [(2, False), (2, True), (3, True)])
+    def test_gdreg_lowers_the_variance_of_every_conditional_prior_near_the_posterior(self, layers, exact):
+        model = linear_gaussian(layers, exact=exact)
+        gdreg, dreg = (estimates(objective(s), model, X, 8, data=100) for s in ("gdreg", "dreg"))
+        torch.testing.assert_close(gdreg.inference, dreg.inference)
+        likelihood = sum(p.numel() for p in model.decoder[0].parameters())
+        torch.testing.assert_close(gdreg.generative[:, :likelihood], dreg.generative[:, :likelihood])
+        found, other = (part.generative[:, likelihood:].var(0) for part in (gdreg, dreg))
+        assert (found < other).all()
+        assert found.sum() < other.sum() / 2
+
+    def test_gdreg_raises_the_variance_of_some_far_from_the_posterior(self):
+        model = linear_gaussian(3)
+        gdreg, dreg = (estimates(objective(s), model, X, 50, data=100).generative.var(0) for s in ("gdreg", "dreg"))
+        assert (gdreg > 3 * dreg).any() and (gdreg < dreg / 3).any()
+
     def test_dreg_alpha_at_a_half_is_half_of_stl(self):
         model = linear_gaussian(2)
         half, stl = (estimates(objective(s), model, X, 3, replicates=1) for s in ("dreg_alpha alpha=0.5", "stl"))
         torch.testing.assert_close(half.inference, stl.inference / 2)
 
     @pytest.mark.parametrize("layers", [1, 2, 3])
-    @pytest.mark.parametrize("spec", ["stl", "stl bound=elbo", "dreg", "dreg_alpha", "vr_iwae", "jvi_dreg"])
+    @pytest.mark.parametrize("spec", ["stl", "stl bound=elbo", "dreg", "dreg_alpha", "vr_iwae", "jvi_dreg", "gdreg"])
     def test_path_derivatives_vanish_at_the_exact_posterior(self, spec, layers):
         found = estimates(objective(spec), linear_gaussian(layers, exact=True), X, 3, data=5, replicates=1)
         assert found.inference.abs().max() < 1e-10
