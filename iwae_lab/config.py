@@ -16,6 +16,7 @@ from hydra.utils import get_class
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from iwae_lab.coupling import COUPLINGS
 from iwae_lab.errors import UserError, did_you_mean, require
 from iwae_lab.record import read_record
 
@@ -78,6 +79,8 @@ class Config:
     logger: Any = MISSING
     k: int = 50
     """importance samples per image in training"""
+    noise: str = "iid"
+    """how an image's samples depend on each other in training: iid, antithetic or rqmc (scrambled Sobol')"""
     seed: int = 0
     """seed of initialisation, batches, binarization and noise"""
     evaluation: Evaluation = field(default_factory=Evaluation)
@@ -103,6 +106,7 @@ class Config:
 
     def __post_init__(self) -> None:
         require("k", self.k, self.k >= 1, "an integer of at least 1")
+        require("noise", self.noise, self.noise in COUPLINGS, f"one of {', '.join(COUPLINGS)}")
         require("seed", self.seed, 0 <= self.seed < 2**32, "an integer from 0 to 2**32 - 1")
         require("precision", self.precision, self.precision in PRECISIONS, f"one of {', '.join(PRECISIONS)}")
         require("accelerator", self.accelerator, self.accelerator in ACCELERATORS, f"one of {', '.join(ACCELERATORS)}")

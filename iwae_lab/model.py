@@ -16,7 +16,7 @@ from torch.func import functional_call
 from iwae_lab.errors import UserError
 from iwae_lab.layers import Bernoulli, Conditional, Distribution, Gaussian, StandardNormal
 
-__all__ = ["Draw", "HierarchicalModel", "LatentVariableModel", "Noise", "SigmoidBeliefNetwork"]
+__all__ = ["Draw", "HierarchicalModel", "LatentVariableModel", "Noise", "SigmoidBeliefNetwork", "fresh_noise"]
 
 Noise = Callable[[Distribution, int, tuple[int, int, int]], Tensor]
 """(distribution, level, shape [k, batch, units]) -> the noise its `sample` takes."""

@@ -59,10 +59,12 @@ class Parts:
     @classmethod
     def of(cls, config: Config) -> Self:
         """Raises `UserError` for a value that one of the parts refuses."""
+        objective = build(Objective, config.objective, "objective")
+        objective.couple(config.noise)
         return cls(
             config,
             build(Dataset, config.dataset, "dataset"),
-            build(Objective, config.objective, "objective"),
+            objective,
             build(Schedule, config.schedule, "schedule"),
             build(OptimizerFactory, config.optimizer, "optimizer"),
         )

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from iwae_lab.layers import Gaussian, StandardNormal
-from iwae_lab.model import LatentVariableModel, SigmoidBeliefNetwork
+from iwae_lab.model import LatentVariableModel, Noise, SigmoidBeliefNetwork, fresh_noise
 from iwae_lab.objectives.base import Objective
 
 PIXELS = 2
@@ -155,12 +155,13 @@ def reference(
     samples: int,
     data: int = 400,
     replicates: int = 30,
+    noise: Noise = fresh_noise,
 ) -> Gradient:
     """Plain differentiation of `target` on the samples that `estimates` draws."""
 
     def one(seed: int) -> Gradient:
         torch.manual_seed(seed)
-        log_w = model.log_weights(x.expand(data, -1), samples)
+        log_w = model.log_weights(x.expand(data, -1), samples, noise)
         return gradient_of(model, (-target(shape(log_w)).mean()).backward)
 
     return stack(one(seed) for seed in range(replicates))

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from iwae_lab.bounds import iwae_bound
-from iwae_lab.model import LatentVariableModel
+from iwae_lab.coupling import COUPLINGS
+from iwae_lab.errors import UserError
+from iwae_lab.model import LatentVariableModel, Noise, fresh_noise
 
 __all__ = ["Estimate", "ImportanceWeighted", "Objective"]
 
@@ -44,6 +46,20 @@ class Objective(nn.Module, ABC):
     compilable: bool = True
     """whether `forward` does the same operations on tensors of the same shapes every time, and leaves its buffers as
     they are: a compiled backward pass may compute again from them"""
+
+    couplable: bool = False
+    """whether it holds for samples of a datum that depend on each other, as `noise` may make them"""
+    noise: Noise = staticmethod(fresh_noise)
+    """what a couplable objective draws its samples with"""
+
+    def couple(self, by: str) -> None:
+        """Draw the samples of a datum by one of `COUPLINGS`.
+
+        Raises `UserError` where the estimator's derivation needs them to be independent.
+        """
+        if by != "iid" and not self.couplable:
+            raise UserError(f"noise={by}: {type(self).__name__} needs independent samples of an image; expected iid")
+        self.noise = COUPLINGS[by]
 
     @abstractmethod
     def forward(self, model: LatentVariableModel, x: Tensor, k: int) -> Estimate:

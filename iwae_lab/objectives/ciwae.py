@@ -19,6 +19,7 @@ class CIWAE(Objective):
     """
 
     is_bound = True
+    couplable = True
 
     def __init__(self, beta: float = 0.5, learned: bool = False) -> None:
         super().__init__()
@@ -29,7 +30,7 @@ class CIWAE(Objective):
         self.beta_logit = nn.Parameter(torch.logit(torch.tensor(beta)), requires_grad=learned)
 
     def forward(self, model: LatentVariableModel, x: Tensor, k: int) -> Estimate:
-        log_w = model.log_weights(x, k)
+        log_w = model.log_weights(x, k, self.noise)
         return Estimate(-self.target(log_w).mean(), log_w)
 
     def target(self, log_w: Tensor) -> Tensor:

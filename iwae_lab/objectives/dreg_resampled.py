@@ -24,7 +24,7 @@ class DReGResampled(Objective):
         self.choose = Resampling(kept)
 
     def forward(self, model: LatentVariableModel, x: Tensor, k: int) -> Estimate:
-        chosen = self.choose(model, x, k)
+        chosen = self.choose(model, x, k, self.noise)
         draw = model.draw(x, len(chosen.weights), "path", chosen.noise)
         draw.scale_inference_gradient(chosen.normalized)
         return Estimate(-(chosen.weights * draw.log_w).sum(0).mean(), chosen.log_w)

@@ -25,13 +25,14 @@ class IWAEResampled(Objective):
     """
 
     is_bound = True
+    couplable = True
 
     def __init__(self, kept: int = 8) -> None:
         super().__init__()
         self.choose = Resampling(kept)
 
     def forward(self, model: LatentVariableModel, x: Tensor, k: int) -> Estimate:
-        chosen = self.choose(model, x, k)
+        chosen = self.choose(model, x, k, self.noise)
         log_w = model.log_weights(x, len(chosen.weights), chosen.noise)
         return Estimate(-(chosen.weights * log_w).sum(0).mean(), chosen.log_w)
 
@@ -62,12 +63,12 @@ class Resampling:
         self.kept = kept
 
     @torch.no_grad()
-    def __call__(self, model: LatentVariableModel, x: Tensor, k: int) -> Chosen:
+    def __call__(self, model: LatentVariableModel, x: Tensor, k: int, noise: Noise) -> Chosen:
         """Of k samples for each row of x [batch, pixels]."""
         drawn = []
 
         def draw(q: Distribution, level: int, shape: tuple[int, int, int]) -> Tensor:
-            drawn.append(q.noise(shape))
+            drawn.append(noise(q, level, shape))
             return drawn[level]
 
         log_w = model.log_weights(x, k, draw)

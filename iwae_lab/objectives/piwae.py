@@ -17,6 +17,7 @@ class PIWAE(Objective):
     """
 
     is_bound = True
+    couplable = True
 
     def __init__(self, groups: int = 5) -> None:
         super().__init__()
@@ -25,7 +26,7 @@ class PIWAE(Objective):
         self.groups = groups
 
     def forward(self, model: LatentVariableModel, x: Tensor, k: int) -> Estimate:
-        log_w = model.log_weights(x, self.groups * k).view(k, -1)  # each column a group of one datum
+        log_w = model.log_weights(x, self.groups * k, self.noise).view(k, -1)  # each column a group of one datum
         return Estimate(-self.target(log_w).mean(), log_w, -self.inference_target(log_w).mean())
 
     def target(self, log_w: Tensor) -> Tensor:

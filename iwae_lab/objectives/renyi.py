@@ -20,6 +20,8 @@ class Renyi(Objective):
     one). For α < 0 it is none.
     """
 
+    couplable = True
+
     def __init__(self, alpha: float = 0.5) -> None:
         super().__init__()
         if not math.isfinite(alpha):
@@ -28,7 +30,7 @@ class Renyi(Objective):
         self.is_bound = alpha >= 0
 
     def forward(self, model: LatentVariableModel, x: Tensor, k: int) -> Estimate:
-        log_w = model.log_weights(x, k)
+        log_w = model.log_weights(x, k, self.noise)
         return Estimate(-self.target(log_w).mean(), log_w)
 
     def target(self, log_w: Tensor) -> Tensor:

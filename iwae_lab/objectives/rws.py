@@ -20,6 +20,7 @@ class RWS(Objective):
     """
 
     is_bound = True
+    couplable = True
 
     def __init__(self, inference: str = "wake") -> None:
         super().__init__()
@@ -28,7 +29,7 @@ class RWS(Objective):
         self.sleep_share = {"wake": 0.0, "both": 0.5, "sleep": 1.0}[inference]
 
     def forward(self, model: LatentVariableModel, x: Tensor, k: int) -> Estimate:
-        draw = model.draw(x, k, "score")
+        draw = model.draw(x, k, "score", self.noise)
         weights = normalized_weights(draw.log_w)
         gain = (weights * (draw.log_p + (1 - self.sleep_share) * draw.log_q)).sum(0).mean()
         if self.sleep_share:

@@ -26,9 +26,10 @@ class STL(Objective):
         if bound not in ("iwae", "elbo"):
             raise UserError(f"bound={bound}: expected iwae or elbo")
         self.bound = bound
+        self.couplable = bound == "elbo"
 
     def forward(self, model: LatentVariableModel, x: Tensor, k: int) -> Estimate:
-        log_w = model.draw(x, k, "path").log_w
+        log_w = model.draw(x, k, "path", self.noise).log_w
         weights = normalized_weights(log_w) if self.bound == "iwae" else torch.full_like(log_w, 1 / k)
         return Estimate(-(weights * log_w).sum(0).mean(), log_w)
 

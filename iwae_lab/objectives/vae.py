@@ -16,9 +16,10 @@ class VAE(Objective):
     """
 
     is_bound = True
+    couplable = True
 
     def forward(self, model: LatentVariableModel, x: Tensor, k: int) -> Estimate:
-        log_w = model.log_weights(x, k)
+        log_w = model.log_weights(x, k, self.noise)
         return Estimate(-self.target(log_w).mean(), log_w)
 
     def target(self, log_w: Tensor) -> Tensor:
