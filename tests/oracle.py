@@ -167,6 +167,30 @@ def reference(
     return stack(one(seed) for seed in range(replicates))
 
 
+def differences(
+    objective: Objective, model: LatentVariableModel, x: Tensor, k: int, parameters: list[nn.Parameter], seed: int = 0
+) -> Tensor:
+    """Ascending, flat: of the mean of the objective's target, by central differences of `parameters`, at one noise.
+
+    For targets of weights that are not those of samples of q.
+    """
+
+    def value() -> Tensor:
+        torch.manual_seed(seed)
+        return objective.target(objective(model, x, k).log_w).mean().detach()
+
+    found = []
+    for parameter in parameters:
+        entries = parameter.data.view(-1)
+        for i, before in enumerate(entries.tolist()):
+            entries[i] = before + 1e-5
+            above = value()
+            entries[i] = before - 1e-5
+            found.append((above - value()) / 2e-5)
+            entries[i] = before
+    return torch.stack(found)
+
+
 class Comparison(NamedTuple):
     """Of the means of paired estimates, coordinate by coordinate."""
 

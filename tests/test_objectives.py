@@ -16,6 +16,7 @@ from oracle import (
     LinearGaussian,
     X,
     compare,
+    differences,
     estimates,
     every_state,
     expected_target,
@@ -53,8 +54,11 @@ VARIANTS = {
     "mlmc": ["levels=null"],
     "ustat": ["groups=2 permutations=null"],
     "jvi_dreg": ["order=2"],
+    "uha": ["steps=0", "steps=2 persistence=0.0", "learned=false"],
+    "annealed_wake_sleep": ["temperatures=2"],
 }
 ALL = FOUND + [f"{name} {variant}" for name, variants in VARIANTS.items() for variant in variants]
+ANNEALED = ("uha",)  # its weights are those of chains, and its gradient is that of their target at any noise
 SCORE_FUNCTIONS = ("ovis", "ovis auxiliary=2", "vargrad", "disarm", "disarm bound=elbo")
 FOR_DISCRETE = ("rws", "tvo", "vimco", "reinforce", "ovis", "vargrad", "mlmc")
 
@@ -171,11 +175,27 @@ def check_gradient(spec: str, layers: int, k: int, replicates: int = 30) -> None
     claimed = {part: target for part, target in claimed.items() if target(log_w) is not None}
     if not claimed:
         pytest.skip("its gradient is no target's; it has a test of its own")
+    if spec.startswith(ANNEALED):
+        check_gradient_at_one_noise(made, model, k)
+        return
     found = estimates(made, model, X, k, replicates=replicates)
     for part, target in claimed.items():
         expected = reference(target, lambda w: w.reshape(k, -1), model, X, log_w.numel(), replicates=replicates)
         comparison = compare(getattr(found, part), getattr(expected, part))
         assert comparison.agrees, (part, comparison)
+
+
+def check_gradient_at_one_noise(made: Objective, model: LinearGaussian, k: int) -> None:
+    """In the parameters of the objective, too."""
+    made.double()
+    data = X * torch.linspace(-1, 1, 10, dtype=torch.float64).unsqueeze(-1)
+    torch.manual_seed(0)
+    found = gradient_of(model, lambda: made(model, data, k).backward(model))
+    torch.testing.assert_close(found.generative, differences(made, model, data, k, model.generative_parameters()))
+    torch.testing.assert_close(found.inference, differences(made, model, data, k, model.inference_parameters()))
+    if own := [p for p in made.parameters() if p.requires_grad]:
+        gradients = torch.cat([p.grad.view(-1) for p in own])
+        torch.testing.assert_close(-gradients, differences(made, model, data, k, own))
 
 
 class TestOfOneObjective:
@@ -224,6 +244,75 @@ class TestOfOneObjective:
         model = linear_gaussian(3)
         gdreg, dreg = (estimates(objective(s), model, X, 50, data=100).generative.var(0) for s in ("gdreg", "dreg"))
         assert (gdreg > 3 * dreg).any() and (gdreg < dreg / 3).any()
+
+    @pytest.mark.parametrize("layers", [1, 2])
+    @pytest.mark.parametrize(
+        "spec", ["uha", "uha steps=4 persistence=0.0 step_size=0.9", "annealed_wake_sleep", "annealed_wake_sleep far"]
+    )
+    def test_weights_of_chains_are_unbiased_for_p(self, spec, layers):
+        model, (spec, *far) = linear_gaussian(layers), spec.split(" far")
+        made = objective(spec)
+        if far:
+            made.step.fill_(1.5)  # moves that are often refused
+        torch.manual_seed(0)
+        log_w = made(model, X.expand(4000, -1), 5).log_w.detach() - model.log_marginal(X).item()
+        mean, error = mean_and_error(log_w.exp().mean(0))
+        assert error < 0.05
+        assert abs(mean - 1) < 4 * error
+
+    @pytest.mark.parametrize("layers", [1, 2])
+    @pytest.mark.parametrize("name", ["uha steps=", "annealed_wake_sleep temperatures="])
+    def test_the_more_moves_the_higher_is_the_bound_of_chains(self, name, layers):
+        model, found = linear_gaussian(layers), []
+        for moves in (0, 2, 8):
+            made = objective(f"{name}{moves + (name[0] == 'a')}")
+            torch.manual_seed(0)
+            found.append(mean_and_error(iwae_bound(made(model, X.expand(4000, -1), 2).log_w.detach())))
+        for (worse, _), (better, error) in itertools.pairwise(found):
+            assert better > worse + 5 * error
+        assert found[-1][0] < model.log_marginal(X).item()
+
+    def test_steps_and_path_of_uha_ascend_its_bound(self):
+        model, made = linear_gaussian(2), objective("uha")
+        optimizer = torch.optim.SGD(made.parameters(), lr=2.0)
+        torch.manual_seed(0)
+        bounds = []
+        for _ in range(60):
+            estimate = made(model, X.expand(200, -1), 2)
+            optimizer.zero_grad()
+            estimate.backward(model)
+            optimizer.step()
+            bounds.append(iwae_bound(estimate.log_w.detach()).mean().item())
+        assert sum(bounds[-10:]) / 10 > sum(bounds[:10]) / 10 + 0.05
+
+    @pytest.mark.parametrize("layers", [1, 2])
+    @pytest.mark.parametrize(
+        ("chains", "without"), [("uha steps=0", "iwae"), ("annealed_wake_sleep temperatures=1", "rws")]
+    )
+    def test_without_moves_chains_are_samples(self, chains, without, layers):
+        model = linear_gaussian(layers)
+        found, expected = (estimates(objective(s), model, X, 4, replicates=1) for s in (chains, without))
+        torch.testing.assert_close(found.generative, expected.generative)
+        torch.testing.assert_close(found.inference, expected.inference)
+
+    def test_bias_of_annealed_wake_sleep_in_theta_is_there_and_falls_with_the_temperatures(self):
+        model = linear_gaussian(1)
+        truth = gradient_of(model, (-model.log_marginal(X).sum()).backward).generative
+        biases = []
+        for temperatures in (2, 30):
+            made = objective(f"annealed_wake_sleep temperatures={temperatures}")
+            found = estimates(made, model, X, 2, data=500, replicates=12).generative
+            biases.append((found.mean(0) - truth).norm().item())
+            if temperatures == 2:
+                assert not compare(found, truth.expand_as(found)).agrees
+        assert biases[1] < biases[0] / 4
+
+    def test_annealed_wake_sleep_follows_the_acceptance_with_its_step(self):
+        for start, grows in ((1e-3, True), (1.4, False)):
+            made = objective("annealed_wake_sleep")
+            made.step.fill_(start)
+            made(linear_gaussian(2), 5 * X, 50)
+            assert (made.step > start) == grows
 
     def test_dreg_alpha_at_a_half_is_half_of_stl(self):
         model = linear_gaussian(2)
@@ -479,6 +568,10 @@ class TestDiscreteLatents:
         ("ustat permutations=0", "objective.permutations=0: expected null or an integer of at least 1"),
         ("jvi_dreg order=3", "objective.order=3: expected 1 or 2"),
         ("disarm bound=vae", "objective.bound=vae: expected iwae or elbo"),
+        ("uha steps=-1", "objective.steps=-1: expected an integer of at least 0"),
+        ("uha step_size=1.0", "objective.step_size=1.0: expected a number between 0 and 1"),
+        ("uha persistence=1.0", "objective.persistence=1.0: expected a number from 0 to below 1"),
+        ("annealed_wake_sleep temperatures=0", "objective.temperatures=0: expected an integer of at least 1"),
         ("reinforce decay=1.0", "objective.decay=1.0: expected a number from 0 to below 1"),
     ],
 )

@@ -1,0 +1,70 @@
+"""Wake updates at the end points of annealed importance sampling."""
+
+import torch
+from torch import Tensor
+
+from iwae_lab.annealing import Annealing, Point
+from iwae_lab.bounds import normalized_weights
+from iwae_lab.errors import UserError
+from iwae_lab.model import LatentVariableModel
+from iwae_lab.objectives.base import Estimate, Objective
+
+__all__ = ["AnnealedWakeSleep"]
+
+ACCEPTANCE = 0.8  # aimed at
+
+
+class AnnealedWakeSleep(Objective):
+    """θ: Σ_i w̃_i ∇_θ log p(x, z_i), φ: Σ_i w̃_i ∇_φ log q(z_i | x), at the end points z_i of k annealed chains.
+
+    θ as in Ding & Freedman 2019 (arXiv 1906.04904), φ as the wake update of Bornschein & Bengio 2015. The chains go
+    from q over `temperatures` − 1 Hamiltonian moves, accepted or not, at inverse temperatures evenly spaced between 0
+    and 1; w̃ are their normalised AIS weights (Neal 2001). No graph leads through the chains, so memory is that of
+    `rws`, which it is with temperatures=1. Both estimators are biased for finite chains: the more temperatures or
+    samples, the nearer θ's is to ∇ log p(x).
+
+    `Estimate.log_w` are the AIS weights, so that the bound reported in training is theirs, above L_k. The step size
+    is one for all moves; it follows the acceptance of past minibatches, which leaves E w = p(x).
+    """
+
+    compilable = False  # the step size changes
+    step: Tensor
+
+    def __init__(self, temperatures: int = 5) -> None:
+        super().__init__()
+        if temperatures < 1:
+            raise UserError(f"temperatures={temperatures}: expected an integer of at least 1")
+        self.temperatures = temperatures
+        self.register_buffer("step", torch.tensor(0.5))
+
+    def forward(self, model: LatentVariableModel, x: Tensor, k: int) -> Estimate:
+        chains = Annealing(model, x, graph=False)
+        point = chains.start(k, self.noise)
+        log_w = point.log_w / self.temperatures
+        accepted = []
+        for t in range(1, self.temperatures):
+            point, taken = self._move(chains, point, t / self.temperatures)
+            log_w = log_w + point.log_w / self.temperatures
+            accepted.append(taken.to(self.step).mean())
+        if accepted:
+            rate = torch.stack(accepted).mean()
+            self.step.copy_((self.step * torch.exp(0.1 * (rate - ACCEPTANCE))).clamp(max=1.5))
+        draw = model.draw(x, k, "score", lambda q, level, shape: point.noise[level])
+        gain = (normalized_weights(log_w) * (draw.log_p + draw.log_q)).sum(0).mean()
+        return Estimate(-gain, log_w)
+
+    def _move(self, chains: Annealing, point: Point, beta: float) -> tuple[Point, Tensor]:
+        """A move that leaves π_β as it is, and which chains [k, batch] took it."""
+        there, _, work = chains.move(point, chains.momentum(point, self.noise), beta, self.step.to(point.log_w))
+        gain = beta * (there.log_w - point.log_w) - work
+        taken = torch.rand_like(gain).log() < gain  # not if gain is NaN
+
+        def choose(new: Tensor, old: Tensor) -> Tensor:
+            return torch.where(taken.view(taken.shape + (1,) * (new.dim() - 2)), new, old)
+
+        moved = Point(
+            [choose(*pair) for pair in zip(there.noise, point.noise, strict=True)],
+            choose(there.log_w, point.log_w),
+            [choose(*pair) for pair in zip(there.slopes, point.slopes, strict=True)],
+        )
+        return moved, taken
