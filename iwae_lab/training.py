@@ -132,7 +132,7 @@ class Training(pl.LightningModule):
             return found.loss, log_w, found.inference_loss, torch.stack(means)
 
         self.compute = Compiled(estimate, compile if objective.compilable else "false")
-        self.epoch_sums: Tensor | None = None  # of L̂_k, of the loss and of the ESS; one tensor, which graphs add to
+        self.epoch_sums = torch.zeros(3, dtype=torch.float64)  # of L̂_k, of the loss and of the ESS
         self.steps = 0  # of the optimizer, in all; known once training starts
         self.step = 0  # the one at work; on CUDA, where graphs are replayed, that of the last group of batches
         self.seconds = 0.0
@@ -178,9 +178,9 @@ class Training(pl.LightningModule):
         self.execute = Steps(self.add_gradients, optimizer, self.compute, graphs=graphs)
 
     def on_train_epoch_start(self) -> None:
-        if self.epoch_sums is None:
-            self.epoch_sums = torch.zeros(3, dtype=torch.float64, device=self.device)
-        self.epoch_sums.zero_()
+        if self.epoch_sums.device != self.device:
+            self.epoch_sums = self.epoch_sums.to(self.device)
+        self.epoch_sums.zero_()  # in place, since graphs add to it
         self.epoch_images = 0
         self.epoch_start = time.monotonic()
 

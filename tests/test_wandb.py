@@ -278,7 +278,15 @@ def test_a_run_that_goes_on_is_one_run_in_wandb(
 def record_in(folder: Path, **differing: Any) -> Record:
     """The record of a run in `folder`, which is made."""
     folder.mkdir(parents=True, exist_ok=True)
-    values = {"k": 5, "schedule": "quick", "seed": 0, "epochs": 4, "config": {}, "identity": {}, "steps": 160} | differing
+    values = {
+        "k": 5,
+        "schedule": "quick",
+        "seed": 0,
+        "epochs": 4,
+        "config": {},
+        "identity": {},
+        "steps": 160,
+    } | differing
     return Record("r", "d", "dynamic", "p", "m", "iwae", **values)
 
 

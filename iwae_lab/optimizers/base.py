@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = ["MatrixOptimizer", "OptimizerFactory", "adam_steps"]
+__all__ = ["MatrixOptimizer", "OptimizerFactory", "adam_steps", "gradient_of"]
 
 
 class OptimizerFactory(ABC):
@@ -52,7 +52,9 @@ class MatrixOptimizer(torch.optim.Optimizer, ABC):
                 torch._foreach_add_(matrices, self.matrix_steps(matrices, group))
             if others:
                 states = [self.state[p] for p in others]
-                torch._foreach_add_(others, adam_steps([p.grad for p in others], states, group["lr"], 0.9, 0.999))
+                torch._foreach_add_(
+                    others, adam_steps([gradient_of(p) for p in others], states, group["lr"], 0.9, 0.999)
+                )
 
     def advance(self, steps: int) -> None:
         """Count `steps` updates, no more than `steps_to_refresh`, and refresh where that is due."""
@@ -73,6 +75,12 @@ class MatrixOptimizer(torch.optim.Optimizer, ABC):
     @torch.no_grad()
     def refresh(self) -> None:
         """Do what is due every `period` steps."""
+
+
+def gradient_of(parameter: nn.Parameter) -> Tensor:
+    """The gradient of a parameter that has one."""
+    assert parameter.grad is not None
+    return parameter.grad
 
 
 def adam_steps(

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from iwae_lab.errors import require
-from iwae_lab.optimizers.base import MatrixOptimizer, OptimizerFactory
+from iwae_lab.optimizers.base import MatrixOptimizer, OptimizerFactory, gradient_of
 
 __all__ = ["Muon", "orthogonalize"]
 
@@ -34,7 +34,7 @@ class _Muon(MatrixOptimizer):
     def matrix_steps(self, matrices: list[nn.Parameter], group: dict[str, Any]) -> list[Tensor]:
         steps = []
         for matrix in matrices:
-            gradient, state, momentum = matrix.grad, self.state[matrix], group["momentum"]
+            gradient, state, momentum = gradient_of(matrix), self.state[matrix], group["momentum"]
             if not state:
                 state["momentum"] = torch.zeros_like(gradient)
             average = state["momentum"].lerp_(gradient, 1 - momentum)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from iwae_lab.errors import require
-from iwae_lab.optimizers.base import MatrixOptimizer, OptimizerFactory, adam_steps
+from iwae_lab.optimizers.base import MatrixOptimizer, OptimizerFactory, adam_steps, gradient_of
 
 __all__ = ["Soap"]
 
@@ -64,7 +64,7 @@ class _Soap(MatrixOptimizer):
         for matrix in matrices:
             stacks.setdefault(tuple(sorted(matrix.shape)), []).append(matrix)
         states = [self.state[stack[0]] for stack in stacks.values()]
-        gradients = [torch.stack([_wide(matrix.grad) for matrix in stack]) for stack in stacks.values()]
+        gradients = [torch.stack([_wide(gradient_of(matrix)) for matrix in stack]) for stack in stacks.values()]
         begun = all("bases" in state for state in states)
         if not begun:
             for gradient, state in zip(gradients, states, strict=True):

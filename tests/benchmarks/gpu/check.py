@@ -66,7 +66,11 @@ def gradients_agree_with_float64():
         for kind, tolerance in (("fp32", 3e-5), ("TF32", 1e-2)):
             off = ((found[kind][1] - reference[1]).norm() / reference[1].norm()).item()
             nats = abs(found[kind][0] - reference[0])
-            report(f"{size} layer, {kind}", off < tolerance and nats < 10 * tolerance, f"gradient {off:.1e}, bound {nats:.1e} nats")
+            report(
+                f"{size} layer, {kind}",
+                off < tolerance and nats < 10 * tolerance,
+                f"gradient {off:.1e}, bound {nats:.1e} nats",
+            )
 
 
 def objectives():
@@ -117,12 +121,22 @@ def every_objective_trains():
                 report(f"{name}, {model}", False, str({k: v for k, v in ends.items() if isinstance(v, str)}))
                 continue
             off = (ends[True] - ends[False]).abs().max().item()
-            report(f"{name}, {model}: 50 steps, graphs as calls", off < 1e-4 and bool(torch.isfinite(ends[True]).all()), f"largest difference {off:.1e}; bound {bound:.1f}")
+            report(
+                f"{name}, {model}: 50 steps, graphs as calls",
+                off < 1e-4 and bool(torch.isfinite(ends[True]).all()),
+                f"largest difference {off:.1e}; bound {bound:.1f}",
+            )
 
 
 def resumed_is_not_interrupted():
     images = torch.randint(0, 256, (8000, 784), dtype=torch.uint8, device="cuda")
-    for factory, compile in [(Adam(), "false"), (Adam(), "true"), (Soap(), "false"), (Muon(), "false"), (AdamAuthors(20), "false")]:
+    for factory, compile in [
+        (Adam(), "false"),
+        (Adam(), "true"),
+        (Soap(), "false"),
+        (Muon(), "false"),
+        (AdamAuthors(20), "false"),
+    ]:
         training, optimizer, execute = prepared(hierarchical("one"), IWAE(), factory, 5, 20, compile)
         groups = iter(Batches(images, 20))
         run(execute, groups, 1)
@@ -138,7 +152,11 @@ def resumed_is_not_interrupted():
         torch.cuda.set_rng_state(rng)
         execute(group, [1e-3] * len(group), 1)
         off = (state(training) - whole).abs().max().item()
-        report(f"{type(factory).__name__}, compile={compile}: 200 steps after resuming", off == 0, f"largest difference {off:.1e}")
+        report(
+            f"{type(factory).__name__}, compile={compile}: 200 steps after resuming",
+            off == 0,
+            f"largest difference {off:.1e}",
+        )
 
 
 def likelihood_agrees():

@@ -1,7 +1,7 @@
 """The paper's tables on one GPU, several jobs at a time: python tests/benchmarks/gpu/tables.py RUNS_DIR MINUTES
 
-Jobs start in the order of worth, cheapest chain last, and are interrupted when the time is over; the same command goes on from
-their checkpoints. NVIDIA's MPS, where it can be started, lets kernels of several processes run at once.
+Jobs start in the order of worth and are interrupted when the time is over; the same command resumes them. Under NVIDIA's
+MPS kernels of several processes run at once.
 """
 
 import os
@@ -14,7 +14,9 @@ from pathlib import Path
 
 EPOCHS, AT_A_TIME = 200, 12
 FAST = f"experiment=fast schedule.epochs={EPOCHS}"
-SECOND = "schedule=paper_second_stage schedule.epochs=100 schedule.batch_size=100 schedule.learning_rate=3e-4 optimizer=soap"
+SECOND = (
+    "schedule=paper_second_stage schedule.epochs=100 schedule.batch_size=100 schedule.learning_rate=3e-4 optimizer=soap"
+)
 COMMON = "logger=csv compile=true precision=32 threads=1"
 
 
@@ -24,12 +26,27 @@ def cell(objective, k, layers, seed, more=""):
 
 def jobs():
     """Chains of commands, each after the other; {n} is the folder of the chain's n-th run."""
-    yield [cell("iwae", 50, "two", 0), cell("iwae", 500, "two", 0, "init_from={0} schedule.epochs=40 schedule.warmup=0 schedule.constant=0 schedule.learning_rate=0.001")]
+    yield [
+        cell("iwae", 50, "two", 0),
+        cell(
+            "iwae",
+            500,
+            "two",
+            0,
+            "init_from={0} schedule.epochs=40 schedule.warmup=0 schedule.constant=0 schedule.learning_rate=0.001",
+        ),
+    ]
     yield [cell("vae", 50, "two", 0)]
     yield [
         cell("iwae", 50, "one", 0),
         f"dataset=mnist objective=vae k=1 {SECOND} init_from={{0}}",
-        cell("iwae", 500, "one", 0, "init_from={0} schedule.epochs=60 schedule.warmup=0 schedule.constant=0 schedule.learning_rate=0.001"),
+        cell(
+            "iwae",
+            500,
+            "one",
+            0,
+            "init_from={0} schedule.epochs=60 schedule.warmup=0 schedule.constant=0 schedule.learning_rate=0.001",
+        ),
     ]
     yield [cell("vae", 1, "one", 0), f"dataset=mnist objective=iwae k=50 {SECOND} init_from={{0}}"]
     yield [cell("iwae", 5, "two", 0)]
@@ -67,7 +84,10 @@ def main():
                 arguments = [*command.format(*folders).split(), *COMMON.split(), f"runs_dir={runs}"]
                 begun = time.monotonic()
                 process = subprocess.Popen(
-                    [sys.executable, "train.py", *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+                    [sys.executable, "train.py", *arguments],
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.STDOUT,
+                    text=True,
                 )
                 running.add(process)
                 said = process.communicate()[0]
