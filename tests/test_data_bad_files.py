@@ -310,3 +310,11 @@ def test_a_files_name_stays_in_the_data_directory(tmp_path):
             with pytest.raises(UserError):
                 missing.read(tmp_path / dataset.name)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_command_on_a_bad_file_ends_with_one_line(cli, tiny, tmp_path):
+    path = tmp_path / "mine.npz"
+    path.write_bytes(BAD_ARRAYS["val and valid"][0])
+    done = cli("train.py", *tiny, "dataset=npz", f"dataset.path={path}")
+    assert done.returncode == 1
+    assert done.stderr.splitlines() == [f"error: {path}: {BAD_ARRAYS['val and valid'][1]}"]
