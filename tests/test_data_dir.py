@@ -54,7 +54,7 @@ def test_a_user_without_a_home_gets_a_cache_among_the_temporary_files(home, monk
 def test_home_is_understood_in_the_configuration(composed, home):
     (home / "data").mkdir()
     (home / "data" / "mine.npz").write_bytes(npz(train=images(20), test=images(4)))
-    data = Parts.of(check(composed("dataset=npz", "dataset.path=mine.npz", "data_dir='~/data'"))).data()
+    data = Parts.of(check(composed("dataset=npz", "dataset.path=mine.npz", "data_dir='~/data'"))).data
     assert len(data.test) == 4
     assert not os.path.exists("~")
 
