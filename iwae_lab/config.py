@@ -18,6 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from iwae_lab.coupling import COUPLINGS
 from iwae_lab.errors import UserError, did_you_mean, require
+from iwae_lab.objectives.annealing import annealings
 from iwae_lab.record import read_record
 
 __all__ = [
@@ -150,7 +151,8 @@ def check(cfg: DictConfig) -> Config:
     assert isinstance(config, Config)
     for group in ("dataset", "model", "objective", "schedule", "optimizer"):
         node = getattr(config, group)
-        arguments(node, group)
+        starts = {name: annealing.start for name, annealing in annealings(node).items()} if group == "objective" else {}
+        arguments(node | starts if starts else node, group)
         if "name" not in node:
             raise UserError(f"{group}.name is missing: expected {group}.name=NAME, under which records list it")
     require("logger", config.logger, isinstance(config.logger, dict), "loggers by name, or logger=none")

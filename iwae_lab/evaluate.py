@@ -67,6 +67,7 @@ class TrainedRun:
         model = parts.model()
         model.load_state_dict(part_of(state, "model."))
         parts.objective.load_state_dict(part_of(state, "objective."))
+        parts.objective.begin_epoch(parts.schedule.epochs - 1)  # as the last epoch had it
         record.protocol = data.protocol
         parts.objective.to(parts.device())
         return cls(record, parts, data, model.to(parts.device()).eval())

@@ -128,8 +128,12 @@ class LatentVariableModel(nn.Module, ABC):
 
     def log_joint(self, x: Tensor, z: list[Tensor]) -> Tensor:
         """log p(x, z) [k, batch] of x [batch, pixels] and samples z, one [k, batch, units] a layer."""
+        return self.log_prior(z) + _apply(self.decoder[0], z[0]).log_prob(x)
+
+    def log_prior(self, z: list[Tensor]) -> Tensor:
+        """log p(z) [k, batch] of samples z, one [k, batch, units] a layer."""
         log_p = self.prior().log_prob(z[-1])
-        for layer, below, above in zip(self.decoder, [x, *z[:-1]], z, strict=True):
+        for layer, below, above in zip(list(self.decoder)[1:], z, z[1:], strict=False):
             log_p = log_p + _apply(layer, above).log_prob(below)
         return log_p
 

@@ -31,6 +31,7 @@ from iwae_lab.figures import write_figures
 from iwae_lab.identity import identity, run_id
 from iwae_lab.loggers.base import RunLogger, log_finished
 from iwae_lab.model import LatentVariableModel
+from iwae_lab.objectives.annealing import annealings
 from iwae_lab.objectives.base import Objective
 from iwae_lab.optimizers.base import OptimizerFactory
 from iwae_lab.precision import fastest_precision
@@ -59,7 +60,7 @@ class Parts:
     @classmethod
     def of(cls, config: Config) -> Self:
         """Raises `UserError` for a value that one of the parts refuses."""
-        objective = build(Objective, config.objective, "objective")
+        objective = _objective(config.objective)
         objective.couple(config.noise)
         return cls(
             config,
@@ -102,6 +103,18 @@ class Parts:
         if wanted > batch:
             raise UserError(f"trainer.devices={wanted}: expected at most schedule.batch_size={batch}")
         return wanted
+
+
+def _objective(node: dict[str, Any]) -> Objective:
+    """The objective of a node, of whose annealed parameters both ends are checked."""
+    annealed = annealings(node)
+    build(Objective, node | {name: annealing.end for name, annealing in annealed.items()}, "objective")
+    made = build(Objective, node | {name: annealing.start for name, annealing in annealed.items()}, "objective")
+    for name, annealing in annealed.items():
+        can_change = isinstance(getattr(made, name, None), float)
+        require(f"objective.{name}", node[name], can_change, "a value, as this parameter can't change with the epoch")
+        made.anneal(name, annealing)
+    return made
 
 
 def run(cfg: DictConfig) -> Record:

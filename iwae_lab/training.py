@@ -182,6 +182,7 @@ class Training(pl.LightningModule):
             self.epoch_sums = self.epoch_sums.to(self.device)
         self.epoch_sums.zero_()  # in place, since graphs add to it
         self.epoch_images = 0
+        self.objective.begin_epoch(self.current_epoch)
         self.epoch_start = time.monotonic()
 
     def training_step(self, batches: tuple[Tensor, ...], index: int) -> None:

@@ -3,12 +3,14 @@
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
 from iwae_lab.bounds import iwae_bound
 from iwae_lab.coupling import COUPLINGS
 from iwae_lab.errors import UserError
 from iwae_lab.model import LatentVariableModel, Noise, fresh_noise
+from iwae_lab.objectives.annealing import Annealing
 
 __all__ = ["Estimate", "ImportanceWeighted", "Objective"]
 
@@ -45,12 +47,15 @@ class Objective(nn.Module, ABC):
     """whether the mean of `target` is at most log p(x)"""
     compilable: bool = True
     """whether `forward` does the same operations on tensors of the same shapes every time, and leaves its buffers as
-    they are: a compiled backward pass may compute again from them"""
-
+    they are: a compiled backward pass may compute again from them, and a CUDA graph does nothing else"""
     couplable: bool = False
     """whether it holds for samples of a datum that depend on each other, as `noise` may make them"""
     noise: Noise = staticmethod(fresh_noise)
     """what a couplable objective draws its samples with"""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.annealed: dict[str, Annealing] = {}
 
     def couple(self, by: str) -> None:
         """Draw the samples of a datum by one of `COUPLINGS`.
@@ -64,6 +69,17 @@ class Objective(nn.Module, ABC):
     @abstractmethod
     def forward(self, model: LatentVariableModel, x: Tensor, k: int) -> Estimate:
         """The estimate for binary images x [batch, pixels]."""
+
+    def anneal(self, name: str, annealing: Annealing) -> None:
+        """Make the float attribute `name` change with the epoch: a tensor then, which compiled code and graphs read."""
+        delattr(self, name)
+        self.register_buffer(name, torch.tensor(annealing.start), persistent=False)
+        self.annealed[name] = annealing
+
+    def begin_epoch(self, epochs_done: int) -> None:
+        """Set what is annealed, for the epoch that follows `epochs_done` others."""
+        for name, annealing in self.annealed.items():
+            self.get_buffer(name).fill_(annealing.value(epochs_done))
 
     def target(self, log_w: Tensor) -> Tensor | None:
         """What θ maximises on average, a mean over columns, from `Estimate.log_w`. None: nothing of this form."""

@@ -27,11 +27,14 @@ class CIWAE(Objective):
             raise UserError(f"beta={beta}: expected a number from 0 to 1")
         if learned and beta in (0, 1):
             raise UserError(f"beta={beta}: expected a number between 0 and 1 to learn from")
-        self.beta_logit = nn.Parameter(torch.logit(torch.tensor(beta)), requires_grad=learned)
+        self.beta_logit = nn.Parameter(torch.logit(torch.tensor(beta))) if learned else None
+        if not learned:
+            self.beta = beta
 
     def forward(self, model: LatentVariableModel, x: Tensor, k: int) -> Estimate:
         log_w = model.log_weights(x, k, self.noise)
         return Estimate(-self.target(log_w).mean(), log_w)
 
     def target(self, log_w: Tensor) -> Tensor:
-        return torch.lerp(iwae_bound(log_w), elbo(log_w), torch.sigmoid(self.beta_logit).to(log_w))
+        beta = self.beta if self.beta_logit is None else torch.sigmoid(self.beta_logit)
+        return beta * elbo(log_w) + (1 - beta) * iwae_bound(log_w)

@@ -7,16 +7,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from iwae_lab.bounds import iwae_bound, normalized_weights
+from iwae_lab.bounds import normalized_weights
 from iwae_lab.errors import UserError
 from iwae_lab.layers import Distribution
 from iwae_lab.model import LatentVariableModel, Noise
-from iwae_lab.objectives.base import Estimate, Objective
+from iwae_lab.objectives.base import Estimate, ImportanceWeighted
 
 __all__ = ["Chosen", "IWAEResampled", "Resampling", "resample"]
 
 
-class IWAEResampled(Objective):
+class IWAEResampled(ImportanceWeighted):
     """Σ_j v_j ∇log w_j over m of the k samples, with E[Σ_j v_j ∇log w_j] = Σ_i w̃_i ∇log w_i.
 
     Unbiased for IWAE's gradient (Burda, Grosse & Salakhutdinov 2016, arXiv 1509.00519, eq. 14), of which section 3
@@ -24,7 +24,6 @@ class IWAEResampled(Objective):
     from their noise. With m ≥ k it is IWAE's gradient.
     """
 
-    is_bound = True
     couplable = True
 
     def __init__(self, kept: int = 8) -> None:
@@ -35,9 +34,6 @@ class IWAEResampled(Objective):
         chosen = self.choose(model, x, k, self.noise)
         log_w = model.log_weights(x, len(chosen.weights), chosen.noise)
         return Estimate(-(chosen.weights * log_w).sum(0).mean(), chosen.log_w)
-
-    def target(self, log_w: Tensor) -> Tensor:
-        return iwae_bound(log_w)
 
 
 @dataclass(frozen=True)

@@ -2,21 +2,19 @@
 
 from torch import Tensor
 
-from iwae_lab.bounds import iwae_bound
 from iwae_lab.errors import UserError
 from iwae_lab.model import LatentVariableModel
-from iwae_lab.objectives.base import Estimate, Objective
+from iwae_lab.objectives.base import Estimate, ImportanceWeighted
 
 __all__ = ["MIWAE"]
 
 
-class MIWAE(Objective):
+class MIWAE(ImportanceWeighted):
     """(1/m) Σ_j log (1/k) Σ_i w_ij, from m groups of k samples   (Rainforth et al. 2018, arXiv 1802.04537).
 
     The bound L_k, estimated with m·k samples in all.
     """
 
-    is_bound = True
     couplable = True
 
     def __init__(self, groups: int = 5) -> None:
@@ -28,6 +26,3 @@ class MIWAE(Objective):
     def forward(self, model: LatentVariableModel, x: Tensor, k: int) -> Estimate:
         log_w = model.log_weights(x, self.groups * k, self.noise).view(k, -1)  # each column a group of one datum
         return Estimate(-self.target(log_w).mean(), log_w)
-
-    def target(self, log_w: Tensor) -> Tensor:
-        return iwae_bound(log_w)

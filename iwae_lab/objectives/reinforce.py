@@ -6,19 +6,18 @@ from torch import Tensor
 from iwae_lab.bounds import iwae_bound, normalized_weights
 from iwae_lab.errors import UserError
 from iwae_lab.model import LatentVariableModel
-from iwae_lab.objectives.base import Estimate, Objective
+from iwae_lab.objectives.base import Estimate, ImportanceWeighted
 
 __all__ = ["Reinforce"]
 
 
-class Reinforce(Objective):
+class Reinforce(ImportanceWeighted):
     """(L̂_k − b) Σ_i ∇log q(z_i | x) + Σ_i w̃_i ∇log w_i   (Mnih & Rezende 2016, arXiv 1602.06725).
 
     b is the running mean of L̂_k over past minibatches (Williams 1992), of which the first has none. Unbiased for
     IWAE; samples need no derivative, so latents may be discrete.
     """
 
-    is_bound = True
     compilable = False  # the baseline changes
     baseline: Tensor
 
@@ -38,6 +37,3 @@ class Reinforce(Objective):
         weights = normalized_weights(draw.log_w)
         gain = (signal * draw.log_q + weights * draw.log_w).sum(0).mean()
         return Estimate(-gain, draw.log_w)
-
-    def target(self, log_w: Tensor) -> Tensor:
-        return iwae_bound(log_w)

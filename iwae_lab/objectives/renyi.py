@@ -2,6 +2,7 @@
 
 import math
 
+import torch
 from torch import Tensor
 
 from iwae_lab.bounds import elbo, iwae_bound
@@ -37,9 +38,12 @@ class Renyi(Objective):
         return renyi_bound(log_w, self.alpha)
 
 
-def renyi_bound(log_w: Tensor, alpha: float) -> Tensor:
+def renyi_bound(log_w: Tensor, alpha: float | Tensor) -> Tensor:
     """1/(1−α) · log (1/k) Σ_i w_i^(1−α) per datum, the ELBO at α = 1. [k, batch] -> [batch], nats."""
-    if alpha == 1:
+    order = 1 - alpha
+    if isinstance(order, Tensor):
+        order = torch.where(order.abs() < 1e-6, 1e-6, order)  # where it is the ELBO but for 1e-6 of Var(log w) / 2
+    elif order == 0:
         return elbo(log_w)
-    scaled = (1 - alpha) * log_w.double()  # near α = 1 the bound of these is small
-    return (iwae_bound(scaled) / (1 - alpha)).to(log_w)
+    scaled = order * log_w.double()  # near α = 1 the bound of these is small
+    return (iwae_bound(scaled) / order).to(log_w)

@@ -3,15 +3,15 @@
 import torch
 from torch import Tensor
 
-from iwae_lab.bounds import iwae_bound, normalized_weights
+from iwae_lab.bounds import normalized_weights
 from iwae_lab.errors import UserError
 from iwae_lab.model import LatentVariableModel
-from iwae_lab.objectives.base import Estimate, Objective
+from iwae_lab.objectives.base import Estimate, ImportanceWeighted
 
 __all__ = ["RWS"]
 
 
-class RWS(Objective):
+class RWS(ImportanceWeighted):
     """Reweighted wake-sleep   (Bornschein & Bengio 2015, arXiv 1406.2751).
 
     wake-θ: Σ_i w̃_i ∇_θ log p(x, z_i), which is IWAE's. φ follows KL(p ‖ q), by inference="wake":
@@ -19,7 +19,6 @@ class RWS(Objective):
     datum of the batch; "both": their mean. Samples need no derivative, so latents may be discrete.
     """
 
-    is_bound = True
     couplable = True
 
     def __init__(self, inference: str = "wake") -> None:
@@ -37,9 +36,6 @@ class RWS(Objective):
                 dreamt, z = model.sample_joint(len(x))
             gain = gain + self.sleep_share * model.log_posterior(dreamt, z).mean()
         return Estimate(-gain, draw.log_w)
-
-    def target(self, log_w: Tensor) -> Tensor:
-        return iwae_bound(log_w)
 
     def inference_target(self, log_w: Tensor) -> None:
         return None

@@ -8,19 +8,17 @@ from torch import Tensor
 from iwae_lab.bounds import iwae_bound, normalized_weights
 from iwae_lab.errors import UserError
 from iwae_lab.model import LatentVariableModel
-from iwae_lab.objectives.base import Estimate, Objective
+from iwae_lab.objectives.base import Estimate, ImportanceWeighted
 
 __all__ = ["VIMCO"]
 
 
-class VIMCO(Objective):
+class VIMCO(ImportanceWeighted):
     """Σ_i (L̂_k − L̂_k^{−i}) ∇log q(z_i | x) + Σ_i w̃_i ∇log w_i   (Mnih & Rezende 2016, arXiv 1602.06725).
 
     L̂_k^{−i} is L̂_k with w_i replaced by the geometric mean of the others: a baseline that does not depend on
     z_i. Unbiased for IWAE; samples need no derivative, so latents may be discrete.
     """
-
-    is_bound = True
 
     def forward(self, model: LatentVariableModel, x: Tensor, k: int) -> Estimate:
         if k < 2:
@@ -39,6 +37,3 @@ class VIMCO(Objective):
         is_i = torch.eye(k, dtype=torch.bool, device=log_w.device).unsqueeze(-1)
         replaced = torch.where(is_i, others, log_w)  # [i, k, batch]
         return iwae_bound(log_w) - (replaced.logsumexp(1) - math.log(k))
-
-    def target(self, log_w: Tensor) -> Tensor:
-        return iwae_bound(log_w)

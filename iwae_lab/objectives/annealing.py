@@ -1,0 +1,33 @@
+"""Parameters of an objective that change from epoch to epoch. Torch only."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from iwae_lab.errors import require
+
+__all__ = ["Annealing", "annealings"]
+
+
+@dataclass(frozen=True)
+class Annealing:
+    """Linearly from `start` in the first epoch to `end` after `epochs` epochs, and so from there on."""
+
+    start: float
+    end: float
+    epochs: int
+
+    def value(self, epochs_done: int) -> float:
+        """In the epoch that follows `epochs_done` others."""
+        return self.start + (self.end - self.start) * min(1.0, epochs_done / self.epochs)
+
+
+def annealings(node: Any) -> dict[str, Annealing]:
+    """Of the values {from: A, to: B, epochs: N} in an objective's node. Raises `UserError` where one is incomplete."""
+    found = {}
+    for name, value in node.items() if isinstance(node, dict) else ():
+        if isinstance(value, dict) and "from" in value:
+            numbers = set(value) == {"from", "to", "epochs"} and all(type(n) in (int, float) for n in value.values())
+            valid = numbers and value["epochs"] >= 1 and value["epochs"] % 1 == 0
+            require(f"objective.{name}", value, valid, "{from: A, to: B, epochs: N} with an integer N of at least 1")
+            found[name] = Annealing(float(value["from"]), float(value["to"]), int(value["epochs"]))
+    return found
