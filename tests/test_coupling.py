@@ -4,7 +4,7 @@ import pytest
 import scipy.stats
 import torch
 from oracle import BINARY_X, PIXELS, LinearGaussian, X, compare, estimates, linear_gaussian, reference, sigmoid_belief
-from test_objectives import ALL, mean_and_error, objective
+from test_objectives import ALL, check_gradient, mean_and_error, objective
 
 from iwae_lab.bounds import iwae_bound
 from iwae_lab.coupling import COUPLINGS
@@ -70,16 +70,7 @@ class TestObjectives:
     @pytest.mark.parametrize("by", COUPLED)
     @pytest.mark.parametrize("spec", COUPLABLE)
     def test_gradient_is_that_of_what_it_claims_to_maximise(self, spec, by):
-        made, model, k = objective(spec), linear_gaussian(2), 3
-        made.couple(by)
-        log_w = made(model, X, k).log_w.detach()
-        found = estimates(made, model, X, k, data=50)
-        for part, target in (("generative", made.target), ("inference", made.inference_target)):
-            if target(log_w) is not None:
-                expected = reference(
-                    target, lambda w: w.reshape(k, -1), model, X, log_w.numel(), data=50, noise=COUPLINGS[by]
-                )
-                assert compare(getattr(found, part), getattr(expected, part)).agrees, part
+        check_gradient(spec, layers=2, k=3, data=50, noise=by)
 
     @pytest.mark.parametrize("by", COUPLED)
     @pytest.mark.parametrize("spec", [spec for spec in COUPLABLE if objective(spec).is_bound])
@@ -148,10 +139,10 @@ def all_states() -> list[torch.Tensor]:
 
 
 def test_from_the_command_line(cli, tiny):
-    done = cli("train.py", *tiny, "schedule.passes=1", "noise=rqmc", "objective=dreg")
+    done = cli("train.py", *tiny, "schedule.epochs=1", "noise=rqmc", "objective=dreg")
     assert done.returncode == 1
     assert done.stderr.strip() == "error: noise=rqmc: DReG needs independent samples of an image; expected iid"
-    done = cli("train.py", *tiny, "schedule.passes=1", "noise=sobol")
+    done = cli("train.py", *tiny, "schedule.epochs=1", "noise=sobol")
     assert "noise=sobol: expected one of iid, antithetic, rqmc" in done.stderr
-    done = cli("train.py", *tiny, "schedule.passes=1", "noise=rqmc", "objective=iwae")
+    done = cli("train.py", *tiny, "schedule.epochs=1", "noise=rqmc", "objective=iwae")
     assert done.returncode == 0, done.stderr

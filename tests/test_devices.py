@@ -38,12 +38,7 @@ TIMES = {"images_per_second": 0.0, "minutes": 0.0}  # which differ from run to r
 
 TWO = ["accelerator=cpu", "trainer.devices=2"]
 
-AT_RANDOM = (
-    "iwae_single",
-    "iwae_resampled kept=",
-    "dreg_resampled kept=",
-    "annealed_wake_sleep",
-)  # what they draw beside z
+AT_RANDOM = ("iwae_single", "iwae_resampled kept=", "dreg_resampled kept=", "annealed_wake_sleep")  # more than z
 WITHOUT_CHOICES = [spec for spec in ALL if not spec.startswith(AT_RANDOM)]
 
 

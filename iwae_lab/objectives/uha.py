@@ -20,8 +20,10 @@ class UHA(Objective):
     `Annealing`, and v_t = η v̂_t + √(1−η²) ξ. There is no acceptance step, so w is differentiable; E w = p(x), so this
     is a lower bound of log p(x), and its gradient in θ and φ, through the chains, is unbiased. steps=0 is IWAE.
 
-    steps: moves, each another evaluation of the model and of its second derivatives. step_size: in radians, at which
-    the steps of each move begin. persistence: η, at which it begins; 0 is Langevin dynamics, and stays.
+    steps: moves, each another evaluation of the model and of its second derivatives.
+    step_size: of every move at the beginning, in radians. Where it is too large for the curvature of log w, moves are
+    unstable and training diverges.
+    persistence: η at the beginning; 0 is Langevin dynamics, and stays.
     learned: whether step sizes, η and the inverse temperatures, which begin evenly spaced between 0 and 1, ascend too.
 
     `Estimate.log_w` are the weights of the chains, so that the bound reported in training is this objective's own,
@@ -32,7 +34,7 @@ class UHA(Objective):
     couplable = True
     compilable = False  # the compiler can't follow a gradient inside a forward pass
 
-    def __init__(self, steps: int = 5, step_size: float = 0.2, persistence: float = 0.5, learned: bool = True) -> None:
+    def __init__(self, steps: int = 5, step_size: float = 0.1, persistence: float = 0.9, learned: bool = True) -> None:
         super().__init__()
         if steps < 0:
             raise UserError(f"steps={steps}: expected an integer of at least 0")
