@@ -1,5 +1,7 @@
 """Measure a finished run again: python -m iwae_lab.evaluate RUN_DIR [evaluation.k=…] [evaluation.images=…]
 
+RUN_DIR may also be a FILE.safetensors that python -m iwae_lab.export wrote, with its FILE.json.
+
 data_dir=DIR, accelerator=…, threads=N and compile=… are those of train.py
 precision=bf16    the test NLL with matrix products in bf16, if that moves it by at most 0.01 nats
 diagnostics=true  also effective samples, KL of layers and units, signal-to-noise ratio of the gradients
@@ -26,6 +28,7 @@ from iwae_lab.record import Record, read_record
 from iwae_lab.report import print_record, print_rows
 from iwae_lab.run import Parts, log_to_console, measure_model, prepare_cpu, read_checkpoint
 from iwae_lab.training import SNR_IMAGES, part_of
+from iwae_lab.weights import load_named, read_tensors
 
 __all__ = ["TrainedRun"]
 
@@ -44,13 +47,15 @@ class TrainedRun:
 
     @classmethod
     def read(cls, folder: Path, overrides: list[str]) -> Self:
-        """The run in `folder`, under `overrides` ("key=value").
+        """The run in `folder`, or the one that was exported to this .safetensors file, under `overrides` ("key=value").
 
-        Raises `UserError` for a folder that holds no trained run, or a key that training has settled.
+        An exported run has no state of its objective. Raises `UserError` for a folder that holds no trained run, or a
+        key that training has settled.
         """
-        record = read_record(folder)
-        state = read_checkpoint(folder)["state_dict"]
-        cfg = OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.load(folder / "config.yaml"))
+        exported = folder.suffix == ".safetensors"
+        record = read_record(folder.with_suffix(".json") if exported else folder)
+        state = {} if exported else read_checkpoint(folder)["state_dict"]
+        cfg = OmegaConf.merge(OmegaConf.structured(Config), record.config)
         assert isinstance(cfg, DictConfig)
         cfg.diagnostics, cfg.init_from = False, None  # those were for training
         for override in overrides:
@@ -65,8 +70,11 @@ class TrainedRun:
         prepare_cpu(parts.config)
         data = parts.data
         model = parts.model()
-        model.load_state_dict(part_of(state, "model."))
-        parts.objective.load_state_dict(part_of(state, "objective."))
+        if exported:
+            load_named(model, read_tensors(folder))
+        else:
+            model.load_state_dict(part_of(state, "model."))
+            parts.objective.load_state_dict(part_of(state, "objective."))
         parts.objective.begin_epoch(parts.schedule.epochs - 1)  # as the last epoch had it
         record.protocol = data.protocol
         parts.objective.to(parts.device())
@@ -144,7 +152,7 @@ def main() -> None:
     folder = Path(sys.argv[1])
     images, precision, overrides = _own_arguments(sys.argv[2:])
     log_to_console()
-    recorded = read_record(folder)
+    recorded = read_record(folder.with_suffix(".json") if folder.suffix == ".safetensors" else folder)
     run = TrainedRun.read(folder, overrides)
     run.measure(precision)
     found = run.record

@@ -65,8 +65,8 @@ class Record:
 
 
 def read_record(folder: Path) -> Record:
-    """The record in a run folder. Raises `UserError` if there is none that can be read."""
-    path = folder / "result.json"
+    """The record in a run folder, or in a .json file. Raises `UserError` if there is none that can be read."""
+    path = folder if folder.suffix == ".json" else folder / "result.json"
     try:
         content = json.loads(path.read_text())
         if isinstance(content, dict) and "passes" in content:  # now "epochs"

@@ -1,0 +1,40 @@
+"""Publish a run's weights: python -m iwae_lab.export RUN_DIR --to FILE.safetensors
+
+FILE.json beside it is the run's record: architecture, protocol and what was measured. Both together are what
+python -m iwae_lab.evaluate FILE.safetensors measures again, to the last digit.
+"""
+
+import argparse
+import dataclasses
+from pathlib import Path
+
+from iwae_lab.errors import one_line_errors
+from iwae_lab.record import read_record
+from iwae_lab.run import read_checkpoint
+from iwae_lab.training import part_of
+from iwae_lab.weights import write_tensors
+
+__all__ = ["export"]
+
+
+def export(folder: Path, to: Path) -> None:
+    """Write the last checkpoint's model in the run `folder` to a .safetensors file, and its record beside it.
+
+    Raises `UserError` for a folder that holds no trained run, or another kind of file.
+    """
+    state = part_of(read_checkpoint(folder)["state_dict"], "model.")
+    write_tensors(to, state, dataclasses.asdict(read_record(folder)))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path, metavar="RUN_DIR")
+    parser.add_argument("--to", type=Path, required=True, metavar="FILE.safetensors")
+    arguments = parser.parse_args()
+    export(arguments.run, arguments.to)
+    print(arguments.to)
+
+
+if __name__ == "__main__":
+    with one_line_errors():
+        main()
