@@ -21,7 +21,7 @@ from iwae_lab.config import Config, check
 from iwae_lab.data.protocol import Data
 from iwae_lab.errors import UserError, one_line_errors, require
 from iwae_lab.evaluation.ais import Annealing, ais, bidirectional
-from iwae_lab.evaluation.diagnostics import diagnose, gradient_snr
+from iwae_lab.evaluation.diagnostics import KL_THRESHOLD, diagnose, gradient_snr
 from iwae_lab.evaluation.likelihood import likelihood
 from iwae_lab.model import LatentVariableModel
 from iwae_lab.record import Record, read_record
@@ -33,7 +33,6 @@ from iwae_lab.weights import load_named, read_tensors
 __all__ = ["TrainedRun"]
 
 OVERRIDABLE = ("evaluation.k", "evaluation.images", "diagnostics", "data_dir", "accelerator", "threads", "compile")
-KL_THRESHOLD = 0.01  # nats; a unit below it says nothing
 
 
 @dataclass(frozen=True)
@@ -98,9 +97,8 @@ class TrainedRun:
         found = diagnose(self.model, self.data.test.to(device), k, batch=max(1, 4000 // k))
         effective = found.ess
         rows = {f"effective samples of {k}": f"{effective.mean():.1f} ({effective.min():.1f} to {effective.max():.1f})"}
-        for level, kl in enumerate(found.kl, 1):
-            used, largest = int((kl > KL_THRESHOLD).sum()), kl.max().item()
-            units = f"{used} of {len(kl)} units above {KL_THRESHOLD}, largest {largest:.2f}"
+        for level, (kl, used) in enumerate(zip(found.kl, found.informative, strict=True), 1):
+            units = f"{used} of {len(kl)} units above {KL_THRESHOLD}, largest {kl.max().item():.2f}"
             rows[f"KL of layer {level}"] = f"{kl.sum():.2f} nats; {units}"
         batch = self.data.val[:SNR_IMAGES].to(device).float()
         snr = gradient_snr(self.parts.objective, self.model, batch, config.k)

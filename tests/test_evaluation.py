@@ -1,14 +1,16 @@
 """Streaming likelihoods and active units."""
 
 import pytest
+import scipy.stats
 import torch
 from torch import Tensor, nn
 
 from iwae_lab.bounds import ess, iwae_bound
-from iwae_lab.evaluation.active_units import WithoutUnits, active_units
+from iwae_lab.evaluation.active_units import WithoutUnits, active_units, authors_counts
 from iwae_lab.evaluation.likelihood import SEED, likelihood
 from iwae_lab.evaluation.measure import measure
 from iwae_lab.evaluation.noise import image_noise
+from iwae_lab.evaluation.overfitting import overfitting
 from iwae_lab.layers import Bernoulli, Gaussian, StandardNormal
 from iwae_lab.model import HierarchicalModel, LatentVariableModel, SigmoidBeliefNetwork
 
@@ -162,6 +164,75 @@ def test_the_second_layers_variances_are_unbiased() -> None:
     found = [active_units(model, half_and_half(n, 5), samples=2, seed=s).variances[1].item() for s in range(60)]
     values = torch.tensor(found)
     assert abs(values.mean()) < 4 * values.std() / 60**0.5  # a plain variance would give 1/2
+
+
+def test_the_authors_count_includes_the_noise_from_below() -> None:
+    n = 500
+    weights = torch.zeros(5, 2)
+    weights[0, 1] = (0.05 / (0.25 * n / (n - 1))) ** 0.5
+    model = linear_encoder(weights, log_std=0.0, latents=[2, 2])
+    mean, log_sigma = model.encoder[1].heads
+    mean.weight.data.copy_(torch.eye(2))
+    log_sigma.weight.data.zero_()
+    x = torch.cat([half_and_half(n, 5), torch.ones(100, 5, dtype=torch.uint8)])  # only the first 500 count
+    assert authors_counts(model, x) == [1, 2]
+    assert active_units(model, x[:n], samples=50).counts == [1, 1]
+    with torch.no_grad():  # A_u = 0.01 in the population variance, just above it in the unbiased one
+        model.encoder[0].heads[0].weight[1, 0] = 0.2
+    assert authors_counts(model, x)[0] == 0
+    assert active_units(model, x[:n], samples=5).counts[0] == 1
+
+
+def test_intervals_hold_the_counts_of_other_images_like_these() -> None:
+    """A pixel is 1 in 4 of 200 images, in others like them in C ~ Binomial(200, 0.02) of 200; units need so many."""
+    n, needed = 200, [1, 4, 12]
+    x = torch.zeros(n, 5, dtype=torch.uint8)
+    x[:4, 0] = 1
+    weights = torch.zeros(5, 3)
+    weights[0] = torch.tensor([(0.01 * n * (n - 1) / ((c - 0.5) * (n - c + 0.5))) ** 0.5 for c in needed])
+    found = active_units(linear_encoder(weights, log_std=0.0, latents=[3]), x)
+    low, high = scipy.stats.binom.ppf([0.025, 0.975], n, 0.02)
+    expected = [sum(c <= ones for c in needed) for ones in (low, high)]
+    assert expected == [1, 2]
+    assert found.intervals() == [(1, 2)] and found.counts == [2]
+    assert found.intervals(level=0.2, seed=1) == [(2, 2)] or found.intervals(level=0.2, seed=1) == [(1, 2)]
+
+
+def test_intervals_are_those_of_images_picked_again(model: HierarchicalModel) -> None:
+    found = active_units(model, images(30), samples=5)
+    generator = torch.Generator().manual_seed(9)
+    for layer, interval in zip(found.inner, found.intervals(resamples=40, seed=9), strict=True):
+        counts = []
+        for picked in torch.randint(30, (40, 30), generator=generator):
+            a, b = layer[:, picked]
+            covariances = [torch.cov(torch.stack([a[:, u], b[:, u]]))[0, 1] for u in range(a.shape[1])]
+            counts.append(sum(c > 0.01 for c in covariances))
+        ordered = sorted(counts)
+        assert interval[0] in ordered[:3] and interval[1] in ordered[-3:]
+
+
+def test_fewer_units_are_above_a_higher_threshold(model: HierarchicalModel) -> None:
+    found = active_units(model, images(50))
+    counts = [sum(found.counts_above(threshold)) for threshold in (-1, 0.001, 0.01, 0.1, 1, 100)]
+    assert counts == sorted(counts, reverse=True) and counts[0] == 10 and counts[-1] == 0
+    assert found.counts_above(0.01) == found.counts
+
+
+def test_overfitting_is_the_difference_to_equally_many_training_images() -> None:
+    torch.manual_seed(0)
+    model = HierarchicalModel([3], [[30]], mean_image=torch.full((20,), 0.4))
+    train, val, test = images(40), images(90)[40:60], images(90)[60:]
+    optimizer = torch.optim.Adam(model.parameters(), 0.01)
+    for _ in range(300):
+        optimizer.zero_grad()
+        (-iwae_bound(model.log_weights(train[:20].float(), 5)).mean()).backward()
+        optimizer.step()
+    found = overfitting(model, train, val, test, 100)
+    for part, x in ((found.train, train), (found.val, val), (found.test, test)):
+        assert torch.equal(part.bound, likelihood(model, x[:20], 100).bound)
+    assert found.gap == pytest.approx(found.test.nll - found.train.nll)
+    assert found.gap > 5 * found.gap_se > 0
+    assert overfitting(model, train, val, train, 100).gap == 0
 
 
 ARCHITECTURES = [HierarchicalModel, SigmoidBeliefNetwork]

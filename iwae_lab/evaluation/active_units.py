@@ -1,4 +1,8 @@
-"""Which latent units carry information about the image."""
+"""Which latent units carry information about the image, and how sure that count is.
+
+In a model of two layers A_u of the first is not invariant to the scale of its units, and counts those that merely
+follow p(z_1 | z_2). So compare counts per layer, and the units' KL (`iwae_lab.evaluation.diagnostics`) beside them.
+"""
 
 from dataclasses import dataclass
 
@@ -9,10 +13,11 @@ from iwae_lab.evaluation.noise import BLOCK, image_noise
 from iwae_lab.layers import Distribution
 from iwae_lab.model import LatentVariableModel
 
-__all__ = ["THRESHOLD", "ActiveUnits", "WithoutUnits", "active_units"]
+__all__ = ["THRESHOLD", "ActiveUnits", "WithoutUnits", "active_units", "authors_counts"]
 
 THRESHOLD = 0.01
 SEED = 100
+AUTHORS_IMAGES = 500
 
 
 @dataclass(frozen=True)
@@ -23,6 +28,8 @@ class ActiveUnits:
     """A_u = Var_x E_q[u | x], float64 [units]; an estimate may fall below zero above the first layer"""
     means: list[Tensor]
     """E_x E_q[u | x], float64 [units]"""
+    inner: list[Tensor]
+    """two independent estimates of E_q[u | x] for each image, float64 [2, images, units]"""
 
     @property
     def active(self) -> list[Tensor]:
@@ -32,6 +39,26 @@ class ActiveUnits:
     @property
     def counts(self) -> list[int]:
         return [int(active.sum()) for active in self.active]
+
+    def counts_above(self, threshold: float) -> list[int]:
+        """Units with A_u above another threshold than 0.01."""
+        return [int((variances > threshold).sum()) for variances in self.variances]
+
+    def intervals(self, level: float = 0.95, resamples: int = 1000, seed: int = SEED) -> list[tuple[int, int]]:
+        """What the counts would be with other images like these: bootstrap percentiles, lowest and highest."""
+        found = []
+        generator = torch.Generator().manual_seed(seed)
+        for a, b in self.inner:
+            n = len(a)
+            picked = torch.randint(n, (resamples, n), generator=generator)
+            times = torch.stack([row.bincount(minlength=n) for row in picked]).to(a)  # that each image was picked
+            a, b = a - a.mean(0), b - b.mean(0)
+            variances = (times @ (a * b) - (times @ a) * (times @ b) / n) / (n - 1)
+            counts = (variances > THRESHOLD).sum(1).double()
+            tail = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64, device=counts.device)
+            low, high = counts.quantile(tail, interpolation="nearest").tolist()
+            found.append((int(low), int(high)))
+        return found
 
 
 @torch.no_grad()
@@ -59,7 +86,20 @@ def active_units(
     for a, b in inner:
         variances.append(((a - a.mean(0)) * (b - b.mean(0))).sum(0) / (len(a) - 1))
         means.append((a.mean(0) + b.mean(0)) / 2)
-    return ActiveUnits(variances, means)
+    return ActiveUnits(variances, means, inner)
+
+
+@torch.no_grad()
+def authors_counts(model: LatentVariableModel, images: Tensor, *, seed: int = SEED) -> list[int]:
+    """Active units per layer as the authors' published code counts them, to be set beside the paper's.
+
+    On the first 500 of the binary training images [images, pixels], with the posterior means at one sampled path
+    through the layers below. Above the first layer their variance contains that path's noise, so this counts too many.
+    """
+    x = images[:AUTHORS_IMAGES].to(next(model.parameters()).dtype)
+    first, *above = model.posteriors(x, 1, image_noise(seed, range(len(x)), x.device))
+    means = [first.mean, *(q.mean[0] for q in above)]
+    return [int((mean.double().var(0, correction=0) > THRESHOLD).sum()) for mean in means]
 
 
 class WithoutUnits(LatentVariableModel):

@@ -16,6 +16,7 @@ from iwae_lab.objectives.base import Objective
 __all__ = ["Diagnosis", "GradientSNR", "SignalToNoise", "diagnose", "gradient_snr"]
 
 SEED = 300
+KL_THRESHOLD = 0.01  # nats; a unit below it says nothing
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,11 @@ class Diagnosis:
     kl: list[Tensor]
     """E_x E_q[log q(u | z_{l-1}) − log p(u | z_{l+1})] of each unit u, float64 [units], nats, one a layer;
     all of them sum to E_x KL(q(z | x) ‖ p(z))"""
+
+    @property
+    def informative(self) -> list[int]:
+        """Units per layer whose KL is above 0.01 nats."""
+        return [int((kl > KL_THRESHOLD).sum()) for kl in self.kl]
 
 
 @torch.no_grad()
