@@ -39,7 +39,7 @@ from iwae_lab.progress import Meter
 from iwae_lab.record import Record, now, read_metrics, read_record, writable, write_atomically
 from iwae_lab.report import print_record
 from iwae_lab.schedule import Schedule
-from iwae_lab.sweep import job_threads
+from iwae_lab.sweep import job_threads, sweep_name
 from iwae_lab.training import ImageData, LastCheckpoint, Training, TrainingProgress
 
 __all__ = ["Parts", "log_to_console", "measure_model", "prepare_cpu", "read_checkpoint", "run"]
@@ -246,7 +246,8 @@ def _help(config: Config, folder: Path) -> None:
 def _trackers(config: Config, record: Record, folder: Path) -> list[RunLogger]:
     """The trackers of a run, not yet started."""
     return [
-        build(RunLogger, node, f"logger.{key}", folder=folder, record=record) for key, node in config.logger.items()
+        build(RunLogger, node, f"logger.{key}", folder=folder, record=record, group=sweep_name())
+        for key, node in config.logger.items()
     ]
 
 

@@ -18,13 +18,15 @@ class RunLogger(Logger):
 
     A tracker that is only built has no effect, so that it can be asked for `holds_result`.
 
-    folder: the run's. record: what is known of the run before training, its protocol included.
+    folder: the run's. record: what is known of the run before training, its protocol included. group: what the
+    multirun is called that the run belongs to, None for a single run.
     """
 
-    def __init__(self, folder: Path, record: Record) -> None:
+    def __init__(self, folder: Path, record: Record, group: str | None = None) -> None:
         super().__init__()
         self.folder = folder
         self.record = record
+        self.group = group
 
     @property
     def name(self) -> str:

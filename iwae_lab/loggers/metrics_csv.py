@@ -17,8 +17,8 @@ class MetricsCSV(RunLogger):
     Lightning's own CSVLogger deletes the file of the run that it should resume.
     """
 
-    def __init__(self, *, folder: Path, record: Record) -> None:
-        super().__init__(folder, record)
+    def __init__(self, *, folder: Path, record: Record, group: str | None = None) -> None:
+        super().__init__(folder, record, group)
         self.rows: dict[int, dict[str, Any]] = {}
 
     def start(self, rows: list[dict[str, float]]) -> None:

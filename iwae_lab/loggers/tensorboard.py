@@ -16,8 +16,8 @@ __all__ = ["TensorBoard"]
 class TensorBoard(RunLogger):
     """Metrics and figures under tensorboard/ in the run's folder: `tensorboard --logdir runs`."""
 
-    def __init__(self, *, folder: Path, record: Record) -> None:
-        super().__init__(folder, record)
+    def __init__(self, *, folder: Path, record: Record, group: str | None = None) -> None:
+        super().__init__(folder, record, group)
         self.path = folder / "tensorboard"
         try:
             import torch.utils.tensorboard  # noqa: F401

@@ -18,7 +18,6 @@ from iwae_lab.loggers.base import RunLogger
 from iwae_lab.loggers.remote import Remote, RemoteError
 from iwae_lab.loggers.wandb_agent import DESCRIPTIVE
 from iwae_lab.record import Record, write_atomically
-from iwae_lab.sweep import sweep_name
 
 __all__ = ["WandB"]
 
@@ -58,8 +57,9 @@ class WandB(RunLogger):
         *,
         folder: Path,
         record: Record,
+        group: str | None = None,
     ) -> None:
-        super().__init__(folder, record)
+        super().__init__(folder, record, group)
         if (mode := os.environ.get("WANDB_MODE", "online")) not in MODES:
             raise UserError(f"WANDB_MODE={mode}: expected one of {', '.join(MODES)}; logger=none does without trackers")
         self.project = project or os.environ.get("WANDB_PROJECT", "iwae_lab")
@@ -110,7 +110,7 @@ class WandB(RunLogger):
             "entity": self.entity,
             "id": self.id,
             "name": self.record.run_id,
-            "group": os.environ.get("WANDB_RUN_GROUP") or sweep_name(),
+            "group": os.environ.get("WANDB_RUN_GROUP") or self.group,
             "tags": self.tags,
             "config": config | {"parameters": self.record.config},
             "dir": str(self.folder),
