@@ -1,7 +1,7 @@
 """The paper's tables on one GPU, several jobs at a time: python tests/benchmarks/gpu/tables.py RUNS_DIR MINUTES
 
-Jobs start in the order of worth and are interrupted when the time is over; the same command resumes them. Under NVIDIA's
-MPS kernels of several processes run at once.
+Jobs start in the order of worth and are interrupted when the time is over; the same command resumes them. Under MPS
+of NVIDIA kernels of several processes run at once.
 """
 
 import os
