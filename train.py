@@ -8,11 +8,12 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from iwae_lab.config import register
-from iwae_lab.errors import interrupt_on_signals, one_line_errors
+from iwae_lab.console.errors import one_line_errors
+from iwae_lab.console.signals import interrupt_on_signals
 from iwae_lab.loggers.wandb_agent import overrides_of
-from iwae_lab.startup import load_run
-from iwae_lab.sweep import reported, run_job
+from iwae_lab.runs.config import register
+from iwae_lab.runs.startup import load_run
+from iwae_lab.runs.sweep import reported, run_job
 
 register()
 

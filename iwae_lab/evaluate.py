@@ -17,18 +17,20 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor
 
-from iwae_lab.config import Config, check
+from iwae_lab.console.errors import UserError, one_line_errors, require
+from iwae_lab.console.tables import print_rows
 from iwae_lab.data.protocol import Data
-from iwae_lab.errors import UserError, one_line_errors, require
 from iwae_lab.evaluation.ais import Annealing, ais, bidirectional
 from iwae_lab.evaluation.diagnostics import KL_THRESHOLD, diagnose, gradient_snr
 from iwae_lab.evaluation.likelihood import likelihood
-from iwae_lab.model import LatentVariableModel
-from iwae_lab.record import Record, read_record
-from iwae_lab.report import print_record, print_rows
-from iwae_lab.run import Parts, log_to_console, measure_model, prepare_cpu, read_checkpoint
-from iwae_lab.training import SNR_IMAGES, part_of
-from iwae_lab.weights import load_named, read_tensors
+from iwae_lab.models.base import LatentVariableModel
+from iwae_lab.runs.config import Config, check
+from iwae_lab.runs.record import Record, read_record
+from iwae_lab.runs.run import Parts, log_to_console, measure_model, prepare_cpu, read_checkpoint
+from iwae_lab.runs.summary import print_record
+from iwae_lab.runs.weights import load_named, read_tensors
+from iwae_lab.training.checkpoints import part_of
+from iwae_lab.training.module import SNR_IMAGES
 
 __all__ = ["TrainedRun"]
 

@@ -8,9 +8,9 @@ from typing import Any
 
 from PIL import Image, ImageDraw
 
-from iwae_lab.identity import NOT_HASHED, run_id
-from iwae_lab.paper import ARCHITECTURES
-from iwae_lab.record import Record
+from iwae_lab.compare.paper import ARCHITECTURES
+from iwae_lab.runs.identity import NOT_HASHED, run_id
+from iwae_lab.runs.record import Record
 
 __all__ = ["make_run"]
 
@@ -35,7 +35,7 @@ def make_run(
     dataset, _, binarization = protocol.partition("/")
     config: dict[str, Any] = {
         "dataset": {"name": dataset.partition("#")[0], "binarization": binarization.partition(" ")[0]},
-        "model": {"name": model, "_target_": "iwae_lab.model.HierarchicalModel", **ARCHITECTURES[model]},
+        "model": {"name": model, "_target_": "iwae_lab.models.hierarchical.HierarchicalModel", **ARCHITECTURES[model]},
         "objective": {"name": objective, "_target_": f"iwae_lab.objectives.{objective}"},
         "schedule": {"name": "quick", "epochs": 20, "batch_size": 20, "learning_rate": 0.001},
         "optimizer": {"name": "adam", "beta1": 0.9},

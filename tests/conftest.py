@@ -12,7 +12,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
-from iwae_lab.config import register
+from iwae_lab.runs.config import register
 
 ROOT = Path(__file__).parent.parent
 TINY = [

@@ -8,8 +8,9 @@ import scipy.stats
 import torch
 from torch import Tensor, nn
 
-from iwae_lab.layers import Gaussian, StandardNormal
-from iwae_lab.model import LatentVariableModel, Noise, SigmoidBeliefNetwork, fresh_noise
+from iwae_lab.models.base import LatentVariableModel, Noise, fresh_noise
+from iwae_lab.models.distributions import Gaussian, StandardNormal
+from iwae_lab.models.sigmoid_belief import SigmoidBeliefNetwork
 from iwae_lab.objectives.base import Objective
 
 PIXELS = 2

@@ -8,9 +8,9 @@ import torch
 from oracle import X, linear_gaussian, sigmoid_belief
 
 from iwae_lab.bounds import ess, iwae_bound
-from iwae_lab.errors import UserError
+from iwae_lab.console.errors import UserError
 from iwae_lab.evaluation.ais import Annealing, ais, bidirectional, estimated_seconds, reverse_ais
-from iwae_lab.model import HierarchicalModel
+from iwae_lab.models.hierarchical import HierarchicalModel
 
 
 def z_score(values):

@@ -15,8 +15,8 @@ from iwae_lab.bounds import elbo
 from iwae_lab.evaluate import TrainedRun
 from iwae_lab.objectives.annealing import Annealing
 from iwae_lab.objectives.base import Objective
-from iwae_lab.record import read_metrics
-from iwae_lab.run import run
+from iwae_lab.runs.record import read_metrics
+from iwae_lab.runs.run import run
 
 ANNEALED = [
     (name, key)

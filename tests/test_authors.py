@@ -9,10 +9,10 @@ import torch
 from conftest import records
 from test_cuda_by_construction import META, NoCopies
 
-from iwae_lab.errors import UserError
-from iwae_lab.optimizers.adam_authors import AdamAuthors
-from iwae_lab.schedule import Authors
-from iwae_lab.training import Batches
+from iwae_lab.console.errors import UserError
+from iwae_lab.training.batches import Batches
+from iwae_lab.training.optimizers.adam_authors import AdamAuthors
+from iwae_lab.training.schedules import Authors
 
 BATCH = 5
 
@@ -121,7 +121,7 @@ def test_the_experiment_trains(cli, tiny, tmp_path) -> None:
     (record,) = records(tmp_path / "runs")
     assert record["schedule"] == "authors"
     assert record["config"]["optimizer"] == {
-        "name": "adam_authors", "_target_": "iwae_lab.optimizers.adam_authors.AdamAuthors",
+        "name": "adam_authors", "_target_": "iwae_lab.training.optimizers.adam_authors.AdamAuthors",
         "batch_size": 100, "beta1": 0.99, "beta2": 0.999, "eps": 1e-4,
     }  # fmt: skip
     assert record["metrics"]["test/nll"] < 250

@@ -19,9 +19,9 @@ from data_helpers import images, npz
 from filelock import FileLock
 from omegaconf import DictConfig
 
-from iwae_lab.config import check
-from iwae_lab.identity import run_id
-from iwae_lab.run import Parts
+from iwae_lab.runs.config import check
+from iwae_lab.runs.identity import run_id
+from iwae_lab.runs.run import Parts
 
 Cli = Callable[..., subprocess.CompletedProcess[str]]
 

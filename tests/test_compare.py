@@ -13,10 +13,10 @@ from matplotlib.axes import Axes
 
 from iwae_lab.compare.__main__ import main
 from iwae_lab.compare.figure import draw
+from iwae_lab.compare.paper import SECOND_STAGES, TABLE_1
 from iwae_lab.compare.runs import find_runs, select
 from iwae_lab.compare.tables import make_tables
-from iwae_lab.errors import UserError
-from iwae_lab.paper import SECOND_STAGES, TABLE_1
+from iwae_lab.console.errors import UserError
 
 
 @dataclass

@@ -10,11 +10,11 @@ from oracle import X, linear_gaussian
 from test_objectives import ALL, objective
 from torch._dynamo.utils import counters
 
-from iwae_lab.compiling import Compiled
-from iwae_lab.errors import UserError
-from iwae_lab.layers import Bernoulli
+from iwae_lab.console.errors import UserError
+from iwae_lab.models.compiling import Compiled
+from iwae_lab.models.distributions import Bernoulli
 from iwae_lab.objectives.base import Estimate
-from iwae_lab.run import run
+from iwae_lab.runs.run import run
 
 needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
 

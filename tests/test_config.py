@@ -10,14 +10,14 @@ from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.loggers import Logger
 
-from iwae_lab.config import CONF, Config, Evaluation, arguments, build, check, first_stage, help_text, known_keys
+from iwae_lab.console.errors import UserError, explain
 from iwae_lab.data.base import Dataset
-from iwae_lab.errors import UserError, explain
-from iwae_lab.model import LatentVariableModel
+from iwae_lab.models.base import LatentVariableModel
 from iwae_lab.objectives.base import Objective
-from iwae_lab.optimizers.base import OptimizerFactory
-from iwae_lab.run import Parts
-from iwae_lab.schedule import Schedule
+from iwae_lab.runs.config import CONF, Config, Evaluation, arguments, build, check, first_stage, help_text, known_keys
+from iwae_lab.runs.run import Parts
+from iwae_lab.training.optimizers.base import OptimizerFactory
+from iwae_lab.training.schedules import Schedule
 
 GROUPS = {
     "dataset": Dataset,
@@ -90,7 +90,10 @@ def test_every_shipped_yaml_composes_and_builds(group: str, option: str, compose
         ("logger=csv logger.csv=null", "logger.csv=None: expected the keys of an option"),
         ("objective._target_=os.system", "objective._target_=os.system: expected"),
         ("objective._target_=no.such.thing", "objective._target_=no.such.thing: expected"),
-        ("objective._target_=iwae_lab.schedule.Paper", "objective._target_=.*: expected a subclass of Objective"),
+        (
+            "objective._target_=iwae_lab.training.schedules.Paper",
+            "objective._target_=.*: expected a subclass of Objective",
+        ),
     ],
 )
 def test_bad_values_are_refused_in_one_line_by_name(override: str, message: str, composed: Composed) -> None:

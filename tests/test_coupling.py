@@ -7,9 +7,9 @@ from oracle import BINARY_X, PIXELS, LinearGaussian, X, compare, estimates, line
 from test_objectives import ALL, check_gradient, mean_and_error, objective
 
 from iwae_lab.bounds import iwae_bound
-from iwae_lab.coupling import COUPLINGS
-from iwae_lab.errors import UserError
-from iwae_lab.layers import Bernoulli, Gaussian
+from iwae_lab.console.errors import UserError
+from iwae_lab.models.distributions import Bernoulli, Gaussian
+from iwae_lab.objectives.coupling import COUPLINGS
 
 COUPLED = [name for name in COUPLINGS if name != "iid"]
 COUPLABLE = [spec for spec in ALL if objective(spec).couplable]

@@ -12,11 +12,13 @@ from test_objectives import ALL, FOR_DISCRETE, objective
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from iwae_lab.model import HierarchicalModel, SigmoidBeliefNetwork
-from iwae_lab.optimizers.muon import Muon
-from iwae_lab.optimizers.soap import Soap
-from iwae_lab.schedule import Constant
-from iwae_lab.training import Batches, Training
+from iwae_lab.models.hierarchical import HierarchicalModel
+from iwae_lab.models.sigmoid_belief import SigmoidBeliefNetwork
+from iwae_lab.training.batches import Batches
+from iwae_lab.training.module import Training
+from iwae_lab.training.optimizers.muon import Muon
+from iwae_lab.training.optimizers.soap import Soap
+from iwae_lab.training.schedules import Constant
 
 META = torch.device("meta")
 

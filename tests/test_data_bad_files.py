@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from numpy.lib import format as npy
 from scipy.io import savemat
 
+from iwae_lab.console.errors import UserError
 from iwae_lab.data.base import Dataset
 from iwae_lab.data.download import LIMIT, DataFile
 from iwae_lab.data.mnist import MNIST
@@ -23,7 +24,6 @@ from iwae_lab.data.mnist_5k import MNIST5k
 from iwae_lab.data.npz import NPZ
 from iwae_lab.data.omniglot import Omniglot
 from iwae_lab.data.static_mnist import StaticMNIST
-from iwae_lab.errors import UserError
 
 GREY = images(4)
 NAMES = "expected the arrays train, test and at most one of val, valid and validation, found "

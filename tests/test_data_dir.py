@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from data_helpers import images, npz
 
-from iwae_lab.config import check
+from iwae_lab.console.errors import UserError, explain
 from iwae_lab.data.base import resolve_data_dir
-from iwae_lab.errors import UserError, explain
-from iwae_lab.run import Parts
+from iwae_lab.runs.config import check
+from iwae_lab.runs.run import Parts
 
 
 @pytest.fixture

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from data_helpers import Mirror, serve, sha256
 
+from iwae_lab.console.errors import UserError
 from iwae_lab.data.download import DataFile
-from iwae_lab.errors import UserError
 
 CONTENT = b"the right content" * 1000
 

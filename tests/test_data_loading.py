@@ -10,7 +10,7 @@ from data_helpers import amat, csv, idx, images, mat, npz, small_dataset
 from omegaconf.errors import OmegaConfBaseException
 from scipy.io import loadmat
 
-from iwae_lab.config import CONF, check
+from iwae_lab.console.errors import UserError, explain
 from iwae_lab.data.idx import parse_idx
 from iwae_lab.data.mnist import MNIST
 from iwae_lab.data.mnist_5k import MNIST5k
@@ -18,8 +18,8 @@ from iwae_lab.data.npz import NPZ
 from iwae_lab.data.omniglot import Omniglot
 from iwae_lab.data.protocol import content_hash, prepare
 from iwae_lab.data.static_mnist import StaticMNIST
-from iwae_lab.errors import UserError, explain
-from iwae_lab.run import run
+from iwae_lab.runs.config import CONF, check
+from iwae_lab.runs.run import run
 
 NAMES = sorted(path.stem for path in (CONF / "dataset").glob("*.yaml"))
 

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from data_helpers import arff, idx, images, npz, parquet, sha256
 
+from iwae_lab.console.errors import UserError
 from iwae_lab.data import other_libraries
 from iwae_lab.data.fashion_mnist import FashionMNIST
 from iwae_lab.data.idx import HELD_OUT, IdxDataset
 from iwae_lab.data.mnist import MNIST
-from iwae_lab.errors import UserError
 
 TRAIN, TEST = images(HELD_OUT + 5), images(6, seed=1)
 FILES = {"train": "train-images-idx3-ubyte", "test": "t10k-images-idx3-ubyte"}

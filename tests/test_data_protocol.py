@@ -9,6 +9,7 @@ import pytest
 import torch
 from data_helpers import images, npz, small_dataset
 
+from iwae_lab.console.errors import UserError
 from iwae_lab.data.base import BINARIZATIONS
 from iwae_lab.data.fashion_mnist import FashionMNIST
 from iwae_lab.data.mnist import MNIST
@@ -17,7 +18,6 @@ from iwae_lab.data.npz import NPZ
 from iwae_lab.data.omniglot import Omniglot
 from iwae_lab.data.protocol import content_hash, prepare
 from iwae_lab.data.static_mnist import StaticMNIST
-from iwae_lab.errors import UserError
 
 OFFICIAL = {
     FashionMNIST: "fashion_mnist/dynamic",

@@ -19,16 +19,18 @@ from test_objectives import ALL, objective
 from torch import Tensor
 from torch.nn.utils import parameters_to_vector
 
-from iwae_lab import devices
-from iwae_lab.errors import UserError
-from iwae_lab.layers import Bernoulli, Gaussian, StandardNormal
-from iwae_lab.model import HierarchicalModel
+from iwae_lab.console.errors import UserError
+from iwae_lab.models.distributions import Bernoulli, Gaussian, StandardNormal
+from iwae_lab.models.hierarchical import HierarchicalModel
 from iwae_lab.objectives.sumo import SUMO
-from iwae_lab.optimizers.adam import Adam
-from iwae_lab.record import read_metrics
-from iwae_lab.run import run
-from iwae_lab.schedule import Constant
-from iwae_lab.training import ImageData, LastCheckpoint, Training
+from iwae_lab.runs.record import read_metrics
+from iwae_lab.runs.run import run
+from iwae_lab.training import distributed
+from iwae_lab.training.batches import ImageData
+from iwae_lab.training.checkpoints import LastCheckpoint
+from iwae_lab.training.module import Training
+from iwae_lab.training.optimizers.adam import Adam
+from iwae_lab.training.schedules import Constant
 
 Cli = Callable[..., subprocess.CompletedProcess[str]]
 Composed = Callable[..., DictConfig]
@@ -62,7 +64,7 @@ def train(spec: str) -> Trained:
         accelerator="cpu", max_epochs=1, logger=False, enable_checkpointing=False, enable_progress_bar=False,
         enable_model_summary=False,
     )  # fmt: skip
-    torch.manual_seed(devices.rank())
+    torch.manual_seed(distributed.rank())
     trainer.fit(module, datamodule=ImageData(images, images.clamp(max=1), (2, 3), 5))
     assert module.images_seen == 11
     state = torch.cat([parameters_to_vector(module.parameters()), *(b.flatten() for b in module.buffers())])
@@ -75,14 +77,14 @@ def train_together() -> tuple[dict[str, Trained], Tensor]:
     found = {}
     for spec in WITHOUT_CHOICES:
         state, metrics = train(spec)
-        assert torch.equal(devices.same(state.clone()), state), f"{spec}: weights differ between devices"
+        assert torch.equal(distributed.same(state.clone()), state), f"{spec}: weights differ between devices"
         found[spec] = state, metrics
     torch.manual_seed(0)
-    if devices.rank():
-        devices.OwnNoise(0).on_train_epoch_start(SimpleNamespace(current_epoch=0), None)
-    numbers = torch.zeros(devices.count())
-    numbers[devices.rank()] = torch.rand(())
-    return found, devices.total(numbers)
+    if distributed.rank():
+        distributed.OwnNoise(0).on_train_epoch_start(SimpleNamespace(current_epoch=0), None)
+    numbers = torch.zeros(distributed.count())
+    numbers[distributed.rank()] = torch.rand(())
+    return found, distributed.total(numbers)
 
 
 def train_and_fail() -> None:
@@ -99,11 +101,11 @@ def test_two_devices_train_as_one_given_the_same_noise_and_a_failing_one_is_told
         monkeypatch.setattr(cls, name, getattr(cls, name))  # so that it takes back what `train` does
     with (
         pytest.raises(RuntimeError, match=r"^device 1 failed: ValueError: tired$"),
-        devices.helpers(2, "cpu", train_and_fail),
+        distributed.helpers(2, "cpu", train_and_fail),
     ):
         together, numbers = train_together()
-        devices.total(torch.ones(1))
-    assert devices.count() == 1
+        distributed.total(torch.ones(1))
+    assert distributed.count() == 1
     assert numbers[0] != numbers[1], "noise of its own"
     for spec, (state, metrics) in together.items():
         alone, metrics_alone = train(spec)

@@ -7,11 +7,11 @@ import torch
 from oracle import X, linear_gaussian, sigmoid_belief
 
 from iwae_lab.evaluation.diagnostics import SignalToNoise, diagnose, gradient_snr
-from iwae_lab.model import HierarchicalModel
+from iwae_lab.models.hierarchical import HierarchicalModel
 from iwae_lab.objectives.dreg import DReG
 from iwae_lab.objectives.iwae import IWAE
 from iwae_lab.objectives.reinforce import Reinforce
-from iwae_lab.run import run
+from iwae_lab.runs.run import run
 
 
 def test_every_sample_counts_at_the_exact_posterior_and_few_do_far_from_it():

@@ -19,7 +19,7 @@ from oracle import (
 from test_objectives import mean_and_error, objective
 
 from iwae_lab.bounds import elbo, iwae_bound, log_sum_of_others
-from iwae_lab.errors import UserError
+from iwae_lab.console.errors import UserError
 
 
 def test_log_sum_of_others_is_that_and_stays_exact_where_one_weight_has_all():

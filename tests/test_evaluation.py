@@ -11,8 +11,10 @@ from iwae_lab.evaluation.likelihood import SEED, likelihood
 from iwae_lab.evaluation.measure import measure
 from iwae_lab.evaluation.noise import image_noise
 from iwae_lab.evaluation.overfitting import overfitting
-from iwae_lab.layers import Bernoulli, Gaussian, StandardNormal
-from iwae_lab.model import HierarchicalModel, LatentVariableModel, SigmoidBeliefNetwork
+from iwae_lab.models.base import LatentVariableModel
+from iwae_lab.models.distributions import Bernoulli, Gaussian, StandardNormal
+from iwae_lab.models.hierarchical import HierarchicalModel
+from iwae_lab.models.sigmoid_belief import SigmoidBeliefNetwork
 
 
 @pytest.fixture

@@ -13,19 +13,19 @@ from test_objectives import ALL, FOR_DISCRETE, objective
 from torch._dynamo.utils import counters
 
 from iwae_lab.bounds import iwae_bound
-from iwae_lab.compiling import Compiled
-from iwae_lab.config import build
-from iwae_lab.errors import UserError
+from iwae_lab.console.errors import UserError
 from iwae_lab.evaluation.active_units import active_units
 from iwae_lab.evaluation.ais import bidirectional
 from iwae_lab.evaluation.likelihood import likelihood
 from iwae_lab.evaluation.measure import measure
-from iwae_lab.figures import model_figures
-from iwae_lab.layers import Bernoulli
-from iwae_lab.model import LatentVariableModel
-from iwae_lab.optimizers.adam import Adam
-from iwae_lab.schedule import Constant
-from iwae_lab.training import Training
+from iwae_lab.models.base import LatentVariableModel
+from iwae_lab.models.compiling import Compiled
+from iwae_lab.models.distributions import Bernoulli
+from iwae_lab.runs.config import build
+from iwae_lab.training.figures import model_figures
+from iwae_lab.training.module import Training
+from iwae_lab.training.optimizers.adam import Adam
+from iwae_lab.training.schedules import Constant
 
 CONF = Path(__file__).parent.parent / "conf/model"
 FOUND = sorted(path.stem for path in CONF.glob("*.yaml"))
@@ -42,8 +42,8 @@ MINE = """
 import torch
 from torch import nn
 
-from iwae_lab.layers import Bernoulli, Gaussian, StandardNormal
-from iwae_lab.model import LatentVariableModel
+from iwae_lab.models.distributions import Bernoulli, Gaussian, StandardNormal
+from iwae_lab.models.base import LatentVariableModel
 
 
 class Encoder(nn.Module):

@@ -4,7 +4,7 @@ import pytest
 import torch
 from oracle import X, linear_gaussian, sigmoid_belief
 
-from iwae_lab.errors import UserError
+from iwae_lab.console.errors import UserError
 from iwae_lab.evaluation import gaps
 from iwae_lab.evaluation.gaps import encoder_gaps
 from iwae_lab.evaluation.likelihood import likelihood

@@ -13,10 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import DictConfig, OmegaConf
 
-from iwae_lab.config import CONF, arguments, check, register
-from iwae_lab.identity import GROUPS, run_id
-from iwae_lab.run import Parts
-from iwae_lab.schedule import Constant
+from iwae_lab.runs.config import CONF, arguments, check, register
+from iwae_lab.runs.identity import GROUPS, run_id
+from iwae_lab.runs.run import Parts
+from iwae_lab.training.schedules import Constant
 
 Composed = Callable[..., DictConfig]
 

@@ -12,14 +12,15 @@ from iwae_lab.bounds import iwae_bound
 from iwae_lab.data.mnist_5k import MNIST5k
 from iwae_lab.data.protocol import prepare
 from iwae_lab.evaluation.ais import Annealing, ais, reverse_ais
-from iwae_lab.layers import StandardNormal
-from iwae_lab.model import HierarchicalModel
+from iwae_lab.models.distributions import StandardNormal
+from iwae_lab.models.hierarchical import HierarchicalModel
 from iwae_lab.objectives.base import Estimate, Objective
 from iwae_lab.objectives.dreg import DReG
-from iwae_lab.optimizers.adam import Adam
-from iwae_lab.run import run
-from iwae_lab.schedule import LinearDecay
-from iwae_lab.training import Batches, ImageData, Training
+from iwae_lab.runs.run import run
+from iwae_lab.training.batches import Batches, ImageData
+from iwae_lab.training.module import Training
+from iwae_lab.training.optimizers.adam import Adam
+from iwae_lab.training.schedules import LinearDecay
 
 GRADIENTS = "test_objectives.TestEveryObjective.test_gradient_is_that_of_what_it_claims_to_maximise"
 ELSEWHERE = {

@@ -3,9 +3,10 @@
 import pytest
 import torch
 
-from iwae_lab.errors import UserError
-from iwae_lab.layers import Bernoulli, Conditional, Gaussian
-from iwae_lab.model import HierarchicalModel
+from iwae_lab.console.errors import UserError
+from iwae_lab.models.distributions import Bernoulli, Gaussian
+from iwae_lab.models.hierarchical import HierarchicalModel
+from iwae_lab.models.networks import Conditional
 
 ARCHITECTURES = {
     1: ([50], [[200, 200]]),

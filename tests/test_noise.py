@@ -11,8 +11,9 @@ from iwae_lab.evaluation import noise
 from iwae_lab.evaluation.active_units import active_units
 from iwae_lab.evaluation.likelihood import likelihood
 from iwae_lab.evaluation.noise import BLOCK, HashedNoise, StreamNoise, image_noise
-from iwae_lab.layers import Bernoulli, Gaussian
-from iwae_lab.model import HierarchicalModel, SigmoidBeliefNetwork
+from iwae_lab.models.distributions import Bernoulli, Gaussian
+from iwae_lab.models.hierarchical import HierarchicalModel
+from iwae_lab.models.sigmoid_belief import SigmoidBeliefNetwork
 
 CPU = torch.device("cpu")
 GAUSSIAN = Gaussian(torch.zeros(3), torch.zeros(3))

@@ -28,12 +28,12 @@ from oracle import (
 )
 
 from iwae_lab.bounds import elbo, iwae_bound
-from iwae_lab.config import build
-from iwae_lab.coupling import COUPLINGS
-from iwae_lab.errors import UserError
-from iwae_lab.layers import Gaussian, StandardNormal
+from iwae_lab.console.errors import UserError
+from iwae_lab.models.distributions import Gaussian, StandardNormal
 from iwae_lab.objectives.base import Objective
+from iwae_lab.objectives.coupling import COUPLINGS
 from iwae_lab.objectives.iwae_resampled import resample
+from iwae_lab.runs.config import build
 
 ROOT = Path(__file__).parent.parent
 FOR_BERNOULLI_ONLY = ("disarm",)

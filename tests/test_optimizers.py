@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from iwae_lab.errors import UserError
-from iwae_lab.optimizers.adam import Adam
-from iwae_lab.optimizers.muon import Muon, orthogonalize
-from iwae_lab.optimizers.soap import Soap
+from iwae_lab.console.errors import UserError
+from iwae_lab.training.optimizers.adam import Adam
+from iwae_lab.training.optimizers.muon import Muon, orthogonalize
+from iwae_lab.training.optimizers.soap import Soap
 
 
 @pytest.mark.parametrize("shape", [(20, 60), (60, 20), (30, 30)])

@@ -5,14 +5,14 @@ import torch
 from oracle import X, linear_gaussian, sigmoid_belief
 from PIL import Image
 
-from iwae_lab.errors import UserError
+from iwae_lab.console.errors import UserError
 from iwae_lab.evaluation.ais import Annealing, ais
 from iwae_lab.evaluation.gaps import encoder_gaps
 from iwae_lab.evaluation.likelihood import likelihood
 from iwae_lab.evaluation.posterior_grid import posterior_grid
-from iwae_lab.model import HierarchicalModel
-from iwae_lab.posteriors import posterior_figure
-from iwae_lab.run import run
+from iwae_lab.models.hierarchical import HierarchicalModel
+from iwae_lab.runs.posteriors import posterior_figure
+from iwae_lab.runs.run import run
 
 
 def test_the_posterior_is_the_gaussian_that_it_is_known_to_be():
@@ -92,9 +92,9 @@ def test_from_the_command_line(composed, cli, tiny, tmp_path):
     for k in (1, 5):
         record = run(composed(*tiny, "model.latents=[2]", "schedule.epochs=1", f"k={k}"))
         folders.append(str(tmp_path / "runs" / record.run_id))
-    done = cli("-m", "iwae_lab.posteriors", *folders, "--to", str(tmp_path / "posteriors.png"), "--images", "2")
+    done = cli("-m", "iwae_lab.runs.posteriors", *folders, "--to", str(tmp_path / "posteriors.png"), "--images", "2")
     assert done.returncode == 0, done.stderr
     with Image.open(tmp_path / "posteriors.png") as picture:
         assert picture.width > 2 * picture.height
-    refused = cli("-m", "iwae_lab.posteriors", *folders, "--to", str(tmp_path / "posteriors.jpg"))
+    refused = cli("-m", "iwae_lab.runs.posteriors", *folders, "--to", str(tmp_path / "posteriors.jpg"))
     assert refused.returncode == 1 and refused.stderr.endswith("expected a file that ends in .png\n")

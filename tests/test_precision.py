@@ -4,8 +4,8 @@ import pytest
 import torch
 from test_objectives import ALL, objective
 
-from iwae_lab.model import HierarchicalModel
-from iwae_lab.precision import autocast, fastest_precision
+from iwae_lab.models.hierarchical import HierarchicalModel
+from iwae_lab.models.precision import autocast, fastest_precision
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from iwae_lab.errors import UserError
-from iwae_lab.schedule import LinearDecay, Paper
+from iwae_lab.console.errors import UserError
+from iwae_lab.training.schedules import LinearDecay, Paper
 
 
 def drops(schedule: Paper, steps_per_epoch: int) -> list[float]:

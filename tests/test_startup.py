@@ -3,7 +3,7 @@ import sys
 
 import pytest
 
-from iwae_lab.startup import load_run
+from iwae_lab.runs.startup import load_run
 
 
 def test_the_collector_leaves_out_what_is_there_at_first_and_nothing_later() -> None:
@@ -20,7 +20,7 @@ def test_the_collector_leaves_out_what_is_there_at_first_and_nothing_later() -> 
 def test_the_collector_goes_on_where_an_import_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     load_run.cache_clear()
     left_out = gc.get_freeze_count()
-    monkeypatch.setitem(sys.modules, "iwae_lab.run", None)
+    monkeypatch.setitem(sys.modules, "iwae_lab.runs.run", None)
     with pytest.raises(ImportError):
         load_run()
     assert gc.isenabled() and gc.get_freeze_count() == left_out

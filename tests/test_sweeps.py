@@ -15,10 +15,10 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig
 from oracle import X, linear_gaussian
 
-from iwae_lab.config import check, first_stage
-from iwae_lab.identity import run_id
-from iwae_lab.run import Parts
-from iwae_lab.sweep import name_of
+from iwae_lab.runs.config import check, first_stage
+from iwae_lab.runs.identity import run_id
+from iwae_lab.runs.launch import name_of
+from iwae_lab.runs.run import Parts
 
 Cli = Callable[..., subprocess.CompletedProcess[str]]
 

@@ -9,7 +9,7 @@ from compare_helpers import make_run
 from conftest import records
 
 from iwae_lab.loggers.tensorboard import TensorBoard
-from iwae_lab.record import read_metrics, read_record
+from iwae_lab.runs.record import read_metrics, read_record
 
 pytest.importorskip("tensorboard")
 

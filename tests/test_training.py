@@ -4,13 +4,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from iwae_lab.errors import UserError
-from iwae_lab.model import HierarchicalModel, LatentVariableModel
+from iwae_lab.console.errors import UserError
+from iwae_lab.models.base import LatentVariableModel
+from iwae_lab.models.hierarchical import HierarchicalModel
 from iwae_lab.objectives.base import Estimate
 from iwae_lab.objectives.iwae import IWAE
-from iwae_lab.optimizers.muon import Muon
-from iwae_lab.schedule import Constant
-from iwae_lab.training import Training
+from iwae_lab.training.module import Training
+from iwae_lab.training.optimizers.muon import Muon
+from iwae_lab.training.schedules import Constant
 
 
 class Transposed(IWAE):

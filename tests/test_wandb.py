@@ -26,7 +26,7 @@ from wandb.sdk.launch.sweeps.utils import create_sweep_command_args
 from wandb_helpers import FAULTY_CLIENT, OPENWANDB, Front, Server
 
 from iwae_lab.loggers.wandb import WandB
-from iwae_lab.record import Record
+from iwae_lab.runs.record import Record
 
 needs_server = pytest.mark.skipif(OPENWANDB is None, reason="openwandb (a W&B-protocol server) is not installed")
 Train = Callable[..., subprocess.CompletedProcess[str]]

@@ -13,12 +13,13 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.distributions import Bernoulli, Normal
 
-from iwae_lab.errors import UserError
+from iwae_lab.console.errors import UserError
 from iwae_lab.evaluation.likelihood import SEED, likelihood
 from iwae_lab.evaluation.noise import image_noise
-from iwae_lab.model import HierarchicalModel, SigmoidBeliefNetwork
-from iwae_lab.run import run
-from iwae_lab.weights import MAPS, SCALES, load_mapped, load_named, read_map, read_tensors, write_tensors
+from iwae_lab.models.hierarchical import HierarchicalModel
+from iwae_lab.models.sigmoid_belief import SigmoidBeliefNetwork
+from iwae_lab.runs.run import run
+from iwae_lab.runs.weights import MAPS, SCALES, load_mapped, load_named, read_map, read_tensors, write_tensors
 
 PIXELS = 12
 X = (torch.rand(5, PIXELS, generator=torch.Generator().manual_seed(3)) < 0.4).byte()

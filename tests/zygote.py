@@ -15,7 +15,7 @@ from typing import Any
 import hydra  # noqa: F401
 import matplotlib.backends.backend_agg  # noqa: F401
 
-import iwae_lab.run  # noqa: F401
+import iwae_lab.runs.run  # noqa: F401
 
 
 def run(request: dict[str, Any]) -> int:

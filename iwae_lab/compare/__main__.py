@@ -6,8 +6,8 @@ from pathlib import Path
 from iwae_lab.compare.report import print_tables, write_csv, write_markdown
 from iwae_lab.compare.runs import find_runs, select
 from iwae_lab.compare.tables import make_tables, not_compared
-from iwae_lab.errors import UserError, one_line_errors
-from iwae_lab.record import writable
+from iwae_lab.console.atomic import writable
+from iwae_lab.console.errors import UserError, one_line_errors
 
 
 def main() -> None:
@@ -46,7 +46,7 @@ def _compare(arguments: argparse.Namespace) -> None:
     if out:
         from iwae_lab.compare.figure import draw
         from iwae_lab.compare.page import write_page
-        from iwae_lab.pictures import rendered, write_png
+        from iwae_lab.console.images import rendered, write_png
 
         write_markdown(out / "comparison.md", tables, notes)
         write_csv(out / "comparison.csv", tables)

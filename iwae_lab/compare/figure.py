@@ -11,7 +11,7 @@ from matplotlib.ticker import NullFormatter
 
 from iwae_lab.compare.runs import as_number
 from iwae_lab.compare.tables import Cell, Row, Table
-from iwae_lab.record import read_metrics
+from iwae_lab.runs.record import read_metrics
 
 __all__ = ["draw"]
 

@@ -15,7 +15,8 @@ from plotly.offline import get_plotlyjs
 from iwae_lab.compare.report import format_units, legend
 from iwae_lab.compare.runs import Run, differences
 from iwae_lab.compare.tables import Cell, Row, Table
-from iwae_lab.record import read_metrics, write_atomically
+from iwae_lab.console.atomic import write_atomically
+from iwae_lab.runs.record import read_metrics
 
 __all__ = ["write_page"]
 

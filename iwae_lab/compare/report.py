@@ -9,7 +9,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from iwae_lab.compare.tables import Cell, Row, Table
-from iwae_lab.record import write_atomically
+from iwae_lab.console.atomic import write_atomically
 
 __all__ = ["format_units", "legend", "print_tables", "write_csv", "write_markdown"]
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from iwae_lab.errors import UserError, did_you_mean
-from iwae_lab.record import Record, read_record
+from iwae_lab.console.errors import UserError, did_you_mean
+from iwae_lab.runs.record import Record, read_record
 
 __all__ = ["Found", "Run", "as_number", "differences", "find_runs", "known_key", "select", "sort_key", "text"]
 

@@ -5,9 +5,9 @@ import statistics
 from collections import defaultdict
 from dataclasses import dataclass
 
+from iwae_lab.compare.paper import TABLE_1, Published, published
 from iwae_lab.compare.runs import PROTOCOL_KEYS, Run, differences, known_key, sort_key
-from iwae_lab.errors import UserError
-from iwae_lab.paper import TABLE_1, Published, published
+from iwae_lab.console.errors import UserError
 
 __all__ = ["Cell", "Row", "Table", "make_tables", "not_compared"]
 

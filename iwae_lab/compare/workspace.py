@@ -5,7 +5,7 @@ from typing import Any
 import wandb
 
 from iwae_lab.compare.tables import Table
-from iwae_lab.errors import UserError
+from iwae_lab.console.errors import UserError
 
 try:
     import wandb_workspaces.reports.v2 as wr

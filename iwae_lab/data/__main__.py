@@ -8,9 +8,9 @@ from pathlib import Path
 from hydra.utils import get_object
 from omegaconf import OmegaConf
 
-from iwae_lab.config import CONF
+from iwae_lab.console.errors import UserError, did_you_mean, one_line_errors
 from iwae_lab.data.base import Dataset, resolve_data_dir
-from iwae_lab.errors import UserError, did_you_mean, one_line_errors
+from iwae_lab.runs.config import CONF
 
 
 def main() -> None:

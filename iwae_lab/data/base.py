@@ -13,8 +13,8 @@ import numpy as np
 import platformdirs
 from numpy.typing import NDArray
 
+from iwae_lab.console.errors import UserError, require
 from iwae_lab.data.download import DataFile
-from iwae_lab.errors import UserError, require
 
 __all__ = ["BINARIZATIONS", "Dataset", "Splits", "resolve_data_dir"]
 

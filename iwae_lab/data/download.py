@@ -17,8 +17,8 @@ import pooch
 import requests
 from filelock import FileLock
 
-from iwae_lab.errors import UserError
-from iwae_lab.record import write_atomically
+from iwae_lab.console.atomic import write_atomically
+from iwae_lab.console.errors import UserError
 
 __all__ = ["LIMIT", "Content", "Copies", "DataFile", "Packing"]
 

@@ -8,11 +8,11 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from iwae_lab.console.errors import require
 from iwae_lab.data.archive import Archive, listed
 from iwae_lab.data.base import Dataset, Splits
 from iwae_lab.data.download import DataFile
 from iwae_lab.data.grey_levels import grey_levels
-from iwae_lab.errors import require
 
 __all__ = ["NPZ"]
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from iwae_lab.evaluation.noise import BLOCK, image_noise
-from iwae_lab.layers import Distribution
-from iwae_lab.model import LatentVariableModel
+from iwae_lab.models.base import LatentVariableModel
+from iwae_lab.models.distributions import Distribution
 
 __all__ = ["THRESHOLD", "ActiveUnits", "WithoutUnits", "active_units", "authors_counts"]
 

@@ -22,10 +22,10 @@ import torch
 from torch import Generator, Tensor
 
 from iwae_lab.bounds import ess, iwae_bound
-from iwae_lab.errors import UserError, require
+from iwae_lab.console.errors import UserError, require
 from iwae_lab.evaluation.likelihood import standard_error
-from iwae_lab.layers import Bernoulli, Distribution, Gaussian
-from iwae_lab.model import LatentVariableModel
+from iwae_lab.models.base import LatentVariableModel
+from iwae_lab.models.distributions import Bernoulli, Distribution, Gaussian
 
 __all__ = ["Annealed", "Annealing", "Sandwich", "ais", "bidirectional", "estimated_seconds", "reverse_ais"]
 

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from iwae_lab.bounds import ess
 from iwae_lab.evaluation.noise import image_noise
-from iwae_lab.layers import Distribution
-from iwae_lab.model import LatentVariableModel
+from iwae_lab.models.base import LatentVariableModel
+from iwae_lab.models.distributions import Distribution
 from iwae_lab.objectives.base import Objective
 
 __all__ = ["Diagnosis", "GradientSNR", "SignalToNoise", "diagnose", "gradient_snr"]

@@ -15,10 +15,10 @@ import torch
 from torch import Generator, Tensor, nn
 
 from iwae_lab.bounds import StreamingBounds
-from iwae_lab.errors import UserError
+from iwae_lab.console.errors import UserError
 from iwae_lab.evaluation.noise import BLOCK, image_noise
-from iwae_lab.layers import Bernoulli, Distribution
-from iwae_lab.model import LatentVariableModel, Noise
+from iwae_lab.models.base import LatentVariableModel, Noise
+from iwae_lab.models.distributions import Bernoulli, Distribution
 
 __all__ = ["Gaps", "encoder_gaps"]
 

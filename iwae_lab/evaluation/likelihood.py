@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from iwae_lab.bounds import StreamingBounds
-from iwae_lab.compiling import Compiled
 from iwae_lab.evaluation.noise import BLOCK, image_noise
 from iwae_lab.evaluation.pareto import FEWEST, UNRELIABLE, LargestWeights, pareto_k
-from iwae_lab.model import LatentVariableModel
-from iwae_lab.precision import autocast
+from iwae_lab.models.base import LatentVariableModel
+from iwae_lab.models.compiling import Compiled
+from iwae_lab.models.precision import autocast
 
 __all__ = ["KS", "Likelihood", "likelihood", "standard_error"]
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from iwae_lab.evaluation.active_units import ActiveUnits, WithoutUnits, active_units
 from iwae_lab.evaluation.likelihood import Likelihood, likelihood, standard_error
-from iwae_lab.model import LatentVariableModel
+from iwae_lab.models.base import LatentVariableModel
 
 __all__ = ["VAL_K", "Measurements", "measure"]
 

@@ -5,8 +5,8 @@ from collections.abc import Iterable
 import torch
 from torch import Generator, Tensor
 
-from iwae_lab.layers import Distribution
-from iwae_lab.model import Noise
+from iwae_lab.models.base import Noise
+from iwae_lab.models.distributions import Distribution
 
 __all__ = ["BLOCK", "HashedNoise", "StreamNoise", "image_noise"]
 

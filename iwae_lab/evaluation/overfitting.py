@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from iwae_lab.evaluation.likelihood import Likelihood, likelihood
-from iwae_lab.model import LatentVariableModel
+from iwae_lab.models.base import LatentVariableModel
 
 __all__ = ["OVERFITTING_K", "Overfitting", "overfitting"]
 

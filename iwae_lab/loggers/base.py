@@ -8,7 +8,7 @@ from typing import Any
 from PIL import Image
 from pytorch_lightning.loggers import Logger
 
-from iwae_lab.record import Record, read_metrics
+from iwae_lab.runs.record import Record, read_metrics
 
 __all__ = ["RunLogger", "log_finished"]
 

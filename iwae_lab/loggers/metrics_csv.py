@@ -5,8 +5,9 @@ import io
 from pathlib import Path
 from typing import Any
 
+from iwae_lab.console.atomic import write_atomically
 from iwae_lab.loggers.base import RunLogger
-from iwae_lab.record import Record, write_atomically
+from iwae_lab.runs.record import Record
 
 __all__ = ["MetricsCSV"]
 

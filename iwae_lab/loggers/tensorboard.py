@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from iwae_lab.errors import UserError
+from iwae_lab.console.errors import UserError
 from iwae_lab.loggers.base import RunLogger
-from iwae_lab.record import Record
+from iwae_lab.runs.record import Record
 
 __all__ = ["TensorBoard"]
 

@@ -13,11 +13,12 @@ from typing import Any
 
 from PIL.Image import Image
 
-from iwae_lab.errors import UserError
+from iwae_lab.console.atomic import write_atomically
+from iwae_lab.console.errors import UserError
 from iwae_lab.loggers.base import RunLogger
 from iwae_lab.loggers.remote import Remote, RemoteError
 from iwae_lab.loggers.wandb_agent import DESCRIPTIVE
-from iwae_lab.record import Record, write_atomically
+from iwae_lab.runs.record import Record
 
 __all__ = ["WandB"]
 

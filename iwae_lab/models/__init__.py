@@ -1,1 +1,1 @@
-"""Models beyond the paper's architectures, one file each."""
+"""Latent variable models, one file each."""

@@ -6,9 +6,9 @@ import math
 import torch
 from torch import Tensor, nn
 
-from iwae_lab.errors import require
-from iwae_lab.layers import Bernoulli, Gaussian, StandardNormal
-from iwae_lab.model import LatentVariableModel
+from iwae_lab.console.errors import require
+from iwae_lab.models.base import LatentVariableModel
+from iwae_lab.models.distributions import Bernoulli, Gaussian, StandardNormal
 
 __all__ = ["ConvModel"]
 

@@ -3,11 +3,11 @@
 import torch
 from torch import Tensor
 
-from iwae_lab.annealing import Annealing, Point
 from iwae_lab.bounds import normalized_weights
-from iwae_lab.errors import UserError
-from iwae_lab.model import LatentVariableModel
+from iwae_lab.console.errors import UserError
+from iwae_lab.models.base import LatentVariableModel
 from iwae_lab.objectives.base import Estimate, Objective
+from iwae_lab.objectives.hamiltonian import Annealing, Point
 
 __all__ = ["AnnealedWakeSleep"]
 

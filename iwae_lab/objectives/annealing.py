@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from iwae_lab.errors import require
+from iwae_lab.console.errors import require
 
 __all__ = ["Annealing", "annealings"]
 

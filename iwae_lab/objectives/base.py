@@ -7,10 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from iwae_lab.bounds import iwae_bound
-from iwae_lab.coupling import COUPLINGS
-from iwae_lab.errors import UserError
-from iwae_lab.model import LatentVariableModel, Noise, fresh_noise
+from iwae_lab.console.errors import UserError, require
+from iwae_lab.models.base import LatentVariableModel, Noise, fresh_noise
 from iwae_lab.objectives.annealing import Annealing
+from iwae_lab.objectives.coupling import COUPLINGS
 
 __all__ = ["Estimate", "ImportanceWeighted", "Objective"]
 
@@ -62,6 +62,7 @@ class Objective(nn.Module, ABC):
 
         Raises `UserError` where the estimator's derivation needs them to be independent.
         """
+        require("noise", by, by in COUPLINGS, f"one of {', '.join(COUPLINGS)}")
         if by != "iid" and not self.couplable:
             raise UserError(f"noise={by}: {type(self).__name__} needs independent samples of an image; expected iid")
         self.noise = COUPLINGS[by]

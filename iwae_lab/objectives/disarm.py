@@ -4,9 +4,9 @@ import torch
 from torch import Tensor
 
 from iwae_lab.bounds import elbo, iwae_bound, log_sum_of_others, normalized_weights
-from iwae_lab.errors import UserError
-from iwae_lab.layers import Bernoulli, Distribution
-from iwae_lab.model import LatentVariableModel
+from iwae_lab.console.errors import UserError
+from iwae_lab.models.base import LatentVariableModel
+from iwae_lab.models.distributions import Bernoulli, Distribution
 from iwae_lab.objectives.base import Estimate, Objective
 
 __all__ = ["DisARM"]

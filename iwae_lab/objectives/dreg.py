@@ -3,7 +3,7 @@
 from torch import Tensor
 
 from iwae_lab.bounds import normalized_weights
-from iwae_lab.model import LatentVariableModel
+from iwae_lab.models.base import LatentVariableModel
 from iwae_lab.objectives.base import Estimate, ImportanceWeighted
 
 __all__ = ["DReG"]

@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from iwae_lab.model import LatentVariableModel
+from iwae_lab.models.base import LatentVariableModel
 from iwae_lab.objectives.base import Estimate, ImportanceWeighted
 from iwae_lab.objectives.iwae_resampled import Resampling
 

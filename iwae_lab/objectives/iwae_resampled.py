@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from iwae_lab.bounds import normalized_weights
-from iwae_lab.errors import UserError
-from iwae_lab.layers import Distribution
-from iwae_lab.model import LatentVariableModel, Noise
+from iwae_lab.console.errors import UserError
+from iwae_lab.models.base import LatentVariableModel, Noise
+from iwae_lab.models.distributions import Distribution
 from iwae_lab.objectives.base import Estimate, ImportanceWeighted
 
 __all__ = ["Chosen", "IWAEResampled", "Resampling", "resample"]

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from iwae_lab.model import LatentVariableModel
+from iwae_lab.models.base import LatentVariableModel
 from iwae_lab.objectives.base import Estimate
 from iwae_lab.objectives.jvi import JVI, leave_out
 

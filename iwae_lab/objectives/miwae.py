@@ -2,8 +2,8 @@
 
 from torch import Tensor
 
-from iwae_lab.errors import UserError
-from iwae_lab.model import LatentVariableModel
+from iwae_lab.console.errors import UserError
+from iwae_lab.models.base import LatentVariableModel
 from iwae_lab.objectives.base import Estimate, ImportanceWeighted
 
 __all__ = ["MIWAE"]

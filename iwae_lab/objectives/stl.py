@@ -4,8 +4,8 @@ import torch
 from torch import Tensor
 
 from iwae_lab.bounds import elbo, iwae_bound, normalized_weights
-from iwae_lab.errors import UserError
-from iwae_lab.model import LatentVariableModel
+from iwae_lab.console.errors import UserError
+from iwae_lab.models.base import LatentVariableModel
 from iwae_lab.objectives.base import Estimate, Objective
 
 __all__ = ["STL"]

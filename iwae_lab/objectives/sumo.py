@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from iwae_lab.model import LatentVariableModel
+from iwae_lab.models.base import LatentVariableModel
 from iwae_lab.objectives.base import Estimate, Objective
 
 __all__ = ["SUMO"]

@@ -3,11 +3,11 @@
 import torch
 from torch import Tensor, nn
 
-from iwae_lab.annealing import Annealing
 from iwae_lab.bounds import iwae_bound
-from iwae_lab.errors import UserError
-from iwae_lab.model import LatentVariableModel
+from iwae_lab.console.errors import UserError
+from iwae_lab.models.base import LatentVariableModel
 from iwae_lab.objectives.base import Estimate, Objective
+from iwae_lab.objectives.hamiltonian import Annealing
 
 __all__ = ["UHA"]
 

@@ -3,8 +3,8 @@
 from torch import Tensor
 
 from iwae_lab.bounds import elbo
-from iwae_lab.errors import UserError
-from iwae_lab.model import LatentVariableModel
+from iwae_lab.console.errors import UserError
+from iwae_lab.models.base import LatentVariableModel
 from iwae_lab.objectives.base import Estimate, Objective
 
 __all__ = ["VarGrad"]

@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from iwae_lab.errors import UserError
-from iwae_lab.model import LatentVariableModel
+from iwae_lab.console.errors import UserError
+from iwae_lab.models.base import LatentVariableModel
 from iwae_lab.objectives.base import Estimate, Objective
 from iwae_lab.objectives.renyi import renyi_bound
 

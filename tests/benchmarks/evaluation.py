@@ -10,7 +10,7 @@ import torch
 
 from iwae_lab.evaluate import TrainedRun
 from iwae_lab.evaluation.likelihood import likelihood
-from iwae_lab.model import HierarchicalModel
+from iwae_lab.models.hierarchical import HierarchicalModel
 
 
 def speed(folder: str, compile: str, precision: str, k: int = 5000) -> float:

@@ -4,11 +4,12 @@ import os
 import runpy
 import sys
 
-from iwae_lab.startup import load_run
+from iwae_lab.runs.startup import load_run
 
 if __name__ == "__main__":
     load_run()
-    from iwae_lab.training import Batches, TrainingProgress
+    from iwae_lab.training.batches import Batches
+    from iwae_lab.training.module import TrainingProgress
 
     Batches.TOGETHER = 1
     TrainingProgress.on_train_batch_end = lambda *_: os._exit(0)  # type: ignore[method-assign]

@@ -10,9 +10,9 @@ from iwae_lab.data.binarize import resample
 from iwae_lab.data.mnist import MNIST
 from iwae_lab.data.mnist_5k import MNIST5k
 from iwae_lab.data.protocol import content_hash, prepare
-from iwae_lab.model import HierarchicalModel
+from iwae_lab.models.hierarchical import HierarchicalModel
 from iwae_lab.objectives.iwae import IWAE
-from iwae_lab.optimizers.adam import Adam
+from iwae_lab.training.optimizers.adam import Adam
 
 pytestmark = pytest.mark.benchmark
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -12,18 +12,20 @@ from pathlib import Path
 import torch
 from omegaconf import OmegaConf
 
-from iwae_lab.config import build
 from iwae_lab.evaluation.likelihood import likelihood
-from iwae_lab.model import HierarchicalModel, SigmoidBeliefNetwork
+from iwae_lab.models.hierarchical import HierarchicalModel
+from iwae_lab.models.sigmoid_belief import SigmoidBeliefNetwork
 from iwae_lab.objectives.base import Objective
 from iwae_lab.objectives.iwae import IWAE
-from iwae_lab.optimizers.adam import Adam
-from iwae_lab.optimizers.adam_authors import AdamAuthors
-from iwae_lab.optimizers.muon import Muon
-from iwae_lab.optimizers.soap import Soap
-from iwae_lab.schedule import Constant
-from iwae_lab.steps import Steps
-from iwae_lab.training import Batches, Training
+from iwae_lab.runs.config import build
+from iwae_lab.training.batches import Batches
+from iwae_lab.training.module import Training
+from iwae_lab.training.optimizers.adam import Adam
+from iwae_lab.training.optimizers.adam_authors import AdamAuthors
+from iwae_lab.training.optimizers.muon import Muon
+from iwae_lab.training.optimizers.soap import Soap
+from iwae_lab.training.schedules import Constant
+from iwae_lab.training.steps import Steps
 
 CONF = Path(__file__).parents[3] / "conf" / "objective"
 SIZES = {"one": ([50], [[200, 200]]), "two": ([100, 50], [[200, 200], [100, 100]])}

@@ -6,7 +6,7 @@ import torch
 from steps import ARCHITECTURES
 
 from iwae_lab.evaluation.likelihood import likelihood
-from iwae_lab.model import HierarchicalModel
+from iwae_lab.models.hierarchical import HierarchicalModel
 
 if __name__ == "__main__":
     for layers, sizes in ARCHITECTURES.items():

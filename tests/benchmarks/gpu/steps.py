@@ -9,13 +9,14 @@ import time
 
 import torch
 
-from iwae_lab.model import HierarchicalModel
+from iwae_lab.models.hierarchical import HierarchicalModel
 from iwae_lab.objectives.iwae import IWAE
-from iwae_lab.optimizers.adam import Adam
-from iwae_lab.optimizers.soap import Soap
-from iwae_lab.schedule import Constant
-from iwae_lab.steps import Steps
-from iwae_lab.training import Batches, Training
+from iwae_lab.training.batches import Batches
+from iwae_lab.training.module import Training
+from iwae_lab.training.optimizers.adam import Adam
+from iwae_lab.training.optimizers.soap import Soap
+from iwae_lab.training.schedules import Constant
+from iwae_lab.training.steps import Steps
 
 ARCHITECTURES = {1: ([50], [[200, 200]]), 2: ([100, 50], [[200, 200], [100, 100]])}
 

@@ -1,0 +1,90 @@
+"""Errors a user can mend, and how the command line shows them: one line, exit code 1."""
+
+import difflib
+import os
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+__all__ = [
+    "CONFIGURATION_KEYS",
+    "Diverged",
+    "UserError",
+    "did_you_mean",
+    "explain",
+    "one_line_errors",
+    "require",
+]
+
+CONFIGURATION_KEYS: list[str] = []  # filled in by the schema, for messages about misspelt ones
+FULL_ERROR = os.environ.get("HYDRA_FULL_ERROR") == "1"  # as the user set it
+
+
+class UserError(Exception):
+    """Something the user can mend; the message names the key, the value and what was expected."""
+
+
+class Diverged(UserError):
+    """A loss, a weight or a result is no number; the same command would come to the same."""
+
+
+def require(key: str, value: object, holds: bool, expected: str) -> None:
+    """Raises `UserError` that names the key, its value and what was expected, unless `holds`."""
+    if not holds:
+        raise UserError(f"{key}={value}: expected {expected}")
+
+
+def did_you_mean(word: str, known: list[str]) -> str:
+    """' (did you mean X?)' for the known word nearest to `word`, else ''."""
+    near = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    return f" (did you mean {near[0]}?)" if near else ""
+
+
+def explain(error: BaseException) -> str:
+    """One line for an error: the messages of a configuration error and its cause, else type and text."""
+    if isinstance(error, UserError):
+        return _one_line(str(error))
+    module = type(error).__module__
+    if module.startswith(("hydra.", "omegaconf.")):
+        return _explain_configuration(error)
+    return _one_line(f"{type(error).__name__}: {error}")
+
+
+def _explain_configuration(error: BaseException) -> str:
+    text = f"{error}\n{error.__cause__ or ''}"
+    if missing := re.search(r"Could not override '([^']*)'", text):
+        key = missing[1]
+        group, _, name = key.rpartition(".")
+        siblings = [k for k in CONFIGURATION_KEYS if k.rpartition(".")[0] == group]
+        if not siblings and (node := getattr(error.__cause__, "parent_node", None)) is not None:
+            key, siblings = name, [k for k in node if k not in ("name", "_target_")]
+        expected = f"; expected one of {', '.join(siblings)}" if siblings else ""
+        return f"{missing[1]}: no such key{did_you_mean(key, siblings)}{expected}"
+    if missing := re.search(r"Could not find '(\w+)/([^']*)'\s*Available options in '\w+':((?:\n\t\w+)*)", text):
+        group, name, options = missing[1], missing[2], missing[3].split()
+        return f"{group}={name}: no such option{did_you_mean(name, options)}; expected one of {', '.join(options)}"
+    if missing := re.search(r"Missing mandatory value[\s\S]*full_key: (\S+)", text):
+        return f"{missing[1]} is missing: expected {missing[1]}=VALUE"
+    if wrong := re.search(r"Error merging override (\S+)\s*(Value .*)", text):
+        return _one_line(f"{wrong[1]}: {wrong[2]}")
+    return _one_line(re.sub(r"\n\s*(full_key|object_type|reference_type).*", "", text))
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+@contextmanager
+def one_line_errors() -> Iterator[None]:
+    """Turn an error into one line on stderr and exit code 1; HYDRA_FULL_ERROR=1 shows the traceback."""
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises what it would otherwise print and swallow
+    try:
+        yield
+    except Exception as error:
+        if FULL_ERROR:
+            raise
+        print(f"error: {explain(error)}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -1,0 +1,71 @@
+"""How far a task is: one bar on a terminal, elsewhere a line every so often."""
+
+import logging
+import sys
+import time
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
+
+from iwae_lab.console.signals import raise_dropped_interrupt
+
+__all__ = ["Meter"]
+
+log = logging.getLogger(__name__)
+
+SECONDS_BETWEEN_LINES = 30.0
+SECONDS_BETWEEN_UPDATES = 0.5
+
+
+class Meter:
+    """Displays a task's progress by `show` whenever it is `due`, until `close`.
+
+    start: the fraction that was done before, by a run that this one goes on from.
+    """
+
+    def __init__(self, task: str, start: float = 0.0) -> None:
+        self.task = task
+        self.start_fraction = start
+        self.start = self.last = time.monotonic()
+        self.bar: Progress | None = None
+        self.interval = SECONDS_BETWEEN_LINES
+        if sys.stderr.isatty():
+            self.interval = SECONDS_BETWEEN_UPDATES
+            columns = TextColumn("{task.description}"), BarColumn(bar_width=None), TextColumn("{task.fields[text]}")
+            self.bar = Progress(*columns, console=Console(stderr=True), transient=True)
+            self.bar_task = self.bar.add_task(task, total=1.0, text="")
+            self.bar.update(self.bar_task, completed=start)
+            self.bar.start()
+
+    def close(self) -> None:
+        """Take the bar away."""
+        if self.bar:
+            self.bar.stop()
+
+    def due(self) -> bool:
+        """Whether it is time to show something again; cheap enough for every step.
+
+        Raises `KeyboardInterrupt` if Python dropped one: every long task comes by here at every step.
+        """
+        raise_dropped_interrupt()
+        now = time.monotonic()
+        if now - self.last < self.interval:
+            return False
+        self.last = now
+        return True
+
+    def show(self, fraction: float, text: str = "") -> None:
+        """Display that `fraction` of the task is done, with `text` and the time left."""
+        done = max(fraction - self.start_fraction, 1e-9)
+        left = _clock((time.monotonic() - self.start) * (1 - fraction) / done)
+        text = f"{text}  {left} left".strip()
+        if self.bar:
+            self.bar.update(self.bar_task, completed=fraction, text=text)
+        else:
+            log.info("%s %.0f %%  %s", self.task, 100 * fraction, text)
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}"

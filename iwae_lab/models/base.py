@@ -1,0 +1,197 @@
+"""Latent variable models with L stochastic layers, and their log importance weights. Torch only.
+
+generative:  p(x, z) = p(z_L) p(z_{L-1} | z_L) … p(x | z_1)         parameters θ, `decoder`
+inference:   q(z | x) = q(z_1 | x) q(z_2 | z_1) … q(z_L | z_{L-1})  parameters φ, `encoder`
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from iwae_lab.console.errors import UserError
+from iwae_lab.models.distributions import Bernoulli, Distribution, Gaussian
+
+__all__ = ["Draw", "LatentVariableModel", "Noise", "fresh_noise"]
+
+Noise = Callable[[Distribution, int, tuple[int, int, int]], Tensor]
+"""(distribution, level, shape [k, batch, units]) -> the noise its `sample` takes."""
+
+Gradient = Literal["total", "path", "score"]
+
+
+def fresh_noise(distribution: Distribution, level: int, shape: tuple[int, int, int]) -> Tensor:
+    """Noise from torch's global generator."""
+    return distribution.noise(shape)
+
+
+@dataclass(frozen=True)
+class Draw:
+    """k posterior samples for each datum of a batch, and what they weigh (nats)."""
+
+    z: list[Tensor]
+    """[k, batch, units], one a stochastic layer"""
+    log_q: Tensor
+    """log q(z | x) [k, batch]"""
+    log_p: Tensor
+    """log p(x, z) [k, batch]"""
+    path_parameters: list[Tensor] = field(default_factory=list)
+    """with gradient="path": the parameters of each q at each sample, through which alone φ acts"""
+
+    @property
+    def log_w(self) -> Tensor:
+        """log importance weights log p(x, z) − log q(z | x) [k, batch]."""
+        return self.log_p - self.log_q
+
+    def scale_inference_gradient(self, factor: Tensor) -> None:
+        """Multiply each sample's path derivative by `factor` [k, batch] where it enters φ; θ's stays.
+
+        Needs `gradient="path"`. The factor is applied once a sample, at the parameters of each q, never
+        to z itself: z_1's derivative also carries what came through q(z_2 | z_1).
+        """
+        for parameter in self.path_parameters:
+            parameter.register_hook(lambda gradient: gradient * factor.unsqueeze(-1))
+
+
+class LatentVariableModel(nn.Module, ABC):
+    """What objectives and evaluation see of a model; subclasses say which layers it is made of."""
+
+    encoder: nn.ModuleList
+    """encoder[0]: x -> q(z_1 | x); encoder[l]: z_l -> q(z_{l+1} | z_l)"""
+    decoder: nn.ModuleList
+    """decoder[0]: z_1 -> p(x | z_1); decoder[l]: z_{l+1} -> p(z_l | z_{l+1})"""
+
+    @abstractmethod
+    def prior(self) -> Distribution:
+        """p(z_L), of shape [units]."""
+
+    def inference_parameters(self) -> list[nn.Parameter]:
+        """φ."""
+        return list(self.encoder.parameters())
+
+    def generative_parameters(self) -> list[nn.Parameter]:
+        """θ."""
+        inference = {id(p) for p in self.inference_parameters()}
+        return [p for p in self.parameters() if id(p) not in inference]
+
+    def log_weights(self, x: Tensor, k: int, noise: Noise = fresh_noise) -> Tensor:
+        """log w [k, batch] of k samples for each row of x [batch, pixels]; the encoder sees x once."""
+        return self.draw(x, k, noise=noise).log_w
+
+    def draw(self, x: Tensor, k: int, gradient: Gradient = "total", noise: Noise = fresh_noise) -> Draw:
+        """k samples for each row of x [batch, pixels], their log q and log p.
+
+        `gradient` says what differentiating them gives, at the same values:
+        "total": the derivative of reparameterised samples, in θ and φ.
+        "path": φ enters through z alone: its parameters are frozen inside log q, z is live everywhere.
+        "score": z is a constant: ∇_φ log q(z | x) and ∇_θ log p(x, z).
+
+        Raises `UserError` where samples of discrete latents are to be differentiated.
+        """
+        z, path_parameters = [], []
+        log_q = x.new_zeros(())
+        below = x
+        for level, layer in enumerate(self.encoder):
+            q = _apply(layer, below if gradient != "path" else below.detach())
+            if gradient != "score" and isinstance(q, Bernoulli):
+                if torch.is_grad_enabled():
+                    self.require_continuous(q, gradient)
+                gradient = "score"
+            eps = noise(q, level, (k, len(x), q[0].shape[-1]))
+            if gradient == "total":
+                below = q.sample(eps)
+                log_q = log_q + q.log_prob_of_sample(eps)
+            elif gradient == "score":
+                below = q.sample(eps).detach()
+                log_q = log_q + q.log_prob(below)
+            else:
+                entries = [parameter.expand(eps.shape) for parameter in q]  # where φ enters sample i
+                frozen = [p.detach() for p in q] if level == 0 else _apply(_frozen(layer), below)
+                live = [f + (entry - entry.detach()) for f, entry in zip(frozen, entries, strict=True)]
+                below = type(q)(*live).sample(eps)
+                log_q = log_q + type(q)(*frozen).log_prob(below)
+                path_parameters += entries
+            z.append(below)
+        return Draw(z, log_q, self.log_joint(x, z), path_parameters)
+
+    def require_continuous(self, q: Distribution, gradient: Gradient) -> None:
+        """Raises `UserError` where latents are discrete, whose samples have no such derivative."""
+        if isinstance(q, Bernoulli):
+            raise UserError(
+                f"{type(self).__name__} has discrete latents, whose samples have no {gradient} derivative: "
+                f"expected an objective that needs none, such as vimco, rws or reinforce"
+            )
+
+    def log_joint(self, x: Tensor, z: list[Tensor]) -> Tensor:
+        """log p(x, z) [k, batch] of x [batch, pixels] and samples z, one [k, batch, units] a layer."""
+        return self.log_prior(z) + _apply(self.decoder[0], z[0]).log_prob(x)
+
+    def log_prior(self, z: list[Tensor]) -> Tensor:
+        """log p(z) [k, batch] of samples z, one [k, batch, units] a layer."""
+        log_p = self.prior().log_prob(z[-1])
+        for layer, below, above in zip(list(self.decoder)[1:], z, z[1:], strict=False):
+            log_p = log_p + _apply(layer, above).log_prob(below)
+        return log_p
+
+    def log_posterior(self, x: Tensor, z: list[Tensor]) -> Tensor:
+        """log q(z | x) [k, batch] of x [batch, pixels] and samples z, one [k, batch, units] a layer."""
+        log_q = x.new_zeros(())
+        for layer, below, here in zip(self.encoder, [x, *z[:-1]], z, strict=True):
+            log_q = log_q + _apply(layer, below).log_prob(here)
+        return log_q
+
+    def conditionals(self, x: Tensor, z: list[Tensor]) -> tuple[list[Distribution], list[Distribution]]:
+        """Every layer's q(z_l | z_{l-1}) and p(z_l | z_{l+1}) at x [batch, pixels] and samples z as of `draw`."""
+        q = [_apply(layer, below) for layer, below in zip(self.encoder, [x, *z[:-1]], strict=True)]
+        p = [_apply(layer, above) for layer, above in zip(list(self.decoder)[1:], z[1:], strict=True)]
+        return q, [*p, self.prior()]
+
+    def posteriors(self, x: Tensor, k: int, noise: Noise = fresh_noise) -> list[Gaussian | Bernoulli]:
+        """q(z_1 | x) with parameters [batch, units], then q(z_l | z_{l-1}) at k samples, [k, batch, units]."""
+        found: list[Gaussian | Bernoulli] = []
+        below = x
+        for level, layer in enumerate(self.encoder):
+            q = _apply(layer, below)
+            found.append(q)
+            if level + 1 < len(self.encoder):
+                below = q.sample(noise(q, level, (k, len(x), q[0].shape[-1])))
+        return found
+
+    def sample_joint(self, n: int) -> tuple[Tensor, list[Tensor]]:
+        """n draws from p(x, z): images [n, pixels] and latents, one [1, n, units] a layer."""
+        prior = self.prior()
+        drawn = [prior.sample(prior.noise((n, *prior[0].shape)))]
+        for layer in reversed(self.decoder):
+            p = layer(drawn[0])
+            drawn.insert(0, p.sample(p.noise(p[0].shape)))
+        x, *z = drawn
+        return x, [latent.unsqueeze(0) for latent in z]
+
+    def sample_means(self, n: int) -> Tensor:
+        """Pixel probabilities [n, pixels] of n draws from the generative network."""
+        _, z = self.sample_joint(n)
+        return self.decoder[0](z[0].squeeze(0)).mean
+
+    def reconstruct(self, x: Tensor) -> Tensor:
+        """Pixel probabilities [batch, pixels] given one sample of q(z_1 | x) for each row of x."""
+        q = self.encoder[0](x)
+        return self.decoder[0](q.sample(q.noise(q[0].shape))).mean
+
+
+def _apply(layer: Callable[[Tensor], Any], h: Tensor) -> Any:
+    """A layer's distribution given h [batch, units] or [k, batch, units], in the precision of h whatever autocast does.
+
+    Layers see 2-D rows, which are fast.
+    """
+    given = layer(h.flatten(0, -2))
+    return type(given)(*(parameter.to(h.dtype).unflatten(0, h.shape[:-1]) for parameter in given))
+
+
+def _frozen(layer: nn.Module) -> Callable[[Tensor], Any]:
+    """The layer with its parameters cut from the graph."""
+    constants = {name: p.detach() for name, p in layer.named_parameters()}
+    return lambda h: functional_call(layer, constants, (h,))

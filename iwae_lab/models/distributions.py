@@ -1,0 +1,122 @@
+"""Distributions of latents and pixels; each samples from noise that it is given. Torch only."""
+
+import functools
+import math
+from typing import Any, NamedTuple, cast
+
+import torch
+from torch import Generator, Tensor
+from torch.nn import functional as F
+
+__all__ = ["Bernoulli", "Distribution", "Gaussian", "StandardNormal", "sum_softplus"]
+
+HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
+GROUP = 16
+
+
+class Gaussian(NamedTuple):
+    """A diagonal Gaussian; the last dimension holds its units."""
+
+    mean: Tensor
+    log_std: Tensor
+
+    def noise(self, shape: tuple[int, ...], generator: Generator | None = None) -> Tensor:
+        """Standard normal noise of `shape` for `sample`."""
+        return torch.randn(shape, generator=generator, dtype=self.mean.dtype, device=self.mean.device)
+
+    def noise_from_bits(self, bits: Tensor) -> Tensor:
+        """The same from independent 64-bit integers, int64 of the noise's shape."""
+        return _normal(bits, self.mean.dtype)
+
+    def sample(self, noise: Tensor) -> Tensor:
+        """mean + σ·noise."""
+        return torch.addcmul(self.mean, self.log_std.exp(), noise)
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        """log density summed over units, nats."""
+        return self.log_prob_of_sample((z - self.mean) * torch.exp(-self.log_std))
+
+    def log_prob_of_sample(self, noise: Tensor) -> Tensor:
+        """`log_prob` of `sample(noise)`: z standardizes to the noise, so the total derivative is short."""
+        return -0.5 * noise.square().sum(-1) - self.log_std.sum(-1) - HALF_LOG_2PI * noise.shape[-1]
+
+
+class Bernoulli(NamedTuple):
+    """Independent binary units; the last dimension holds them."""
+
+    logits: Tensor
+
+    @property
+    def mean(self) -> Tensor:
+        return torch.sigmoid(self.logits)
+
+    def noise(self, shape: tuple[int, ...], generator: Generator | None = None) -> Tensor:
+        """Uniform noise of `shape` for `sample`."""
+        return torch.rand(shape, generator=generator, dtype=self.logits.dtype, device=self.logits.device)
+
+    def noise_from_bits(self, bits: Tensor) -> Tensor:
+        """The same from independent 64-bit integers, int64 of the noise's shape."""
+        return (bits & 0xFFFFFF).to(self.logits.dtype) * 2**-24  # what fp32 holds exactly, so always below 1
+
+    def sample(self, noise: Tensor) -> Tensor:
+        """1 where the noise is below the probability, else 0; no gradient."""
+        return (noise < self.mean).to(noise.dtype)
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        """log p = Σ z·l − log(1 + e^l) over units, nats."""
+        return (z * self.logits).sum(-1) - sum_softplus(self.logits)
+
+
+def sum_softplus(logits: Tensor) -> Tensor:
+    """Σ log(1 + e^l) over the last dimension: [..., units] -> [...]."""
+    if not torch.compiler.is_compiling() or logits.shape[-1] % GROUP:
+        return F.softplus(logits).sum(-1)
+    return cast(Tensor, _SumSoftplus.apply(logits))
+
+
+class _SumSoftplus(torch.autograd.Function):
+    """`sum_softplus` for the compiler; uncompiled it is no faster.
+
+    Σ max(l, 0) + Σ log Π (1 + e^−|l|), in products of `GROUP` factors from 1 to 2, which take as many times fewer
+    logarithms. The derivative is written out, since that of the products would run through all of their factors.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor) -> Tensor:
+        ctx.save_for_backward(logits)
+        parts = logits.split(logits.shape[-1] // GROUP, dim=-1)
+        products = functools.reduce(torch.mul, (1 + torch.exp(-part.abs()) for part in parts))
+        return logits.clamp_min(0).sum(-1) + products.log().sum(-1)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        (logits,) = ctx.saved_tensors
+        return gradient.unsqueeze(-1) * torch.sigmoid(logits)
+
+
+class StandardNormal(NamedTuple):
+    """The prior N(0, I); `zeros` [units] gives its units, type and device."""
+
+    zeros: Tensor
+
+    def noise(self, shape: tuple[int, ...], generator: Generator | None = None) -> Tensor:
+        return torch.randn(shape, generator=generator, dtype=self.zeros.dtype, device=self.zeros.device)
+
+    def noise_from_bits(self, bits: Tensor) -> Tensor:
+        return _normal(bits, self.zeros.dtype)
+
+    def sample(self, noise: Tensor) -> Tensor:
+        return noise
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        return -0.5 * z.square().sum(-1) - HALF_LOG_2PI * z.shape[-1]
+
+
+def _normal(bits: Tensor, dtype: torch.dtype) -> Tensor:
+    """Standard normal numbers from 64-bit integers, each from its own two halves (Box & Muller 1958)."""
+    high, low = ((half & 0xFFFFFFFF).to(dtype) for half in (bits >> 32, bits))
+    radius = torch.sqrt(-2 * torch.log((high + 0.5) * 2**-32))
+    return radius * torch.cos(low * (2 * math.pi * 2**-32))
+
+
+Distribution = Gaussian | Bernoulli | StandardNormal

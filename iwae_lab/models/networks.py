@@ -1,0 +1,64 @@
+"""The tanh networks that give distributions their parameters (Burda et al. 2016, section 5). Torch only."""
+
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from iwae_lab.console.errors import UserError
+from iwae_lab.models.distributions import Bernoulli, Gaussian
+
+__all__ = ["Conditional", "networks"]
+
+
+def networks(
+    family: type[Gaussian] | type[Bernoulli], latents: list[int], hidden: list[list[int]], mean_image: Tensor
+) -> tuple[nn.ModuleList, nn.ModuleList]:
+    """Encoder and decoder between the pixels and latents of `family`, from the image upwards."""
+    _check_widths(latents, hidden)
+    below = [mean_image.numel(), *latents]
+    encoder = [Conditional(family, n, widths, above) for n, widths, above in zip(below, hidden, latents, strict=False)]
+    decoder = [
+        Conditional(family if level else Bernoulli, above, widths[::-1], n)
+        for level, (n, widths, above) in enumerate(zip(below, hidden, latents, strict=False))
+    ]
+    (pixel_logits,) = _linears(decoder[0].heads)
+    pixel_logits.bias.data.copy_(torch.logit(mean_image.flatten().clamp(0.001, 0.999)))
+    return nn.ModuleList(encoder), nn.ModuleList(decoder)
+
+
+def _check_widths(latents: list[int], hidden: list[list[int]]) -> None:
+    if not latents or min(latents) < 1:
+        raise UserError(f"latents={latents}: expected the units of one or more layers, each at least 1")
+    if len(hidden) != len(latents) or any(width < 1 for widths in hidden for width in widths):
+        raise UserError(f"hidden={hidden}: expected {len(latents)} lists of widths of at least 1, one a latent layer")
+
+
+class Conditional(nn.Module):
+    """h [rows, n_in] -> a distribution over n_out units: a tanh body, then one linear head a parameter.
+
+    Weights are Glorot-uniform, biases zero (Burda et al. 2016, section 5).
+    """
+
+    def __init__(self, family: type[Gaussian] | type[Bernoulli], n_in: int, hidden: list[int], n_out: int) -> None:
+        super().__init__()
+        self.family = family
+        widths = [n_in, *hidden]
+        self.body = nn.ModuleList(_glorot(a, b) for a, b in zip(widths, widths[1:], strict=False))
+        self.heads = nn.ModuleList(_glorot(widths[-1], n_out) for _ in family._fields)
+
+    def forward(self, h: Tensor) -> Gaussian | Bernoulli:
+        for linear in self.body:
+            h = torch.tanh(linear(h))
+        return self.family(*(head(h) for head in _linears(self.heads)))
+
+
+def _linears(layers: nn.ModuleList) -> list[nn.Linear]:
+    return cast("list[nn.Linear]", list(layers))  # a string, as torch 2.6 compiles no generic alias
+
+
+def _glorot(n_in: int, n_out: int) -> nn.Linear:
+    linear = nn.Linear(n_in, n_out)
+    nn.init.xavier_uniform_(linear.weight)
+    nn.init.zeros_(linear.bias)
+    return linear

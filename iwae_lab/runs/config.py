@@ -1,0 +1,270 @@
+"""The typed root of the configuration, its checks, and the only place that instantiates `_target_`s."""
+
+import ast
+import copy
+import dataclasses
+import functools
+import inspect
+import os
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from hydra.core.config_store import ConfigStore
+from hydra.utils import get_class
+from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from iwae_lab.console.errors import CONFIGURATION_KEYS, UserError, did_you_mean, require
+from iwae_lab.objectives.annealing import annealings
+from iwae_lab.runs.record import read_record
+
+__all__ = [
+    "Config",
+    "Evaluation",
+    "Trainer",
+    "arguments",
+    "build",
+    "check",
+    "first_stage",
+    "help_text",
+    "known_keys",
+    "register",
+]
+
+CONF = Path(__file__).parents[2] / "conf"
+PRECISIONS = ("auto", "32", "bf16")
+COMPILE = ("auto", "true", "false")
+ACCELERATORS = ("auto", "cpu", "gpu")
+
+T = TypeVar("T")
+
+
+@dataclass
+class Evaluation:
+    """What is measured when training ends."""
+
+    k: int = 5000
+    """samples per image of the reported NLL"""
+    images: int | None = None
+    """evaluate on the first n test images; null: all"""
+
+    def __post_init__(self) -> None:
+        require("evaluation.k", self.k, self.k >= 1, "an integer of at least 1")
+        if self.images is not None:
+            require("evaluation.images", self.images, self.images >= 2, "null or an integer of at least 2")
+
+
+@dataclass
+class Trainer:
+    """How training is spread."""
+
+    devices: int = 1
+    """GPUs of this machine (or CPU processes) that share every batch in training; evaluation is on one"""
+
+    def __post_init__(self) -> None:
+        require("trainer.devices", self.devices, self.devices >= 1, "an integer of at least 1")
+
+
+@dataclass
+class Config:
+    """One job: the groups chosen, and the keys that stand beside them."""
+
+    dataset: Any = MISSING
+    model: Any = MISSING
+    objective: Any = MISSING
+    schedule: Any = MISSING
+    optimizer: Any = MISSING
+    logger: Any = MISSING
+    k: int = 50
+    """importance samples per image in training"""
+    noise: str = "iid"
+    """how an image's samples depend on each other in training: iid, antithetic or rqmc (scrambled Sobol')"""
+    seed: int = 0
+    """seed of initialisation, batches, binarization and noise"""
+    evaluation: Evaluation = field(default_factory=Evaluation)
+    trainer: Trainer = field(default_factory=Trainer)
+    init_from: Any = None
+    """start from the weights and optimizer state of a run: its folder, or the keys it differs in (then run first)"""
+    runs_dir: str = "runs"
+    """where run folders go"""
+    data_dir: str | None = None
+    """where datasets are; null: $IWAE_LAB_DATA, else the user's cache"""
+    accelerator: str = "auto"
+    """auto (gpu where there is one), cpu or gpu"""
+    precision: str = "auto"
+    """of training's matrix products: 32 (TF32 on CUDA), bf16 or auto (bf16 if harmless and faster); reports: fp32"""
+    compile: str = "auto"
+    """torch.compile the loss and the test NLL: true, false or auto (where the calls left repay it)"""
+    threads: str = "auto"
+    """CPU threads of this job; auto: all cores, divided among the jobs of a multirun that run at a time"""
+    diagnostics: bool = False
+    """measure effective samples, KL and the gradient's signal-to-noise ratio while training"""
+    force: bool = False
+    """run again although a finished run is there (the old folder is kept in runs_dir/.replaced)"""
+
+    def __post_init__(self) -> None:
+        require("k", self.k, self.k >= 1, "an integer of at least 1")
+        require("seed", self.seed, 0 <= self.seed < 2**32, "an integer from 0 to 2**32 - 1")
+        require("precision", self.precision, self.precision in PRECISIONS, f"one of {', '.join(PRECISIONS)}")
+        require("accelerator", self.accelerator, self.accelerator in ACCELERATORS, f"one of {', '.join(ACCELERATORS)}")
+        self.compile = self.compile.lower()  # OmegaConf makes "True" of true
+        require("compile", self.compile, self.compile in COMPILE, f"one of {', '.join(COMPILE)}")
+        valid_threads = self.threads == "auto" or (self.threads.isdigit() and int(self.threads) >= 1)
+        require("threads", self.threads, valid_threads, "auto or an integer of at least 1")
+        if self.data_dir is not None:
+            is_directory = os.path.isdir(os.path.expanduser(self.data_dir))
+            require("data_dir", self.data_dir, is_directory, "an existing directory")
+        if isinstance(self.init_from, str):
+            start = Path(self.init_from)
+            found = (start / "result.json").is_file()
+            require("init_from", self.init_from, found, "the folder of a run, with its result.json")
+            status = read_record(start).status
+            require(
+                "init_from", self.init_from, status == "finished", f"a finished run, and its result.json says {status}"
+            )
+        elif self.init_from is not None:
+            require("init_from", self.init_from, isinstance(self.init_from, dict), "null, a folder or keys")
+
+
+def register() -> None:
+    """Make the schema (`config_schema`) and the help text known to Hydra."""
+    ConfigStore.instance().store(name="config_schema", node=Config)
+    OmegaConf.register_new_resolver("iwae_lab_help", help_text, replace=True)
+
+
+def check(cfg: DictConfig) -> Config:
+    """The composed configuration as a checked `Config`; groups become plain dictionaries.
+
+    Raises `UserError` for a value out of range, or a group key its class does not know.
+    """
+    try:
+        OmegaConf.resolve(cfg)
+        config = OmegaConf.to_object(cfg)
+    except OmegaConfBaseException as error:
+        if isinstance(error.__cause__, UserError):
+            raise error.__cause__ from None
+        raise
+    assert isinstance(config, Config)
+    for group in ("dataset", "model", "objective", "schedule", "optimizer"):
+        node = getattr(config, group)
+        starts = {name: annealing.start for name, annealing in annealings(node).items()} if group == "objective" else {}
+        arguments(node | starts if starts else node, group)
+        if "name" not in node:
+            raise UserError(f"{group}.name is missing: expected {group}.name=NAME, under which records list it")
+    require("logger", config.logger, isinstance(config.logger, dict), "loggers by name, or logger=none")
+    for key, node in config.logger.items():
+        arguments(node, f"logger.{key}")
+    return config
+
+
+def first_stage(cfg: DictConfig) -> DictConfig:
+    """The configuration whose keys differ from those of `cfg` as its `init_from` says; groups are replaced whole."""
+    different = {"init_from": None, "force": False} | typing.cast(dict[str, Any], OmegaConf.to_container(cfg.init_from))
+    plain = typing.cast(dict[str, Any], OmegaConf.to_container(cfg))
+    return typing.cast(DictConfig, OmegaConf.merge(OmegaConf.structured(Config), plain | different))
+
+
+def arguments(node: dict[str, Any], key: str) -> tuple[type, dict[str, Any]]:
+    """The class a group's node names and its arguments, checked against the class's signature.
+
+    A parameter without annotation, or keyword-only, is given by the program and no key of the node.
+    """
+    require(key, node, isinstance(node, dict), "the keys of an option, _target_ among them")
+    target = str(node.get("_target_"))
+    try:
+        cls = get_class(target)
+    except Exception as error:  # whatever importing the user's module raises
+        raise UserError(f"{key}._target_={target}: expected a class to import ({error})") from None
+    hints = typing.get_type_hints(cls.__init__)  # type: ignore[misc]
+    fields = []
+    for name, parameter in inspect.signature(cls).parameters.items():
+        if parameter.kind is parameter.POSITIONAL_OR_KEYWORD and name in hints:
+            default = MISSING if parameter.default is parameter.empty else parameter.default
+            fields.append((name, hints[name], field(default_factory=functools.partial(copy.copy, default))))
+    given = {name: value for name, value in node.items() if name not in ("_target_", "name")}
+    names = [name for name, *_ in fields]
+    for name in given:
+        if name not in names:
+            expected = f"expected one of {', '.join(names)}" if names else f"{cls.__name__} has no parameters"
+            raise UserError(f"{key}.{name}={given[name]}: no such key{did_you_mean(name, names)}; {expected}")
+    schema = OmegaConf.structured(dataclasses.make_dataclass(cls.__name__, fields))
+    for name, value in given.items():
+        try:
+            OmegaConf.update(schema, name, value)
+        except OmegaConfBaseException as error:
+            hint = str(hints[name]).removeprefix("<class '").removesuffix("'>")
+            raise UserError(f"{key}.{name}={value}: expected {hint} ({str(error).splitlines()[0]})") from None
+    for name in names:
+        if OmegaConf.is_missing(schema, name):
+            raise UserError(f"{key}.{name} is missing: {cls.__name__} needs it")
+    return cls, typing.cast(dict[str, Any], OmegaConf.to_container(schema))
+
+
+def build(base: type[T], node: dict[str, Any], key: str, **given: Any) -> T:
+    """Instantiate a group's node, with the keyword-only arguments `given`, as an instance of `base`."""
+    cls, values = arguments(node, key)
+    if not issubclass(cls, base) or inspect.isabstract(cls):
+        raise UserError(f"{key}._target_={node['_target_']}: expected a subclass of {base.__name__}, complete")
+    try:
+        return cls(**values, **given)
+    except UserError as error:
+        raise UserError(f"{key}.{error}") from None
+
+
+def known_keys() -> list[str]:
+    """The keys of the root and of its nodes."""
+    return [prefix + f.name for cls, prefix in _nodes() for f in dataclasses.fields(cls)]
+
+
+def _nodes() -> list[tuple[type, str]]:
+    """The dataclasses of the configuration, each with what its keys begin with."""
+    nested = [(f.type, f"{f.name}.") for f in dataclasses.fields(Config) if dataclasses.is_dataclass(f.type)]
+    return [(Config, ""), *typing.cast(list[tuple[type, str]], nested)]
+
+
+def _docstrings(cls: type) -> dict[str, str]:
+    """The string that follows each field in the source of a dataclass."""
+    body = ast.parse(inspect.getsource(cls)).body[0].body  # type: ignore[attr-defined]
+    docs = {}
+    for statement, following in zip(body, body[1:], strict=False):
+        if isinstance(statement, ast.AnnAssign) and isinstance(following, ast.Expr):
+            docs[statement.target.id] = following.value.value  # type: ignore[union-attr, attr-defined]
+    return docs
+
+
+def help_text() -> str:
+    """What `python train.py --help` prints: groups and their options, root keys, each with a line."""
+    entries = OmegaConf.load(CONF / "config.yaml").defaults
+    defaults = {k: v for entry in entries if isinstance(entry, DictConfig) for k, v in entry.items()}
+    lines = ["Train and evaluate one model.   python train.py [group=option] [key=value] [group.key=value]", ""]
+    for group in sorted(path for path in CONF.iterdir() if path.is_dir()):
+        lines.append(f"{group.name}=")
+        for option in sorted(group.glob("*.yaml")):
+            summary = next(
+                (
+                    line[2:].strip()
+                    for line in option.read_text().splitlines()
+                    if line.startswith("# ") and not line.startswith("# @")
+                ),
+                "",
+            )
+            mark = "*" if defaults.get(group.name) == option.stem else " "
+            lines.append(f" {mark} {option.stem:<16} {summary}")
+    lines += ["", "(* default)   keys:"]
+    for cls, prefix in _nodes():
+        docs = _docstrings(cls)
+        for f in dataclasses.fields(cls):
+            if f.name in docs:
+                default = "null" if f.default is None else str(f.default).lower()
+                lines.append(f"   {prefix + f.name + '=' + default:<20} {docs[f.name]}")
+    lines += [
+        "",
+        "A multirun takes lists:      python train.py -m objective=vae,iwae k=1,5,50",
+        "The composed configuration:  python train.py --cfg job [overrides]",
+    ]
+    return "\n".join(lines).replace("$", "$$")
+
+
+CONFIGURATION_KEYS[:] = known_keys()

@@ -1,0 +1,42 @@
+"""What Hydra's launcher says of this job: its share of the cores, the name of its multirun."""
+
+import hashlib
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import OmegaConf
+
+__all__ = ["job_threads", "name_of", "sweep_name"]
+
+
+def job_threads() -> int:
+    """CPU threads for this process: the cores it may use, divided among the jobs that its launcher runs at a time."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if not HydraConfig.initialized() or HydraConfig.get().mode != RunMode.MULTIRUN:
+        return cores
+    launcher = HydraConfig.get().launcher
+    if jobs := launcher.get("n_jobs"):  # joblib; below zero counts from the number of cores
+        return max(1, cores // (jobs if jobs > 0 else max(1, cores + 1 + jobs)))
+    if launcher.get("cpus_per_task"):  # submitit
+        return launcher.cpus_per_task
+    return 1 if launcher._target_.endswith(".LocalLauncher") else cores  # submitit_local runs all jobs at once
+
+
+def sweep_name() -> str | None:
+    """What a multirun is called: its file in sweeps/, else its overrides; None in a run of its own."""
+    if not HydraConfig.initialized() or HydraConfig.get().mode != RunMode.MULTIRUN:
+        return None
+    hydra = HydraConfig.get()
+    if hydra.job.config_name != "config":
+        return hydra.job.config_name
+    multirun = OmegaConf.load(Path(hydra.runtime.output_dir) / "multirun.yaml")
+    return name_of(multirun.hydra.overrides.task)
+
+
+def name_of(overrides: Iterable[str]) -> str:
+    """The overrides in order; where they are longer than W&B lets a group's name be, cut short, with their hash."""
+    name = " ".join(sorted(overrides))
+    return name if len(name) <= 128 else f"{name[:119]} {hashlib.sha256(name.encode()).hexdigest()[:8]}"

@@ -1,0 +1,106 @@
+"""The record of a run, which result.json holds."""
+
+import csv
+import dataclasses
+import json
+import platform
+import subprocess
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from iwae_lab.console.atomic import write_atomically
+from iwae_lab.console.errors import UserError
+
+__all__ = [
+    "Record",
+    "read_metrics",
+    "read_record",
+]
+
+_PACKAGES = ("iwae-lab", "torch", "pytorch-lightning", "hydra-core", "omegaconf", "numpy")
+
+
+@dataclass
+class Record:
+    """What result.json holds. Metrics are in nats; README lists them."""
+
+    run_id: str
+    dataset: str
+    binarization: str
+    protocol: str
+    model: str
+    objective: str
+    k: int
+    schedule: str
+    seed: int
+    epochs: int
+    config: dict[str, Any]
+    """as composed"""
+    identity: dict[str, Any]
+    """what of it changes the result (identity.py); runs that differ in no more than its seed are repetitions"""
+    status: str = "running"
+    """running (or interrupted), finished, failed, or diverged: no number came out"""
+    error: str | None = None
+    precision: str = "32"
+    """of the matrix products of training"""
+    threads: int = 1
+    """on the CPU"""
+    steps: int = 0
+    train_seconds: float = 0.0
+    images_per_second: float = 0.0
+    metrics: dict[str, Any] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=lambda: _versions())
+    git: dict[str, Any] | None = field(default_factory=lambda: _git())
+    started: str = field(default_factory=lambda: now())
+    finished: str | None = None
+
+    def write(self, folder: Path) -> None:
+        """Write result.json, whole or not at all."""
+        write_atomically(folder / "result.json", json.dumps(dataclasses.asdict(self), indent=2) + "\n")
+
+
+def read_record(folder: Path) -> Record:
+    """The record in a run folder, or in a .json file. Raises `UserError` if there is none that can be read."""
+    path = folder if folder.suffix == ".json" else folder / "result.json"
+    try:
+        content = json.loads(path.read_text())
+        if isinstance(content, dict) and "passes" in content:  # now "epochs"
+            raise UserError(f"{path}: written by an older version of iwae_lab, which this one can't read")
+        return Record(**content)
+    except (OSError, ValueError, TypeError) as error:
+        raise UserError(f"{path}: expected the record of a run ({error})") from None
+
+
+def read_metrics(folder: Path) -> list[dict[str, float]]:
+    """The rows of a run's metrics.csv, without their empty cells; none where there is no such file."""
+    path = folder / "metrics.csv"
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        return [{key: float(value) for key, value in row.items() if value} for row in csv.DictReader(file)]
+
+
+def now() -> str:
+    """The time in UTC, ISO 8601."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+def _versions() -> dict[str, str]:
+    return {"python": platform.python_version()} | {name: metadata.version(name) for name in _PACKAGES}
+
+
+def _git() -> dict[str, Any] | None:
+    """Commit of the code and whether it was changed since; None outside a checkout."""
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(
+            ["git", *arguments], cwd=Path(__file__).parent, capture_output=True, text=True, check=True, timeout=10
+        ).stdout.strip()
+
+    try:
+        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "--untracked-files=no"))}
+    except (OSError, subprocess.SubprocessError):
+        return None

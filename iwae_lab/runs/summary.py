@@ -1,0 +1,39 @@
+"""The table shown when a run ends or is measured again."""
+
+from pathlib import Path
+from typing import Any
+
+from iwae_lab.console.tables import print_rows
+from iwae_lab.runs.record import Record
+
+__all__ = ["print_record"]
+
+
+def print_record(record: Record, folder: Path) -> None:
+    """Print the result of a finished run: what was measured, how long it took, and where it lies."""
+    metrics = record.metrics
+    speed = f"{record.steps:,} steps in {record.train_seconds:.0f} s, {record.images_per_second:,.0f} images/s"
+    rows = {
+        "protocol": record.protocol,
+        f"test NLL (L_{metrics['test/nll_k']})": f"{metrics['test/nll']:.2f} ± {metrics['test/nll_se']:.2f} nats",
+        **_unreliable(metrics),
+        "test ELBO": f"{metrics['test/elbo']:.2f} nats",
+        "active units": " + ".join(map(str, metrics["test/active_units"])),
+        **_active_only(metrics),
+        "validation NLL": f"{metrics['val/nll']:.2f} nats",
+        "training": speed,
+        "folder": str(folder),
+    }
+    print_rows(record.run_id, rows)
+
+
+def _unreliable(metrics: dict[str, Any]) -> dict[str, str]:
+    share = metrics.get("test/pareto_k_above_0.7")
+    return {} if share is None else {"Pareto k̂ above 0.7": f"{share:.1%} of images: weights too heavy-tailed to trust"}
+
+
+def _active_only(metrics: dict[str, Any]) -> dict[str, str]:
+    k = metrics.get("test/nll_active_only_k", metrics["test/nll_k"])
+    whole = metrics.get(f"test/nll_{k}", metrics["test/nll"])
+    without = metrics["test/nll_active_only"]
+    return {"NLL without inactive units": f"{without:.2f} nats (L_{k}; with them {whole:.2f})"}

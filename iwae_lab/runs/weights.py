@@ -1,0 +1,175 @@
+"""Weights in files, ours and other people's, and maps from their names and conventions to ours.
+
+A map is a YAML file that names, for each linear layer of ours, the one of theirs:
+
+    transposed: false                # true where matrices are [inputs, outputs]
+    layers:
+      encoder.0.body.0: q.net.0      # q.net.0.weight and q.net.0.bias, or {weight: W1, bias: b1}
+      encoder.0.heads.0: q.mean
+      encoder.0.heads.1: q.spread
+    scale: log_variance              # what the second head of a Gaussian gives, for all, or by ours:
+                                     # {encoder.0: log_variance, decoder.1: softplus}
+    ignored: [epoch]                 # tensors of theirs that are no part of the model
+
+`scale` is one of log_sigma, sigma, log_variance, variance and softplus (of which the latter gives σ).
+"""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from iwae_lab.console.atomic import write_atomically
+from iwae_lab.console.errors import UserError, did_you_mean, require
+from iwae_lab.models.base import LatentVariableModel
+from iwae_lab.models.distributions import Gaussian
+
+__all__ = ["MAPS", "SCALES", "load_mapped", "load_named", "read_map", "read_tensors", "write_tensors"]
+
+MAPS = Path(__file__).parent / "maps"
+SUFFIXES = (".safetensors", ".npz", ".pt", ".pth", ".ckpt")
+
+SCALES: dict[str, Callable[[Tensor], Tensor]] = {
+    "log_sigma": lambda raw: raw,
+    "sigma": torch.log,
+    "log_variance": lambda raw: raw / 2,
+    "variance": lambda raw: torch.log(raw) / 2,
+    "softplus": lambda raw: F.softplus(raw.clamp(min=-40)).log() + raw.clamp(max=-40) + 40,  # below: log σ = raw
+}
+"""What a head gives -> log σ."""
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors in a file by name; of a checkpoint with a `state_dict`, those in there.
+
+    Nothing in the file is executed. Raises `UserError` for a file that can't be read as its suffix says.
+    """
+    require("weights", path, path.suffix in SUFFIXES, f"a file that ends in {', '.join(SUFFIXES)}")
+    require("weights", path, path.is_file(), "a file that exists")
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        if path.suffix == ".npz":
+            with np.load(path, allow_pickle=False) as arrays:
+                return {name: torch.from_numpy(arrays[name]) for name in arrays.files}
+        found = torch.load(path, map_location="cpu", weights_only=True)
+        found = found.get("state_dict", found)
+        return {name: value for name, value in found.items() if isinstance(value, Tensor)}
+    except (SafetensorError, OSError, ValueError, TypeError, AttributeError, RuntimeError, EOFError) as error:
+        raise UserError(f"weights={path}: expected tensors by name ({' '.join(str(error).split())})") from None
+    except Exception as error:  # pickle.UnpicklingError, whose message advises to trust the file
+        raise UserError(f"weights={path}: expected nothing but tensors ({type(error).__name__})") from None
+
+
+def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, Any]) -> None:
+    """Write a .safetensors file, and what it holds as a .json file beside it; each whole or not at all."""
+    require("to", path, path.suffix == ".safetensors", "a file that ends in .safetensors")
+    require("to", path, path.parent.is_dir(), "a file in a directory that exists")
+    write_atomically(path, save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}))
+    write_atomically(path.with_suffix(".json"), json.dumps(metadata, indent=2) + "\n")
+
+
+def read_map(name: str) -> dict[str, Any]:
+    """A map by its path, or by the name of one that is shipped (see `MAPS`). Raises `UserError` for a malformed one."""
+    path = Path(name) if Path(name).suffix in (".yaml", ".yml") else MAPS / f"{name}.yaml"
+    shipped = sorted(known.stem for known in MAPS.glob("*.yaml"))
+    require("map", name, path.is_file(), f"a YAML file, or one of {', '.join(shipped)}{did_you_mean(name, shipped)}")
+    try:
+        found = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise UserError(f"map={name}: expected YAML ({' '.join(str(error).split())})") from None
+    require("map", name, isinstance(found, dict) and isinstance(found.get("layers"), dict), "a mapping with layers")
+    keys = ["transposed", "layers", "scale", "ignored"]
+    for key in found:
+        if key not in keys:
+            raise UserError(f"map={name}: {key}: no such key{did_you_mean(str(key), keys)}; expected {', '.join(keys)}")
+    transposed = found.get("transposed", False)
+    require(f"map={name}: transposed", transposed, isinstance(transposed, bool), "true or false")
+    return found
+
+
+def load_named(model: LatentVariableModel, tensors: dict[str, Tensor]) -> LatentVariableModel:
+    """The model with these parameters and buffers, under its own names. Raises `UserError` where they don't fit."""
+    own = model.state_dict()
+    _check_names("weights", list(own), list(tensors))
+    for name, tensor in tensors.items():
+        _check_shape(name, tensor, own[name])
+    model.load_state_dict(tensors)
+    return model
+
+
+def load_mapped(model: LatentVariableModel, tensors: dict[str, Tensor], mapping: dict[str, Any]) -> LatentVariableModel:
+    """The model with tensors that were trained elsewhere, as a map (see the module) says.
+
+    Only parameters are mapped. Raises `UserError` for a tensor that is missing, superfluous or of another shape, and
+    for a layer or scale that there is not.
+    """
+    own = dict(model.named_parameters())
+    layers = [name.removesuffix(".weight") for name in own if name.endswith(".weight")]
+    _check_names("map layers", layers, list(mapping["layers"]))
+    used = set()
+    for layer, theirs in mapping["layers"].items():
+        for kind in ("weight", "bias"):
+            name = theirs.get(kind) if isinstance(theirs, dict) else f"{theirs}.{kind}"
+            if name not in tensors:
+                raise UserError(f"{layer}.{kind}: no tensor {name} in the file{did_you_mean(str(name), list(tensors))}")
+            tensor, target = tensors[name], own[f"{layer}.{kind}"]
+            if kind == "weight" and mapping.get("transposed", False):
+                tensor = tensor.T
+            if kind == "bias":
+                tensor = tensor.flatten()  # also where it is kept as a row
+            _check_shape(f"{name} for {layer}.{kind}", tensor, target)
+            target.data.copy_(tensor)
+            used.add(name)
+    superfluous = sorted(tensors.keys() - used - set(mapping.get("ignored", [])))
+    if superfluous:
+        raise UserError(f"tensors of no layer of the map: {', '.join(superfluous)}; expected them in it, or ignored")
+    _set_scales(model, mapping.get("scale", "log_sigma"))
+    return model
+
+
+class ScaledGaussian(nn.Module):
+    """A conditional whose second head gives something else than log σ."""
+
+    def __init__(self, layer: nn.Module, scale: str) -> None:
+        super().__init__()
+        self.layer, self.log_std = layer, SCALES[scale]
+
+    def forward(self, h: Tensor) -> Gaussian:
+        mean, raw = self.layer(h)
+        return Gaussian(mean, self.log_std(raw))
+
+
+def _set_scales(model: LatentVariableModel, scale: str | dict[str, str]) -> None:
+    gaussian = [f"encoder.{level}" for level in range(len(model.encoder))]
+    gaussian += [f"decoder.{level}" for level in range(1, len(model.decoder))]
+    scales = scale if isinstance(scale, dict) else dict.fromkeys(gaussian, scale)
+    for name, kind in scales.items():
+        require("map scale", name, name in gaussian, f"one of {', '.join(gaussian)}")
+        require(f"map scale.{name}", kind, kind in SCALES, f"one of {', '.join(SCALES)}")
+        part, level = name.split(".")
+        stack = getattr(model, part)
+        if kind != "log_sigma":
+            stack[int(level)] = ScaledGaussian(stack[int(level)], kind)
+
+
+def _check_names(what: str, expected: list[str], found: list[str]) -> None:
+    if missing := [name for name in expected if name not in found]:
+        raise UserError(f"{what}: missing {', '.join(missing)}")
+    if superfluous := [name for name in found if name not in expected]:
+        hint = did_you_mean(superfluous[0], expected)
+        raise UserError(f"{what}: the model has no {', '.join(superfluous)}{hint}")
+
+
+def _check_shape(name: str, tensor: Tensor, target: Tensor) -> None:
+    if tensor.shape != target.shape:
+        turned = (tensor.dim() == 2 and tensor.T.shape == target.shape and " (transposed?)") or ""
+        raise UserError(f"{name}: expected shape {list(target.shape)}, found {list(tensor.shape)}{turned}")

@@ -1,0 +1,1 @@
+"""Training under Lightning: the module, batches, checkpoints, optimizers and schedules."""

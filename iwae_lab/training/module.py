@@ -1,0 +1,273 @@
+"""Training under Lightning: the module that wraps model and objective, its data, and its callbacks."""
+
+import functools
+import logging
+import time
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+
+from iwae_lab.bounds import ess, iwae_bound
+from iwae_lab.console.errors import Diverged, UserError
+from iwae_lab.console.progress import Meter
+from iwae_lab.evaluation.active_units import active_units
+from iwae_lab.evaluation.diagnostics import diagnose, gradient_snr
+from iwae_lab.evaluation.likelihood import likelihood
+from iwae_lab.evaluation.measure import VAL_K
+from iwae_lab.loggers.base import RunLogger
+from iwae_lab.models.base import LatentVariableModel
+from iwae_lab.models.compiling import Compiled
+from iwae_lab.models.precision import autocast, products_for_training
+from iwae_lab.objectives.base import Estimate, Objective
+from iwae_lab.training import distributed
+from iwae_lab.training.batches import ImageData
+from iwae_lab.training.checkpoints import part_of
+from iwae_lab.training.figures import model_figures
+from iwae_lab.training.optimizers.base import OptimizerFactory
+from iwae_lab.training.schedules import Schedule
+from iwae_lab.training.steps import Steps
+
+__all__ = ["SNR_IMAGES", "Training", "TrainingProgress"]
+
+log = logging.getLogger("iwae_lab")
+
+SNR_IMAGES = 20  # of which a batch is made, to measure gradients
+
+
+class Training(pl.LightningModule):
+    """Trains `model` by `objective` with k samples; logs bounds that come from log-weights alone.
+
+    Once per epoch: train/bound (mean L̂_k over the images of the epoch), train/loss (what was differentiated),
+    train/ess (mean effective sample size, 1 to k), learning_rate, images_per_second, minutes (of training so
+    far, without validation). At the schedule's evaluation epochs, on the fixed validation draw: val/bound
+    (L̂_k), val/nll (−L̂_100), val/active_units/1, … and, for trackers, figures; with `diagnostics` also
+    diagnostics/ess (effective samples of k), diagnostics/kl/1, … (nats a layer), diagnostics/snr/generative and
+    …/inference (the gradient's signal-to-noise ratio in θ and φ). Bounds, losses and NLL are in nats.
+    """
+
+    def __init__(
+        self,
+        model: LatentVariableModel,
+        objective: Objective,
+        optimizer: OptimizerFactory,
+        schedule: Schedule,
+        k: int,
+        compile: str = "auto",
+        precision: str = "32",
+        diagnostics: bool = False,
+    ) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.diagnostics = diagnostics
+        self.model = model
+        self.objective = objective
+        self.optimizer = optimizer
+        self.schedule = schedule
+        self.k = k
+
+        def estimate(x: Tensor) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
+            with autocast(x.device, precision):
+                found = objective(model, x, k)
+            with torch.no_grad():
+                log_w = found.log_w.float()
+                means = [iwae_bound(log_w).mean(), found.loss.float(), ess(log_w).mean()]
+            return found.loss, log_w, found.inference_loss, torch.stack(means)
+
+        self.compute = Compiled(estimate, compile if objective.compilable else "false")
+        self.epoch_sums = torch.zeros(3, dtype=torch.float64)  # of L̂_k, of the loss and of the ESS
+        self.steps = 0  # of the optimizer, in all; known once training starts
+        self.step = 0  # the one at work; on CUDA, where graphs are replayed, that of the last group of batches
+        self.seconds = 0.0
+        self.images_seen = 0
+        self.last_metrics: dict[str, float] = {}  # of the last epoch, and of evaluation epochs what was measured there
+        self.initial_optimizer: dict[str, Any] | None = None
+
+    def start_from(self, checkpoint: dict[str, Any]) -> None:
+        """Begin with another run's weights and, where the optimizer is of the same kind, its state.
+
+        As the second stage of Burda et al. 2016, section 5.2. An objective's own state is taken over by the same
+        objective only. Raises `UserError` if the model is another.
+        """
+        own = part_of(checkpoint["state_dict"], "objective.")
+        try:
+            self.model.load_state_dict(part_of(checkpoint["state_dict"], "model."))
+        except RuntimeError as error:
+            raise UserError(f"init_from: its weights fit another model ({error})") from None
+        if own.keys() == self.objective.state_dict().keys():
+            self.objective.load_state_dict(own)
+        self.initial_optimizer = checkpoint["optimizer_states"][0]
+
+    def configure_optimizers(self) -> Any:
+        parameters = [*self.model.parameters(), *self.objective.parameters()]
+        optimizer = self.optimizer.make(parameters, self.schedule.learning_rate)
+        if self.initial_optimizer is not None:
+            fresh, initial = optimizer.state_dict(), self.initial_optimizer
+            if fresh["param_groups"][0].keys() == initial["param_groups"][0].keys():
+                state = {index: entry for index, entry in initial["state"].items() if index < len(parameters)}
+                optimizer.load_state_dict({**fresh, "state": state})
+            else:
+                log.info("init_from: the optimizer there is of another kind; this one starts without its state")
+        return optimizer
+
+    def setup(self, stage: str) -> None:
+        self.steps_per_epoch = self.trainer.datamodule.train_dataloader().batches  # type: ignore[attr-defined]
+        self.steps = self.schedule.epochs * self.steps_per_epoch
+
+    def on_train_start(self) -> None:
+        optimizer = self.optimizers(use_pl_optimizer=False)
+        assert isinstance(optimizer, torch.optim.Optimizer)
+        graphs = self.device.type == "cuda" and distributed.count() == 1 and self.objective.compilable
+        self.execute = Steps(self.add_gradients, optimizer, self.compute, graphs=graphs)
+
+    def on_train_epoch_start(self) -> None:
+        if self.epoch_sums.device != self.device:
+            self.epoch_sums = self.epoch_sums.to(self.device)
+        self.epoch_sums.zero_()  # in place, since graphs add to it
+        self.epoch_images = 0
+        self.objective.begin_epoch(self.current_epoch)
+        self.epoch_start = time.monotonic()
+
+    def training_step(self, batches: tuple[Tensor, ...], index: int) -> None:
+        """A step of the optimizer on each of the batches [batch, pixels]."""
+        self.step = done = self.global_step
+        rates = [self.schedule.rate((done + i) / self.steps_per_epoch) for i in range(len(batches))]
+        self.execute(batches, rates, self.steps - done)
+        self.epoch_images += sum(len(x) for x in batches)
+        progress = self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress
+        for _ in batches:  # as Lightning's wrapper of an optimizer counts
+            progress.increment_ready()
+            progress.increment_completed()
+
+    def add_gradients(self, x: Tensor) -> Estimate:
+        """Adds the estimator to the parameters' `grad`, and the batch [batch, pixels] to what the epoch logs."""
+        share = len(x)
+        if not share:  # of a ragged last batch; a blank image, which counts nothing, keeps the device in step
+            x = x.new_zeros(1, x.shape[1])
+        with products_for_training(self.device):
+            *found, means = self.compute(x, calls_left=self.steps - self.global_step)
+        estimate = Estimate(*found)
+        if estimate.log_w.shape[-1] % len(x):
+            raise UserError(
+                f"objective={type(self.objective).__name__}: expected log_w [k, batch], here of a batch of {len(x)}, "
+                f"found {list(estimate.log_w.shape)}"
+            )
+        self.epoch_sums.add_(means, alpha=share)
+        with products_for_training(self.device):
+            estimate.backward(self.model)
+        distributed.average(self, share)
+        self.step += 1
+        if (
+            self.device.type == "cpu" and distributed.rank() == 0 and not estimate.loss.isfinite()
+        ):  # elsewhere: once per epoch
+            raise self.diverged(f"the loss is {estimate.loss.item()}", self.step)
+        return estimate
+
+    def train_bound(self) -> float:
+        """Mean L̂_k of the epoch so far (waits for the device)."""
+        return self.epoch_sums[0].item() / max(1, self.epoch_images)
+
+    def on_train_epoch_end(self) -> None:
+        counted = self.epoch_sums.new_tensor([self.epoch_images])
+        *sums, images = distributed.total(torch.cat([self.epoch_sums, counted])).tolist()
+        bound, loss, ess = (value / images for value in sums)
+        if not np.isfinite(loss):
+            raise self.diverged(f"the mean loss of the epoch is {loss}", self.global_step)
+        if not torch.stack([parameter.isfinite().all() for parameter in self.parameters()]).all():
+            raise self.diverged("a weight is no number", self.global_step)
+        seconds = time.monotonic() - self.epoch_start
+        self.seconds += seconds
+        self.images_seen += int(images)
+        metrics = {
+            "epoch": float(self.current_epoch + 1),
+            "train/bound": bound,
+            "train/loss": loss,
+            "train/ess": ess,
+            "learning_rate": float(self.trainer.optimizers[0].param_groups[0]["lr"]),
+            "images_per_second": images / seconds,
+            "minutes": self.seconds / 60,
+        }
+        if distributed.rank() == 0 and self.current_epoch + 1 in self.schedule.evaluation_epochs():
+            metrics |= self.validate()
+        self.last_metrics |= metrics
+        self.log_dict(metrics, logger=False)  # for callbacks
+        for logger in self.loggers:  # now, before the epoch is checkpointed: Lightning would log it afterwards
+            logger.log_metrics(metrics, self.global_step)
+            logger.save()
+
+    def diverged(self, what: str, step: int) -> Diverged:
+        """The error that says when, at which learning rate, and which parameter is to blame."""
+        blame = "every parameter and gradient is finite"
+        for of, tensors in (
+            ("value", self.named_parameters()),
+            ("gradient", ((name, p.grad) for name, p in self.named_parameters())),
+        ):
+            first = next((name for name, tensor in tensors if tensor is not None and not tensor.isfinite().all()), None)
+            if first is not None:
+                blame = f"first without a finite {of}: {first}"
+                break
+        rate = float(self.trainer.optimizers[0].param_groups[0]["lr"])
+        when = f"step {step} (epoch {self.current_epoch + 1}, learning rate {rate:.3g})"
+        return Diverged(f"training diverged: {what} at {when}; {blame}")
+
+    def validate(self) -> dict[str, float]:
+        """Measures and draws with noise of its own, on the validation draw, so training goes on as if it did not."""
+        data: ImageData = self.trainer.datamodule  # type: ignore[attr-defined]
+        images = data.val
+        units = active_units(self.model, images)
+        draw = functools.cache(lambda: model_figures(self.model, images, data.shape, units))
+        for logger in self.loggers:
+            if isinstance(logger, RunLogger):
+                logger.log_figures(draw, self.global_step)
+        metrics = {
+            "val/bound": -likelihood(self.model, images, self.k).nll,
+            "val/nll": likelihood(self.model, images, VAL_K).nll,
+            **{f"val/active_units/{level}": float(count) for level, count in enumerate(units.counts, 1)},
+        }
+        if self.diagnostics:
+            found = diagnose(self.model, images, self.k)
+            snr = gradient_snr(self.objective, self.model, images[:SNR_IMAGES].float(), self.k)
+            metrics |= {
+                "diagnostics/ess": found.ess.mean().item(),
+                **{f"diagnostics/kl/{level}": kl.sum().item() for level, kl in enumerate(found.kl, 1)},
+                "diagnostics/snr/generative": snr.generative.overall,
+                "diagnostics/snr/inference": snr.inference.overall,
+            }
+        return metrics
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["so_far"] = [self.seconds, self.images_seen, self.last_metrics]
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.seconds, self.images_seen, self.last_metrics = checkpoint["so_far"]
+
+
+class TrainingProgress(pl.Callback):
+    """Shows the epoch, the bound and the rate while training."""
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        assert isinstance(pl_module, Training)
+        self.first_step, self.start = trainer.global_step, time.monotonic()
+        self.meter = Meter("training", trainer.global_step / pl_module.steps)
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if not self.meter.due():
+            return
+        assert isinstance(pl_module, Training)
+        steps_a_second = (trainer.global_step - self.first_step) / (time.monotonic() - self.start)
+        self.meter.show(
+            trainer.global_step / pl_module.steps,
+            f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  bound {pl_module.train_bound():.2f}  "
+            f"{steps_a_second * pl_module.schedule.batch_size:,.0f} images/s",
+        )
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.meter.close()
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        if hasattr(self, "meter"):
+            self.meter.close()
