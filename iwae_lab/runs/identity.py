@@ -9,6 +9,7 @@ from typing import Any
 
 from iwae_lab.data.base import Dataset
 from iwae_lab.data.protocol import Data
+from iwae_lab.objectives.annealing import annealings
 from iwae_lab.runs.config import Config, arguments
 from iwae_lab.runs.record import read_record
 
@@ -38,7 +39,10 @@ def identity(config: Config, dataset: Dataset, data_dir: Path, load: Callable[[]
     """
     values = {f.name: getattr(config, f.name) for f in dataclasses.fields(config) if f.name not in NOT_HASHED}
     for group in GROUPS:
-        cls, typed = arguments(values[group], group)
+        annealed = annealings(values[group]) if group == "objective" else {}
+        starts = {name: annealing.start for name, annealing in annealed.items()}
+        cls, typed = arguments(values[group] | starts, group)
+        typed |= {name: values[group][name] for name in annealed}
         ours = cls.__module__.startswith("iwae_lab.")
         target = cls.__qualname__ if ours else f"{cls.__module__}.{cls.__qualname__}"
         values[group] = {"name": str(values[group]["name"]), "_target_": target, **typed}
