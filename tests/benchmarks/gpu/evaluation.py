@@ -9,11 +9,11 @@ from iwae_lab.evaluation.likelihood import likelihood
 from iwae_lab.models.hierarchical import HierarchicalModel
 
 if __name__ == "__main__":
-    for layers, sizes in ARCHITECTURES.items():
-        torch.manual_seed(0)
-        model = HierarchicalModel(*sizes, mean_image=torch.full((784,), 0.3)).cuda()
-        images = (torch.rand(10_000, 784, device="cuda") < 0.3).to(torch.uint8)
-        for compile, precision in [("false", "32"), ("true", "32"), ("true", "bf16")]:
+    for compile, precision in [("false", "32"), ("true", "32"), ("true", "bf16")]:
+        for layers, sizes in ARCHITECTURES.items():
+            torch.manual_seed(0)
+            model = HierarchicalModel(*sizes, mean_image=torch.full((784,), 0.3)).cuda()
+            images = (torch.rand(10_000, 784, device="cuda") < 0.3).to(torch.uint8)
             likelihood(model, images[:800], 1000, compile=compile, precision=precision)
             torch.cuda.synchronize()
             start = time.monotonic()
