@@ -7,7 +7,7 @@ from iwae_lab.bounds import normalized_weights
 from iwae_lab.console.errors import UserError
 from iwae_lab.models.base import LatentVariableModel
 from iwae_lab.objectives.base import Estimate, Objective
-from iwae_lab.objectives.hamiltonian import Annealing, Point
+from iwae_lab.objectives.hamiltonian import Chains, Point
 
 __all__ = ["AnnealedWakeSleep"]
 
@@ -38,7 +38,7 @@ class AnnealedWakeSleep(Objective):
         self.register_buffer("step", torch.tensor(0.5))
 
     def forward(self, model: LatentVariableModel, x: Tensor, k: int) -> Estimate:
-        chains = Annealing(model, x, graph=False)
+        chains = Chains(model, x, graph=False)
         point = chains.start(k, self.noise)
         log_w = point.log_w / self.temperatures
         accepted = []
@@ -53,7 +53,7 @@ class AnnealedWakeSleep(Objective):
         gain = (normalized_weights(log_w) * (draw.log_p + draw.log_q)).sum(0).mean()
         return Estimate(-gain, log_w)
 
-    def _move(self, chains: Annealing, point: Point, beta: float) -> tuple[Point, Tensor]:
+    def _move(self, chains: Chains, point: Point, beta: float) -> tuple[Point, Tensor]:
         """A move that leaves π_β as it is, and which chains [k, batch] took it."""
         there, _, work = chains.move(point, chains.momentum(point, self.noise), beta, self.step.to(point.log_w))
         gain = beta * (there.log_w - point.log_w) - work

@@ -3,16 +3,16 @@
 import torch
 from torch import Tensor
 
-from iwae_lab.bounds import iwae_bound, normalized_weights
+from iwae_lab.bounds import normalized_weights
 from iwae_lab.console.errors import UserError
 from iwae_lab.models.base import LatentVariableModel
 from iwae_lab.models.distributions import Distribution, Gaussian
-from iwae_lab.objectives.base import Estimate, Objective
+from iwae_lab.objectives.base import Estimate, ImportanceWeighted
 
 __all__ = ["GDReG"]
 
 
-class GDReG(Objective):
+class GDReG(ImportanceWeighted):
     """DReG for the parameters of each p(z_l | z_{l+1}) as well   (Bauer & Mnih 2021, arXiv 2101.11046).
 
     With z_l = T(ε; z_{l+1}) the sampling path of p(z_l | z_{l+1}), at the ε that gives the z_l drawn from q,
@@ -22,7 +22,6 @@ class GDReG(Objective):
     posterior; where it is far, some coordinates have more. p(z_l | z_{l+1}) must be Gaussian.
     """
 
-    is_bound = True
     compilable = False  # the compiler can't follow a gradient inside a forward pass
 
     def forward(self, model: LatentVariableModel, x: Tensor, k: int) -> Estimate:
@@ -48,9 +47,6 @@ class GDReG(Objective):
             pull = w * slope_below - w.square() * slope_w
             gain = gain + (pull * p.sample(noise)).sum(-1) - weights * p.log_prob(here)
         return Estimate(-gain.sum(0).mean(), log_w)
-
-    def target(self, log_w: Tensor) -> Tensor:
-        return iwae_bound(log_w)
 
 
 def _samples(model: LatentVariableModel, x: Tensor, k: int) -> list[Tensor]:

@@ -15,7 +15,7 @@ from torch import Tensor
 from iwae_lab.models.base import LatentVariableModel, Noise
 from iwae_lab.models.distributions import Distribution, StandardNormal
 
-__all__ = ["Annealing", "Point"]
+__all__ = ["Chains", "Point"]
 
 
 class Point(NamedTuple):
@@ -30,8 +30,8 @@ class Point(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Annealing:
-    """Chains for a batch x [batch, pixels]."""
+class Chains:
+    """Of a batch x [batch, pixels]."""
 
     model: LatentVariableModel
     x: Tensor

@@ -3,22 +3,22 @@
 import torch
 from torch import Tensor, nn
 
-from iwae_lab.bounds import iwae_bound
 from iwae_lab.console.errors import UserError
 from iwae_lab.models.base import LatentVariableModel
-from iwae_lab.objectives.base import Estimate, Objective
-from iwae_lab.objectives.hamiltonian import Annealing
+from iwae_lab.objectives.base import Estimate, ImportanceWeighted
+from iwae_lab.objectives.hamiltonian import Chains
 
 __all__ = ["UHA"]
 
 
-class UHA(Objective):
+class UHA(ImportanceWeighted):
     """E[log (1/k) Σ_i w_i] of chains from q that `steps` Hamiltonian moves take towards the posterior.
 
     (Geffner & Domke 2021, arXiv 2107.04150; Zhang et al. 2021, arXiv 2107.10211; Thin et al. 2021, arXiv 2106.15921.)
     w = p(x, z_K) / q(z_0) · Π_t N(v̂_t) / N(v_{t−1}), with v_{t−1} and v̂_t the momentum before and after move t of
-    `Annealing`, and v_t = η v̂_t + √(1−η²) ξ. There is no acceptance step, so w is differentiable; E w = p(x), so this
-    is a lower bound of log p(x), and its gradient in θ and φ, through the chains, is unbiased. steps=0 is IWAE.
+    `iwae_lab.hamiltonian`, and v_t = η v̂_t + √(1−η²) ξ. There is no acceptance step, so w is differentiable;
+    E w = p(x), so this is a lower bound of log p(x), and its gradient in θ and φ, through the chains, is unbiased.
+    steps=0 is IWAE.
 
     steps: moves, each another evaluation of the model and of its second derivatives.
     step_size: of every move at the beginning, in radians. Where it is too large for the curvature of log w, moves are
@@ -30,7 +30,6 @@ class UHA(Objective):
     above L_k. What is measured on the validation and test sets is of q alone, as for every other objective.
     """
 
-    is_bound = True
     couplable = True
     compilable = False  # the compiler can't follow a gradient inside a forward pass
 
@@ -46,26 +45,25 @@ class UHA(Objective):
         learned = learned and steps > 0
         self.step_logits = nn.Parameter(torch.full((steps,), step_size).logit(), requires_grad=learned)
         self.path_logits = nn.Parameter(torch.zeros(steps + 1), requires_grad=learned)
-        self.persistence_logit = nn.Parameter(
-            torch.tensor(persistence).logit(), requires_grad=learned and steps > 1 and persistence > 0
-        )
+        self.persistence_logit = None
+        if persistence:
+            self.persistence_logit = nn.Parameter(
+                torch.tensor(persistence).logit(), requires_grad=learned and steps > 1
+            )
 
     def forward(self, model: LatentVariableModel, x: Tensor, k: int) -> Estimate:
-        chains = Annealing(model, x, graph=True)
+        chains = Chains(model, x, graph=True)
         point = chains.start(k, self.noise)
         angles = self.step_logits.sigmoid().to(point.log_w)
         betas = self.path_logits.softmax(0).cumsum(0).to(point.log_w)
-        kept = self.persistence_logit.sigmoid().to(point.log_w)
+        kept = self.persistence_logit.sigmoid().to(point.log_w) if self.persistence_logit is not None else None
         work = torch.zeros_like(point.log_w)
-        momentum = [torch.zeros_like(eps) for eps in point.noise]
+        momentum: list[Tensor] = []
         for t in range(self.steps):
             fresh = chains.momentum(point, self.noise)
-            if t:
+            if t and kept is not None:
                 fresh = [kept * v + (1 - kept.square()).sqrt() * new for v, new in zip(momentum, fresh, strict=True)]
             point, momentum, done = chains.move(point, fresh, betas[t], angles[t])
             work = work + done
         log_w = point.log_w - work
         return Estimate(-self.target(log_w).mean(), log_w)
-
-    def target(self, log_w: Tensor) -> Tensor:
-        return iwae_bound(log_w)
