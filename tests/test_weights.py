@@ -155,6 +155,18 @@ def test_shipped_maps_fit_the_models_they_name(name, composed):
     assert torch.equal(likelihood(found, X, 5).bound, likelihood(trained, X, 5).bound)
 
 
+def test_parameters_of_no_layer_are_mapped_too():
+    trained = make(0, SigmoidBeliefNetwork)
+    nn.init.normal_(trained.prior_logits)
+    weights = [name.removesuffix(".weight") for name in trained.state_dict() if name.endswith(".weight")]
+    layers = {name: name for name in weights}
+    with pytest.raises(UserError, match="map layers: missing prior_logits"):
+        load_mapped(make(1, SigmoidBeliefNetwork), trained.state_dict(), {"layers": layers})
+    mapping = {"layers": layers | {"prior_logits": "prior_logits"}}
+    found = load_mapped(make(1, SigmoidBeliefNetwork), trained.state_dict(), mapping)
+    assert torch.equal(likelihood(found, X, 50).bound, likelihood(trained, X, 50).bound)
+
+
 def without(layer: str) -> dict[str, str]:
     return {ours: theirs for ours, theirs in LAYERS.items() if ours != layer}
 

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from iwae_lab.console.errors import UserError
 from iwae_lab.models.base import LatentVariableModel
+from iwae_lab.models.distributions import Gaussian
 
 __all__ = ["PosteriorGrid", "posterior_grid"]
 
@@ -38,7 +39,7 @@ def posterior_grid(
     x = images.to(parameter)
     q = model.encoder[0](x)
     units = [q[0].shape[-1], *("…" for _ in model.encoder[1:])]
-    if units != [2] or not model.reparameterized:
+    if units != [2] or not isinstance(q, Gaussian):
         raise UserError(f"model.latents={units}: expected [2], two continuous latent units, for a posterior on a grid")
     cell = 2 * extent / size
     axis = torch.arange(size, dtype=parameter.dtype, device=x.device) * cell + (cell / 2 - extent)

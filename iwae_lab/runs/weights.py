@@ -6,7 +6,7 @@ A map is a YAML file that names, for each linear layer of ours, the one of their
     layers:
       encoder.0.body.0: q.net.0      # q.net.0.weight and q.net.0.bias, or {weight: W1, bias: b1}
       encoder.0.heads.0: q.mean
-      encoder.0.heads.1: q.spread
+      encoder.0.heads.1: q.spread    # … and where the model has parameters of no layer, prior_logits: theirs
     scale: log_variance              # what the second head of a Gaussian gives, for all, or by ours:
                                      # {encoder.0: log_variance, decoder.1: softplus}
     ignored: [epoch]                 # tensors of theirs that are no part of the model
@@ -114,19 +114,23 @@ def load_mapped(model: LatentVariableModel, tensors: dict[str, Tensor], mapping:
     """
     own = dict(model.named_parameters())
     layers = [name.removesuffix(".weight") for name in own if name.endswith(".weight")]
-    _check_names("map layers", layers, list(mapping["layers"]))
+    alone = [name for name in own if name.rpartition(".")[0] not in layers]
+    _check_names("map layers", layers + alone, list(mapping["layers"]))
     used = set()
-    for layer, theirs in mapping["layers"].items():
-        for kind in ("weight", "bias"):
-            name = theirs.get(kind) if isinstance(theirs, dict) else f"{theirs}.{kind}"
+    for key, theirs in mapping["layers"].items():
+        for kind in ("", ".weight", ".bias"):
+            if key + kind not in own:
+                continue
+            target = own[key + kind]
+            name = str(theirs.get(kind[1:])) if isinstance(theirs, dict) else f"{theirs}{kind}"
             if name not in tensors:
-                raise UserError(f"{layer}.{kind}: no tensor {name} in the file{did_you_mean(str(name), list(tensors))}")
-            tensor, target = tensors[name], own[f"{layer}.{kind}"]
-            if kind == "weight" and mapping.get("transposed", False):
+                raise UserError(f"{key}{kind}: no tensor {name} in the file{did_you_mean(name, list(tensors))}")
+            tensor = tensors[name]
+            if tensor.dim() == 2 and target.dim() == 2 and mapping.get("transposed", False):
                 tensor = tensor.T
-            if kind == "bias":
-                tensor = tensor.flatten()  # also where it is kept as a row
-            _check_shape(f"{name} for {layer}.{kind}", tensor, target)
+            if target.dim() == 1:
+                tensor = tensor.flatten()  # also where a vector is kept as a row
+            _check_shape(f"{name} for {key}{kind}", tensor, target)
             target.data.copy_(tensor)
             used.add(name)
     superfluous = sorted(tensors.keys() - used - set(mapping.get("ignored", [])))
