@@ -23,7 +23,7 @@ import yaml
 from conftest import ROOT, TINY, ask
 from PIL import Image
 from wandb.sdk.launch.sweeps.utils import create_sweep_command_args
-from wandb_helpers import FAULTY_CLIENT, OPENWANDB, Front, Server
+from wandb_helpers import OPENWANDB, STAND_IN, Front, Server
 
 from iwae_lab.loggers.wandb import WandB
 from iwae_lab.runs.record import Record
@@ -307,6 +307,16 @@ def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
 
 
+@pytest.fixture
+def stand_in(offline: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[str], None]:
+    """stand_in(fault) puts a module in the place of W&B's client."""
+    (tmp_path / "stand_in").mkdir()
+    (tmp_path / "stand_in" / "wandb.py").write_text(STAND_IN)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "stand_in"))
+    monkeypatch.setenv("PID_FILE", str(tmp_path / "pid"))
+    return lambda fault: monkeypatch.setenv("FAULT", fault)
+
+
 @pytest.mark.parametrize("lost", [False, True])
 def test_a_resumed_run_gets_what_wandb_lacks(offline: None, tmp_path: Path, lost: bool) -> None:
     """lost: of W&B's files nothing is left."""
@@ -353,7 +363,11 @@ def test_summaries_of_a_resumed_run_are_those_of_all_its_epochs(
     assert found == best | {"val/nll": {"min": 1.0}, "step": 160}
 
 
-def test_a_folder_keeps_its_wandb_run_and_another_folder_gets_another(offline: None, tmp_path: Path) -> None:
+def test_a_folder_keeps_its_wandb_run_and_another_folder_gets_another(
+    stand_in: Callable[[str], None], tmp_path: Path
+) -> None:
+    stand_in("none")
+
     def logged(folder: str, **options: Any) -> str:
         logger = WandB(**options, folder=tmp_path / folder, record=record_in(tmp_path / folder))
         logger.start([])
@@ -393,17 +407,14 @@ def test_a_run_deleted_on_the_server_is_uploaded_under_a_new_id(
 @pytest.mark.parametrize("place", ["import", "init", "log", "finish"])
 @pytest.mark.parametrize("kind", ["raise", "interrupt", "exit", "hang", "hold"])
 def test_whatever_wandb_does_costs_a_run_one_line_and_seconds(
-    offline: None,
+    stand_in: Callable[[str], None],
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
     tmp_path: Path,
     kind: str,
     place: str,
 ) -> None:
-    (tmp_path / "wandb.py").write_text(FAULTY_CLIENT)
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    monkeypatch.setenv("PID_FILE", str(tmp_path / "pid"))
-    monkeypatch.setenv("FAULT", f"{kind} in {place}")
+    stand_in(f"{kind} in {place}")
     monkeypatch.setattr("iwae_lab.loggers.wandb.MARGIN", 1.0)
     record = record_in(tmp_path / "r", metrics={"test/nll": 1.0, "test/unit_variances": [[0.1]]})
     logger = WandB(init_timeout=1, finish_timeout=1, folder=tmp_path / "r", record=record)
@@ -439,8 +450,8 @@ def test_a_damaged_wandb_json_counts_as_none(offline: None, tmp_path: Path, cont
     assert logger.known_id() is None and not logger.holds_result()
 
 
-def test_a_hanging_client_does_not_outlive_a_killed_run(offline: None, tmp_path: Path) -> None:
-    (tmp_path / "wandb.py").write_text(FAULTY_CLIENT)
+def test_a_hanging_client_does_not_outlive_a_killed_run(stand_in: Callable[[str], None], tmp_path: Path) -> None:
+    stand_in("hold in init")
     script = f"""
 from pathlib import Path
 from iwae_lab.loggers.wandb import CLIENT
@@ -452,10 +463,25 @@ while not Path("{tmp_path}/pid").exists():
     time.sleep(0.01)
 os.kill(os.getpid(), 9)
 """
-    faulty = {"PYTHONPATH": str(tmp_path), "PID_FILE": str(tmp_path / "pid"), "FAULT": "hold in init"}
-    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, env=os.environ | faulty)
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT)
     assert done.returncode == -signal.SIGKILL
     wait_for(lambda: not running(int((tmp_path / "pid").read_text())), 10)
+
+
+def test_a_killed_run_ends_as_failed_in_wandb(offline: None, tmp_path: Path) -> None:
+    script = f"""
+from pathlib import Path
+from test_wandb import WandB, os, record_in
+folder = Path("{tmp_path}/r")
+logger = WandB(folder=folder, record=record_in(folder))
+logger.start([])
+os.kill(os.getpid(), 9)
+"""
+    environment = os.environ | {"PYTHONPATH": str(ROOT / "tests")}
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, env=environment)
+    assert done.returncode == -signal.SIGKILL
+    wait_for(lambda: "exit" in log_of(tmp_path / "r"))
+    assert log_of(tmp_path / "r")["exit"][0]["exit_code"] == 1
 
 
 def running(pid: int) -> bool:

@@ -17,8 +17,8 @@ import requests
 OPENWANDB = os.environ.get("IWAE_LAB_OPENWANDB") or shutil.which("openwandb")
 
 
-FAULTY_CLIENT = '''
-"""In W&B's place: does what $FAULT says, "KIND in PLACE", and writes its process id to $PID_FILE."""
+STAND_IN = '''
+"""In W&B's place: keeps nothing, fails where $FAULT says, "KIND in PLACE", and writes its process id to $PID_FILE."""
 
 import ctypes
 import os
@@ -52,10 +52,11 @@ class Error(Exception):
 
 
 class Run:
-    offline, resumed, id, url = True, False, "id", None
+    offline, resumed, url = True, False, None
     settings = types.SimpleNamespace(sync_dir=".")
 
-    def __init__(self):
+    def __init__(self, id):
+        self.id = id
         self.summary = {}
 
     def define_metric(self, *arguments, **more):
@@ -70,7 +71,7 @@ class Run:
 
 def init(**arguments):
     pass_through("init")
-    return Run()
+    return Run(arguments["id"])
 
 
 def setup(settings):
