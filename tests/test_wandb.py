@@ -454,11 +454,10 @@ def test_a_hanging_client_does_not_outlive_a_killed_run(stand_in: Callable[[str]
     stand_in("hold in init")
     script = f"""
 from pathlib import Path
-from iwae_lab.loggers.wandb import CLIENT
 from iwae_lab.loggers.remote import Remote
 import os, time
 given = dict(arguments={{}}, settings={{}}, spare_id="", sessions=[], summarized=[])
-Remote(CLIENT, [], dict(os.environ)).send("start", 2.0, **given)
+Remote(Path("iwae_lab/loggers/wandb_client.py"), [], dict(os.environ)).send("start", 2.0, **given)
 while not Path("{tmp_path}/pid").exists():
     time.sleep(0.01)
 os.kill(os.getpid(), 9)
