@@ -64,7 +64,7 @@ class Steps:
     def __call__(self, batches: Sequence[Tensor], rates: Sequence[float], steps_left: int) -> None:
         """A step on each of the batches [batch, pixels] at each of the learning rates."""
         self.shape = self.shape or batches[0].shape
-        if self.graphs is not None:
+        if batches[0].is_cuda:
             rates = torch.tensor(rates).pin_memory().to(batches[0].device, non_blocking=True)  # type: ignore[assignment]
         done = 0
         while done < len(batches):
