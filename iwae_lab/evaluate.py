@@ -8,120 +8,72 @@ diagnostics=true  also effective samples, KL of layers and units, signal-to-nois
 ais=N             also log p(x) from both sides, by annealed importance sampling: N test and N simulated images
 """
 
+import dataclasses
 import sys
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
 
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor
 
-from iwae_lab.console.errors import UserError, one_line_errors, require
+from iwae_lab.console.errors import one_line_errors, require
+from iwae_lab.console.logs import log_to_console
+from iwae_lab.console.progress import shown
 from iwae_lab.console.tables import print_rows
-from iwae_lab.data.protocol import Data
 from iwae_lab.evaluation.ais import Annealing, ais, bidirectional
 from iwae_lab.evaluation.diagnostics import KL_THRESHOLD, diagnose, gradient_snr
+from iwae_lab.evaluation.keys import TEST_NLL
 from iwae_lab.evaluation.likelihood import likelihood
-from iwae_lab.models.base import LatentVariableModel
-from iwae_lab.runs.config import Config, check
-from iwae_lab.runs.record import Record, read_record
-from iwae_lab.runs.run import Parts, log_to_console, measure_model, prepare_cpu, read_checkpoint
+from iwae_lab.evaluation.measure import measure
+from iwae_lab.runs.record import Record
 from iwae_lab.runs.summary import print_record
-from iwae_lab.runs.weights import load_named, read_tensors
-from iwae_lab.training.checkpoints import part_of
+from iwae_lab.runs.trained import TrainedRun
 from iwae_lab.training.module import SNR_IMAGES
 
-__all__ = ["TrainedRun"]
 
-OVERRIDABLE = ("evaluation.k", "evaluation.images", "diagnostics", "data_dir", "accelerator", "threads", "compile")
+def measured(run: TrainedRun, precision: str) -> Record:
+    """The record of a run with metrics measured anew; the folder stays as it is.
+
+    With no override they are those recorded, to the last digit on the same machine if the NLL is compiled again
+    or again is not. A test NLL in bf16 is under no protocol of a record.
+    """
+    config, device = run.experiment.config, run.experiment.device
+    test, val = run.data.test.to(device), run.data.val.to(device)
+    with shown("evaluation") as progress:
+        found = measure(run.model, test, val, config.evaluation.k, config.compile, precision, progress)
+    protocol = run.data.protocol + ("" if found.precision == "32" else f", in {found.precision}")
+    return dataclasses.replace(run.record, protocol=protocol, metrics=run.record.metrics | found.metrics())
 
 
-@dataclass(frozen=True)
-class TrainedRun:
-    """A run read back from its folder."""
+def diagnosed(run: TrainedRun) -> dict[str, str]:
+    """Effective samples and KL on the test draw; signal-to-noise ratio on a batch of the validation draw."""
+    config, device = run.experiment.config, run.experiment.device
+    k = config.evaluation.k
+    found = diagnose(run.model, run.data.test.to(device), k, batch=max(1, 4000 // k))
+    effective = found.ess
+    rows = {f"effective samples of {k}": f"{effective.mean():.1f} ({effective.min():.1f} to {effective.max():.1f})"}
+    for level, (kl, used) in enumerate(zip(found.kl, found.informative, strict=True), 1):
+        units = f"{used} of {len(kl)} units above {KL_THRESHOLD}, largest {kl.max().item():.2f}"
+        rows[f"KL of layer {level}"] = f"{kl.sum():.2f} nats; {units}"
+    batch = run.data.val[:SNR_IMAGES].to(device).float()
+    snr = gradient_snr(run.experiment.objective, run.model, batch, config.k)
+    name = f"gradient SNR, {run.record.objective} k={config.k}"
+    return rows | {f"{name}, θ": f"{snr.generative.overall:.3g}", f"{name}, φ": f"{snr.inference.overall:.3g}"}
 
-    record: Record
-    parts: Parts
-    data: Data
-    model: LatentVariableModel
 
-    @classmethod
-    def read(cls, folder: Path, overrides: list[str]) -> Self:
-        """The run in `folder`, or the one that was exported to this .safetensors file, under `overrides` ("key=value").
-
-        An exported run has no state of its objective. Raises `UserError` for a folder that holds no trained run, or a
-        key that training has settled.
-        """
-        exported = folder.suffix == ".safetensors"
-        record = read_record(folder.with_suffix(".json") if exported else folder)
-        state = {} if exported else read_checkpoint(folder)["state_dict"]
-        cfg = OmegaConf.merge(OmegaConf.structured(Config), record.config)
-        assert isinstance(cfg, DictConfig)
-        cfg.diagnostics, cfg.init_from = False, None  # those were for training
-        for override in overrides:
-            if override.partition("=")[0] not in OVERRIDABLE:
-                expected = ", ".join(f"{key}=…" for key in (*OVERRIDABLE, "precision", "ais"))
-                raise UserError(f"{override}: expected one of {expected}")
-            try:
-                cfg.merge_with_dotlist([override])
-            except OmegaConfBaseException as error:
-                raise UserError(f"{override}: {str(error).splitlines()[0]}") from None
-        parts = Parts.of(check(cfg))
-        prepare_cpu(parts.config)
-        data = parts.data
-        model = parts.model()
-        if exported:
-            load_named(model, read_tensors(folder))
-        else:
-            model.load_state_dict(part_of(state, "model."))
-            parts.objective.load_state_dict(part_of(state, "objective."))
-        parts.objective.begin_epoch(parts.schedule.epochs - 1)  # as the last epoch had it
-        record.protocol = data.protocol
-        parts.objective.to(parts.device())
-        return cls(record, parts, data, model.to(parts.device()).eval())
-
-    def measure(self, precision: str = "32") -> None:
-        """Put metrics measured anew into the record; the folder stays as it is.
-
-        With no override they are those recorded, to the last digit on the same machine if the NLL is compiled again
-        or again is not. A test NLL in bf16 is under no protocol of a record.
-        """
-        found = measure_model(self.model, self.data, self.parts.config, precision)
-        self.record.metrics |= found.metrics()
-        if found.precision != "32":
-            self.record.protocol += f", in {found.precision}"
-
-    def diagnose(self) -> dict[str, str]:
-        """Effective samples and KL on the test draw; signal-to-noise ratio on a batch of the validation draw."""
-        config, device = self.parts.config, self.parts.device()
-        k = config.evaluation.k
-        found = diagnose(self.model, self.data.test.to(device), k, batch=max(1, 4000 // k))
-        effective = found.ess
-        rows = {f"effective samples of {k}": f"{effective.mean():.1f} ({effective.min():.1f} to {effective.max():.1f})"}
-        for level, (kl, used) in enumerate(zip(found.kl, found.informative, strict=True), 1):
-            units = f"{used} of {len(kl)} units above {KL_THRESHOLD}, largest {kl.max().item():.2f}"
-            rows[f"KL of layer {level}"] = f"{kl.sum():.2f} nats; {units}"
-        batch = self.data.val[:SNR_IMAGES].to(device).float()
-        snr = gradient_snr(self.parts.objective, self.model, batch, config.k)
-        name = f"gradient SNR, {self.record.objective} k={config.k}"
-        return rows | {f"{name}, θ": f"{snr.generative.overall:.3g}", f"{name}, φ": f"{snr.inference.overall:.3g}"}
-
-    def anneal(self, images: int) -> dict[str, str]:
-        """Annealed bounds on log p(x), and L̂_k of the same images."""
-        k, how = self.parts.config.evaluation.k, Annealing(temperatures=100)
-        test = self.data.test[:images].to(self.parts.device()).float()
-        annealed, simulated = ais(self.model, test, how), bidirectional(self.model, images, how)
-        return {
-            f"{len(test)} test images, L_{k}": _nats(likelihood(self.model, test, k).bound),
-            f"{len(test)} test images, AIS": _nats(annealed.bound),
-            f"{images} simulated images, L_{k}": _nats(likelihood(self.model, simulated.images, k).bound),
-            f"{images} simulated images, AIS": _nats(simulated.lower.bound),
-            f"{images} simulated images, reverse AIS": _nats(simulated.upper.bound),
-            "gap between these two": _nats(simulated.gap),
-            "effective chains": f"{annealed.ess.mean():.1f} of {how.chains}",
-            "accepted moves": f"{annealed.acceptance.mean():.0%}",
-        }
+def annealed(run: TrainedRun, images: int) -> dict[str, str]:
+    """Annealed bounds on log p(x), and L̂_k of the same images."""
+    k, how = run.experiment.config.evaluation.k, Annealing(temperatures=100)
+    test = run.data.test[:images].to(run.experiment.device).float()
+    found, simulated = ais(run.model, test, how), bidirectional(run.model, images, how)
+    return {
+        f"{len(test)} test images, L_{k}": _nats(likelihood(run.model, test, k).bound),
+        f"{len(test)} test images, AIS": _nats(found.bound),
+        f"{images} simulated images, L_{k}": _nats(likelihood(run.model, simulated.images, k).bound),
+        f"{images} simulated images, AIS": _nats(simulated.lower.bound),
+        f"{images} simulated images, reverse AIS": _nats(simulated.upper.bound),
+        "gap between these two": _nats(simulated.gap),
+        "effective chains": f"{found.ess.mean():.1f} of {how.chains}",
+        "accepted moves": f"{found.acceptance.mean():.0%}",
+    }
 
 
 def _nats(values: Tensor) -> str:
@@ -152,20 +104,19 @@ def main() -> None:
     folder = Path(sys.argv[1])
     images, precision, overrides = _own_arguments(sys.argv[2:])
     log_to_console()
-    recorded = read_record(folder.with_suffix(".json") if folder.suffix == ".safetensors" else folder)
     run = TrainedRun.read(folder, overrides)
-    run.measure(precision)
-    found = run.record
+    run.experiment.prepare_cpu()
+    recorded, found = run.record, measured(run, precision)
     print_record(found, folder)
-    if found.protocol == recorded.protocol and "test/nll" in recorded.metrics:
-        ours, theirs = found.metrics["test/nll"], recorded.metrics["test/nll"]
+    if found.protocol == recorded.protocol and TEST_NLL in recorded.metrics:
+        ours, theirs = found.metrics[TEST_NLL], recorded.metrics[TEST_NLL]
         print(
             f"test NLL {ours!r}, recorded {theirs!r}: {'equal' if ours == theirs else f'differ by {ours - theirs:g}'}"
         )
-    if run.parts.config.diagnostics:
-        print_rows("diagnostics", run.diagnose())
+    if run.experiment.config.diagnostics:
+        print_rows("diagnostics", diagnosed(run))
     if images:
-        print_rows("log p(x), mean over images", run.anneal(images))
+        print_rows("log p(x), mean over images", annealed(run, images))
 
 
 if __name__ == "__main__":

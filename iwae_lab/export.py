@@ -9,8 +9,8 @@ import dataclasses
 from pathlib import Path
 
 from iwae_lab.console.errors import one_line_errors
+from iwae_lab.runs.folder import read_checkpoint
 from iwae_lab.runs.record import read_record
-from iwae_lab.runs.run import read_checkpoint
 from iwae_lab.runs.weights import write_tensors
 from iwae_lab.training.checkpoints import part_of
 

@@ -12,11 +12,11 @@ from test_objectives import FOUND, ROOT, objective
 from torch.distributions import Normal, kl_divergence
 
 from iwae_lab.bounds import elbo
-from iwae_lab.evaluate import TrainedRun
 from iwae_lab.objectives.annealing import Annealing
 from iwae_lab.objectives.base import Objective
 from iwae_lab.runs.record import read_metrics
 from iwae_lab.runs.run import run
+from iwae_lab.runs.trained import TrainedRun
 
 ANNEALED = [
     (name, key)
@@ -113,7 +113,7 @@ def test_a_run_warms_up_goes_on_where_it_stopped_and_is_another_than_a_constant_
     assert [row["train/loss"] for row in curves[0]] == [row["train/loss"] for row in curves[1]]
     assert record.config["objective"]["beta"] == {"from": 0, "to": 1, "epochs": 3}
     assert record.run_id != run(composed(*tiny, "objective=beta_vae", "schedule.epochs=4")).run_id
-    assert float(TrainedRun.read(tmp_path / "runs" / record.run_id, []).parts.objective.beta) == 1.0
+    assert float(TrainedRun.read(tmp_path / "runs" / record.run_id, []).experiment.objective.beta) == 1.0
 
 
 @pytest.mark.parametrize(

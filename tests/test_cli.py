@@ -19,9 +19,7 @@ from data_helpers import images, npz
 from filelock import FileLock
 from omegaconf import DictConfig
 
-from iwae_lab.runs.config import check
-from iwae_lab.runs.identity import run_id
-from iwae_lab.runs.run import Parts
+from iwae_lab.runs.experiment import resolve
 
 Cli = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -290,7 +288,7 @@ def test_tasks_and_ranks_of_a_cluster_change_nothing(tiny: list[str], tmp_path: 
 def test_a_second_job_for_a_run_waits_and_says_so(
     composed: Callable[..., DictConfig], tiny: list[str], tmp_path: Path
 ) -> None:
-    name = run_id(Parts.of(check(composed(*tiny))).identity())
+    name = resolve(composed(*tiny)).run_id
     locks = tmp_path / "runs" / ".locks"
     locks.mkdir(parents=True)
     with FileLock(locks / f"{name}.lock"):

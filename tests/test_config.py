@@ -14,8 +14,8 @@ from iwae_lab.console.errors import UserError, explain
 from iwae_lab.data.base import Dataset
 from iwae_lab.models.base import LatentVariableModel
 from iwae_lab.objectives.base import Objective
-from iwae_lab.runs.config import CONF, Config, Evaluation, arguments, build, check, first_stage, help_text, known_keys
-from iwae_lab.runs.run import Parts
+from iwae_lab.runs.config import CONF, Config, Evaluation, Node, check, help_text, known_keys
+from iwae_lab.runs.experiment import resolve
 from iwae_lab.training.optimizers.base import OptimizerFactory
 from iwae_lab.training.schedules import Schedule
 
@@ -36,13 +36,12 @@ def test_every_shipped_yaml_composes_and_builds(group: str, option: str, compose
     required = {"dataset": {"npz": ["dataset.path=x.npz"]}}.get(group, {}).get(option, [])
     cfg = composed(f"{group}={option}", *required)
     config = check(cfg)
-    if config.init_from:
-        Parts.of(check(first_stage(cfg)))
+    resolve(cfg)
     if group in GROUPS:
         node = getattr(config, group)
         assert node["name"] == option, "the name by which records and tables know it"
         given = {"mean_image": torch.rand(4, 4)} if group == "model" else {}
-        assert isinstance(build(GROUPS[group], node, group, **given), GROUPS[group])
+        assert isinstance(resolve(cfg).nodes[group].build(GROUPS[group], **given), GROUPS[group])
     elif group == "logger":
         assert all(issubclass(get_class(node["_target_"]), Logger) for node in config.logger.values())
 
@@ -98,10 +97,8 @@ def test_every_shipped_yaml_composes_and_builds(group: str, option: str, compose
 )
 def test_bad_values_are_refused_in_one_line_by_name(override: str, message: str, composed: Composed) -> None:
     with pytest.raises((UserError, HydraException)) as caught:
-        config = check(composed(*override.split()))
-        for group, base in GROUPS.items():
-            given = {"mean_image": torch.rand(4, 4)} if group == "model" else {}
-            build(base, getattr(config, group), group, **given)
+        nodes = resolve(composed(*override.split())).nodes
+        nodes["model"].build(LatentVariableModel, mean_image=torch.rand(4, 4))
     line = explain(caught.value)
     assert "\n" not in line
     assert re.search(message, line), line
@@ -136,6 +133,6 @@ class Unannotated:
 
 def test_a_parameter_without_annotation_is_no_key() -> None:
     node = {"_target_": f"{__name__}.Unannotated"}
-    assert arguments(node, "objective")[1] == {"beta": 1.0}
+    assert Node.of(node, "objective").arguments == {"beta": 1.0}
     with pytest.raises(UserError, match=r"^objective\.alpha=1: no such key"):
-        arguments(node | {"alpha": 1}, "objective")
+        Node.of(node | {"alpha": 1}, "objective")

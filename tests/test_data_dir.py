@@ -10,8 +10,7 @@ from data_helpers import images, npz
 
 from iwae_lab.console.errors import UserError, explain
 from iwae_lab.data.base import resolve_data_dir
-from iwae_lab.runs.config import check
-from iwae_lab.runs.run import Parts
+from iwae_lab.runs.experiment import resolve
 
 
 @pytest.fixture
@@ -54,7 +53,7 @@ def test_a_user_without_a_home_gets_a_cache_among_the_temporary_files(home, monk
 def test_home_is_understood_in_the_configuration(composed, home):
     (home / "data").mkdir()
     (home / "data" / "mine.npz").write_bytes(npz(train=images(20), test=images(4)))
-    data = Parts.of(check(composed("dataset=npz", "dataset.path=mine.npz", "data_dir='~/data'"))).data
+    data = resolve(composed("dataset=npz", "dataset.path=mine.npz", "data_dir='~/data'")).data
     assert len(data.test) == 4
     assert not os.path.exists("~")
 
@@ -104,5 +103,5 @@ def test_the_command_lists_what_other_libraries_have(cli, home):
 )
 def test_settings_that_make_no_sense(composed, overrides, expected):
     with pytest.raises(Exception) as raised:
-        Parts.of(check(composed(*overrides.split())))
+        resolve(composed(*overrides.split()))
     assert explain(raised.value).startswith(expected)

@@ -13,16 +13,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import DictConfig, OmegaConf
 
-from iwae_lab.runs.config import CONF, arguments, check, register
-from iwae_lab.runs.identity import GROUPS, run_id
-from iwae_lab.runs.run import Parts
+from iwae_lab.runs.config import CONF, GROUPS, register
+from iwae_lab.runs.experiment import resolve
 from iwae_lab.training.schedules import Constant
 
 Composed = Callable[..., DictConfig]
 
 
 def id_of(cfg: DictConfig) -> str:
-    return run_id(Parts.of(check(cfg.copy())).identity())
+    return resolve(cfg).run_id
 
 
 def composed_once(*overrides: str) -> DictConfig:
@@ -73,11 +72,11 @@ def test_a_list_of_numbers_is_that_list_with_any_zero(points: list[float]) -> No
 def test_a_key_left_out_is_that_key_at_its_default(group: str, option: str) -> None:
     cfg = composed_once(f"{group}={option}")
     node: Any = OmegaConf.to_container(cfg[group])
-    cls, values = arguments(node, group)
+    checked = resolve(cfg).nodes[group]
+    parameters = inspect.signature(checked.target).parameters
     whole, bare = cfg.copy(), cfg.copy()
-    whole[group] = {"name": option, "_target_": node["_target_"], **values}
-    parameters = inspect.signature(cls).parameters
-    bare[group] = {k: v for k, v in whole[group].items() if k not in values or v != parameters[k].default}
+    whole[group] = checked.arguments | node
+    bare[group] = {k: v for k, v in node.items() if k not in parameters or v != parameters[k].default}
     assert id_of(bare) == id_of(cfg) == id_of(whole)
 
 
@@ -104,12 +103,12 @@ def test_a_user_s_class_goes_by_its_import_path_and_may_have_arguments_of_any_ki
     cfg = BASE.copy()
     node = {"name": 2024, "_target_": f"{__name__}.Own"}
     cfg.schedule = node
-    found = Parts.of(check(cfg.copy())).identity()["schedule"]
+    found = resolve(cfg).identity["schedule"]
     assert found == {"name": "2024", "_target_": f"{__name__}.Own", "path": "a/b", "either": 2, "names": None}
     for same in ({"path": "a/b"}, {"either": 2.0}, {"names": None}):
         cfg.schedule = node | same
-        assert Parts.of(check(cfg.copy())).identity()["schedule"] == found
-    assert Parts.of(check(BASE.copy())).identity()["schedule"]["_target_"] == "LinearDecay"
+        assert resolve(cfg).identity["schedule"] == found
+    assert resolve(BASE).identity["schedule"]["_target_"] == "LinearDecay"
 
 
 @pytest.mark.parametrize(

@@ -15,10 +15,9 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig
 from oracle import X, linear_gaussian
 
-from iwae_lab.runs.config import check, first_stage
-from iwae_lab.runs.identity import run_id
+from iwae_lab.runs.config import first_stage
+from iwae_lab.runs.experiment import resolve
 from iwae_lab.runs.launch import name_of
-from iwae_lab.runs.run import Parts
 
 Cli = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -39,9 +38,9 @@ def jobs(name: str) -> list[DictConfig]:
 
 def identity(cfg: DictConfig) -> str:
     """The id of the run, were it not to start from another."""
-    config = check(cfg)
-    config.init_from = None
-    return run_id(Parts.of(config).identity())
+    alone = cfg.copy()
+    alone.init_from = None
+    return resolve(alone).run_id
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -49,16 +48,14 @@ def test_every_job_of_a_sweep_can_be_run_and_differs_from_the_others(name: str) 
     found = jobs(name)
     identities = set()
     for cfg in found:
-        Parts.of(check(cfg))
-        if cfg.init_from:
-            Parts.of(check(first_stage(cfg)))
+        resolve(cfg)
         identities.add(identity(cfg))
     assert len(identities) == len(found) == JOBS.get(name, len(found))
 
 
 def test_objectives_are_compared_at_equal_samples() -> None:
     for cfg in jobs("objectives"):
-        objective = Parts.of(check(cfg)).objective
+        objective = resolve(cfg).objective
         assert objective(linear_gaussian(1), X, cfg.k).log_w.numel() == 10, cfg.objective.name
 
 
@@ -108,7 +105,7 @@ def test_what_a_wandb_agent_runs_is_a_valid_command_line(path: Path, composed: C
     command = [word for word in sweep["command"] if word not in ("${env}", "python", "${program}")]
     position = command.index("${args_no_hyphens}")
     command[position : position + 1] = [f"{key}={value}" for key, value in given.items()]
-    Parts.of(check(composed(*command)))
+    resolve(composed(*command))
 
 
 def test_jobs_of_a_multirun_in_directories_of_their_own_are_refused(cli: Cli, tiny: list[str], tmp_path: Path) -> None:

@@ -1,15 +1,17 @@
 """How far a task is: one bar on a terminal, elsewhere a line every so often."""
 
+import contextlib
 import logging
 import sys
 import time
+from collections.abc import Callable, Iterator
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
 from iwae_lab.console.signals import raise_dropped_interrupt
 
-__all__ = ["Meter"]
+__all__ = ["Meter", "shown"]
 
 log = logging.getLogger(__name__)
 
@@ -63,6 +65,21 @@ class Meter:
             self.bar.update(self.bar_task, completed=fraction, text=text)
         else:
             log.info("%s %.0f %%  %s", self.task, 100 * fraction, text)
+
+
+@contextlib.contextmanager
+def shown(task: str) -> Iterator[Callable[[float], None]]:
+    """A function to call with the fraction of the task that is done, as often as one likes."""
+    meter = Meter(task)
+
+    def progress(fraction: float) -> None:
+        if meter.due():
+            meter.show(fraction)
+
+    try:
+        yield progress
+    finally:
+        meter.close()
 
 
 def _clock(seconds: float) -> str:

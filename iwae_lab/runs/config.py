@@ -9,7 +9,7 @@ import os
 import typing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 from hydra.core.config_store import ConfigStore
 from hydra.utils import get_class
@@ -17,14 +17,13 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from iwae_lab.console.errors import CONFIGURATION_KEYS, UserError, did_you_mean, require
-from iwae_lab.objectives.annealing import annealings
-from iwae_lab.runs.record import read_record
 
 __all__ = [
+    "GROUPS",
     "Config",
     "Evaluation",
+    "Node",
     "Trainer",
-    "arguments",
     "build",
     "check",
     "first_stage",
@@ -35,6 +34,7 @@ __all__ = [
 
 CONF = Path(__file__).parents[2] / "conf"
 PRECISIONS = ("auto", "32", "bf16")
+GROUPS = ("dataset", "model", "objective", "schedule", "optimizer")
 COMPILE = ("auto", "true", "false")
 ACCELERATORS = ("auto", "cpu", "gpu")
 
@@ -116,16 +116,8 @@ class Config:
         if self.data_dir is not None:
             is_directory = os.path.isdir(os.path.expanduser(self.data_dir))
             require("data_dir", self.data_dir, is_directory, "an existing directory")
-        if isinstance(self.init_from, str):
-            start = Path(self.init_from)
-            found = (start / "result.json").is_file()
-            require("init_from", self.init_from, found, "the folder of a run, with its result.json")
-            status = read_record(start).status
-            require(
-                "init_from", self.init_from, status == "finished", f"a finished run, and its result.json says {status}"
-            )
-        elif self.init_from is not None:
-            require("init_from", self.init_from, isinstance(self.init_from, dict), "null, a folder or keys")
+        known = self.init_from is None or isinstance(self.init_from, str | dict)
+        require("init_from", self.init_from, known, "null, a folder or keys")
 
 
 def register() -> None:
@@ -137,7 +129,7 @@ def register() -> None:
 def check(cfg: DictConfig) -> Config:
     """The composed configuration as a checked `Config`; groups become plain dictionaries.
 
-    Raises `UserError` for a value out of range, or a group key its class does not know.
+    Raises `UserError` for a value out of range. What a group's keys mean is checked by `Node.of`.
     """
     try:
         OmegaConf.resolve(cfg)
@@ -147,15 +139,12 @@ def check(cfg: DictConfig) -> Config:
             raise error.__cause__ from None
         raise
     assert isinstance(config, Config)
-    for group in ("dataset", "model", "objective", "schedule", "optimizer"):
+    for group in GROUPS:
         node = getattr(config, group)
-        starts = {name: annealing.start for name, annealing in annealings(node).items()} if group == "objective" else {}
-        arguments(node | starts if starts else node, group)
+        require(group, node, isinstance(node, dict), "the keys of an option, _target_ among them")
         if "name" not in node:
             raise UserError(f"{group}.name is missing: expected {group}.name=NAME, under which records list it")
     require("logger", config.logger, isinstance(config.logger, dict), "loggers by name, or logger=none")
-    for key, node in config.logger.items():
-        arguments(node, f"logger.{key}")
     return config
 
 
@@ -166,51 +155,64 @@ def first_stage(cfg: DictConfig) -> DictConfig:
     return typing.cast(DictConfig, OmegaConf.merge(OmegaConf.structured(Config), plain | different))
 
 
-def arguments(node: dict[str, Any], key: str) -> tuple[type, dict[str, Any]]:
-    """The class a group's node names and its arguments, checked against the class's signature.
+@dataclass(frozen=True)
+class Node:
+    """An option of a group, checked: the class that it names and the arguments for it, typed and with defaults."""
 
-    A parameter without annotation, or keyword-only, is given by the program and no key of the node.
-    """
-    require(key, node, isinstance(node, dict), "the keys of an option, _target_ among them")
-    target = str(node.get("_target_"))
-    try:
-        cls = get_class(target)
-    except Exception as error:  # whatever importing the user's module raises
-        raise UserError(f"{key}._target_={target}: expected a class to import ({error})") from None
-    hints = typing.get_type_hints(cls.__init__)  # type: ignore[misc]
-    fields = []
-    for name, parameter in inspect.signature(cls).parameters.items():
-        if parameter.kind is parameter.POSITIONAL_OR_KEYWORD and name in hints:
-            default = MISSING if parameter.default is parameter.empty else parameter.default
-            fields.append((name, hints[name], field(default_factory=functools.partial(copy.copy, default))))
-    given = {name: value for name, value in node.items() if name not in ("_target_", "name")}
-    names = [name for name, *_ in fields]
-    for name in given:
-        if name not in names:
-            expected = f"expected one of {', '.join(names)}" if names else f"{cls.__name__} has no parameters"
-            raise UserError(f"{key}.{name}={given[name]}: no such key{did_you_mean(name, names)}; {expected}")
-    schema = OmegaConf.structured(dataclasses.make_dataclass(cls.__name__, fields))
-    for name, value in given.items():
+    key: str
+    target: type
+    arguments: dict[str, Any]
+
+    @classmethod
+    def of(cls, node: dict[str, Any], key: str) -> Self:
+        """The node that stands under `key`, checked against the signature of its class.
+
+        A parameter without annotation, or keyword-only, is given by the program and no key of the node.
+        """
+        require(key, node, isinstance(node, dict), "the keys of an option, _target_ among them")
+        target = str(node.get("_target_"))
         try:
-            OmegaConf.update(schema, name, value)
-        except OmegaConfBaseException as error:
-            hint = str(hints[name]).removeprefix("<class '").removesuffix("'>")
-            raise UserError(f"{key}.{name}={value}: expected {hint} ({str(error).splitlines()[0]})") from None
-    for name in names:
-        if OmegaConf.is_missing(schema, name):
-            raise UserError(f"{key}.{name} is missing: {cls.__name__} needs it")
-    return cls, typing.cast(dict[str, Any], OmegaConf.to_container(schema))
+            kind = get_class(target)
+        except Exception as error:  # whatever importing the user's module raises
+            raise UserError(f"{key}._target_={target}: expected a class to import ({error})") from None
+        hints = typing.get_type_hints(kind.__init__)  # type: ignore[misc]
+        fields = []
+        for name, parameter in inspect.signature(kind).parameters.items():
+            if parameter.kind is parameter.POSITIONAL_OR_KEYWORD and name in hints:
+                default = MISSING if parameter.default is parameter.empty else parameter.default
+                fields.append((name, hints[name], field(default_factory=functools.partial(copy.copy, default))))
+        given = {name: value for name, value in node.items() if name not in ("_target_", "name")}
+        names = [name for name, *_ in fields]
+        for name in given:
+            if name not in names:
+                expected = f"expected one of {', '.join(names)}" if names else f"{kind.__name__} has no parameters"
+                raise UserError(f"{key}.{name}={given[name]}: no such key{did_you_mean(name, names)}; {expected}")
+        schema = OmegaConf.structured(dataclasses.make_dataclass(kind.__name__, fields))
+        for name, value in given.items():
+            try:
+                OmegaConf.update(schema, name, value)
+            except OmegaConfBaseException as error:
+                hint = str(hints[name]).removeprefix("<class '").removesuffix("'>")
+                raise UserError(f"{key}.{name}={value}: expected {hint} ({str(error).splitlines()[0]})") from None
+        for name in names:
+            if OmegaConf.is_missing(schema, name):
+                raise UserError(f"{key}.{name} is missing: {kind.__name__} needs it")
+        return cls(key, kind, typing.cast(dict[str, Any], OmegaConf.to_container(schema)))
+
+    def build(self, base: type[T], **given: Any) -> T:
+        """An instance of the class, which must be a `base`, with the keyword-only arguments `given`."""
+        if not issubclass(self.target, base) or inspect.isabstract(self.target):
+            target = f"{self.target.__module__}.{self.target.__qualname__}"
+            raise UserError(f"{self.key}._target_={target}: expected a subclass of {base.__name__}, complete")
+        try:
+            return self.target(**self.arguments, **given)
+        except UserError as error:
+            raise UserError(f"{self.key}.{error}") from None
 
 
 def build(base: type[T], node: dict[str, Any], key: str, **given: Any) -> T:
-    """Instantiate a group's node, with the keyword-only arguments `given`, as an instance of `base`."""
-    cls, values = arguments(node, key)
-    if not issubclass(cls, base) or inspect.isabstract(cls):
-        raise UserError(f"{key}._target_={node['_target_']}: expected a subclass of {base.__name__}, complete")
-    try:
-        return cls(**values, **given)
-    except UserError as error:
-        raise UserError(f"{key}.{error}") from None
+    """Instantiate the node that stands under `key`, with the keyword-only arguments `given`, as an instance of `base`."""
+    return Node.of(node, key).build(base, **given)
 
 
 def known_keys() -> list[str]:

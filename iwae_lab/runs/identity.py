@@ -3,15 +3,10 @@
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
-from iwae_lab.data.base import Dataset
-from iwae_lab.data.protocol import Data
-from iwae_lab.objectives.annealing import annealings
-from iwae_lab.runs.config import Config, arguments
-from iwae_lab.runs.record import read_record
+from iwae_lab.runs.config import Config, Node
 
 __all__ = ["NOT_HASHED", "identity", "run_id"]
 
@@ -27,33 +22,30 @@ NOT_HASHED = (
     "force",
     "compile",
 )
-GROUPS = ("dataset", "model", "objective", "schedule", "optimizer")
 
 
-def identity(config: Config, dataset: Dataset, data_dir: Path, load: Callable[[], Data]) -> dict[str, Any]:
+def identity(
+    config: Config, nodes: Mapping[str, Node], content: str | None, whole_test: bool, start: str | None
+) -> dict[str, Any]:
     """The values, as typed by the schema and with defaults, that a result depends on; JSON types only.
 
-    A class of this package goes by its bare name, another by its import path. Images that are not published go by
-    their content, whatever says where they are; `init_from` by the id of the run in that folder.
-    load: called where the images must be seen. Raises `UserError` if there is no run in the folder `init_from`.
+    A class of this package goes by its bare name, another by its import path. nodes: the groups', checked. content:
+    the hash of images that are not the published ones, which stands for whatever says where they are. whole_test:
+    whether evaluation.images is all of them. start: the id of the run that `init_from` names.
     """
     values = {f.name: getattr(config, f.name) for f in dataclasses.fields(config) if f.name not in NOT_HASHED}
-    for group in GROUPS:
-        annealed = annealings(values[group]) if group == "objective" else {}
-        starts = {name: annealing.start for name, annealing in annealed.items()}
-        cls, typed = arguments(values[group] | starts, group)
-        typed |= {name: values[group][name] for name in annealed}
+    for group, node in nodes.items():
+        cls = node.target
         ours = cls.__module__.startswith("iwae_lab.")
         target = cls.__qualname__ if ours else f"{cls.__module__}.{cls.__qualname__}"
-        values[group] = {"name": str(values[group]["name"]), "_target_": target, **typed}
-    if not dataset.is_published(data_dir):
-        kept = {key: values["dataset"][key] for key in ("name", "_target_")}
-        values["dataset"] = {**kept, "binarization": dataset.binarization, "content": load().content}
-    values["evaluation"] = dataclasses.asdict(config.evaluation)
-    if config.evaluation.images is not None and load().whole_test:
-        values["evaluation"]["images"] = None
-    if config.init_from is not None:
-        values["init_from"] = read_record(Path(config.init_from)).run_id
+        annealed = {key: value for key, value in values[group].items() if isinstance(value, dict)}
+        values[group] = {"name": str(values[group]["name"]), "_target_": target, **node.arguments, **annealed}
+    if content is not None:
+        dataset = values["dataset"]
+        kept = {key: dataset[key] for key in ("name", "_target_", "binarization") if key in dataset}
+        values["dataset"] = {**kept, "content": content}
+    values["evaluation"] = dataclasses.asdict(config.evaluation) | ({"images": None} if whole_test else {})
+    values["init_from"] = start
     found: dict[str, Any] = _canonical(values)
     return found
 

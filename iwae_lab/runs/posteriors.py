@@ -15,8 +15,8 @@ from torch import Tensor
 
 from iwae_lab.console.errors import one_line_errors, require
 from iwae_lab.console.images import rendered, write_png
-from iwae_lab.evaluate import TrainedRun
 from iwae_lab.evaluation.posterior_grid import PosteriorGrid, posterior_grid
+from iwae_lab.runs.trained import TrainedRun
 
 __all__ = ["posterior_figure"]
 
@@ -65,9 +65,9 @@ def main() -> None:
     require("--images", arguments.images, arguments.images >= 1, "a number of at least 1")
     grids = {}
     for folder in arguments.runs:
-        run = TrainedRun.read(folder, [])
+        run = TrainedRun.read(folder)
         images = run.data.val[: arguments.images]
-        grid = posterior_grid(run.model, images.to(run.parts.device()))
+        grid = posterior_grid(run.model, images.to(run.experiment.device))
         grids[f"{run.record.objective} k={run.record.k}, seed {run.record.seed}"] = grid
     write_png(arguments.to, posterior_figure(images, run.data.shape, grids))
     print(arguments.to)

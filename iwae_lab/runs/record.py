@@ -23,7 +23,7 @@ __all__ = [
 _PACKAGES = ("iwae-lab", "torch", "pytorch-lightning", "hydra-core", "omegaconf", "numpy")
 
 
-@dataclass
+@dataclass(frozen=True)
 class Record:
     """What result.json holds. Metrics are in nats; README lists them."""
 

@@ -10,7 +10,6 @@ from torch import Tensor
 from iwae_lab.console.images import rendered, write_png
 from iwae_lab.evaluation.active_units import THRESHOLD, ActiveUnits
 from iwae_lab.models.base import LatentVariableModel
-from iwae_lab.runs.record import read_metrics
 
 __all__ = ["model_figures", "write_figures"]
 
@@ -20,13 +19,17 @@ ZOOM = 2
 
 
 def write_figures(
-    folder: Path, model: LatentVariableModel, images: Tensor, shape: tuple[int, int], units: ActiveUnits
+    folder: Path,
+    model: LatentVariableModel,
+    images: Tensor,
+    shape: tuple[int, int],
+    units: ActiveUnits,
+    curve: list[dict[str, float]],
 ) -> dict[str, Image.Image]:
-    """Write `model_figures` and the training curve as PNG files into `folder`, in the folder of a run; returns them."""
+    """Write `model_figures` and the training curve as PNG files into `folder`; returns them by name."""
     folder.mkdir(exist_ok=True)
     figures = model_figures(model, images, shape, units)
-    if rows := read_metrics(folder.parent):
-        figures["training_curve"] = training_curve(rows)
+    figures["training_curve"] = training_curve(curve)
     for name, picture in figures.items():
         write_png(folder / f"{name}.png", picture)
     return figures
@@ -83,7 +86,7 @@ def log_variances(units: ActiveUnits) -> Image.Image:
 
 
 def training_curve(rows: list[dict[str, float]]) -> Image.Image:
-    """Training and validation bounds against epochs, from the rows of metrics.csv."""
+    """Training and validation bounds against epochs, from the metrics of each epoch."""
     figure = Figure(figsize=(5, 3.2), layout="constrained")
     axes = figure.add_subplot()
     for key, label, style in (("train/bound", "training", "-"), ("val/bound", "validation", "o-")):

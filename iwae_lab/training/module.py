@@ -82,7 +82,7 @@ class Training(pl.LightningModule):
         self.step = 0  # the one at work; on CUDA, where graphs are replayed, that of the last group of batches
         self.seconds = 0.0
         self.images_seen = 0
-        self.last_metrics: dict[str, float] = {}  # of the last epoch, and of evaluation epochs what was measured there
+        self.curve: list[dict[str, float]] = []  # the metrics of each epoch
         self.initial_optimizer: dict[str, Any] | None = None
 
     def start_from(self, checkpoint: dict[str, Any]) -> None:
@@ -191,7 +191,7 @@ class Training(pl.LightningModule):
         }
         if distributed.rank() == 0 and self.current_epoch + 1 in self.schedule.evaluation_epochs():
             metrics |= self.validate()
-        self.last_metrics |= metrics
+        self.curve.append(metrics)
         self.log_dict(metrics, logger=False)  # for callbacks
         for logger in self.loggers:  # now, before the epoch is checkpointed: Lightning would log it afterwards
             logger.log_metrics(metrics, self.global_step)
@@ -238,10 +238,10 @@ class Training(pl.LightningModule):
         return metrics
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["so_far"] = [self.seconds, self.images_seen, self.last_metrics]
+        checkpoint["so_far"] = [self.seconds, self.images_seen, self.curve]
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self.seconds, self.images_seen, self.last_metrics = checkpoint["so_far"]
+        self.seconds, self.images_seen, self.curve = checkpoint["so_far"]
 
 
 class TrainingProgress(pl.Callback):

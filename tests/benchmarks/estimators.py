@@ -23,13 +23,13 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 from oracle import BINARY_X, X, linear_gaussian, sigmoid_belief  # noqa: E402
 
 from iwae_lab.console.errors import UserError  # noqa: E402
-from iwae_lab.evaluate import TrainedRun  # noqa: E402
 from iwae_lab.evaluation.diagnostics import GradientSNR, gradient_snr  # noqa: E402
 from iwae_lab.models.base import LatentVariableModel  # noqa: E402
 from iwae_lab.models.hierarchical import HierarchicalModel  # noqa: E402
 from iwae_lab.models.sigmoid_belief import SigmoidBeliefNetwork  # noqa: E402
 from iwae_lab.objectives.base import Objective  # noqa: E402
 from iwae_lab.runs.config import build  # noqa: E402
+from iwae_lab.runs.trained import TrainedRun  # noqa: E402
 
 COST_K, COST_BATCH = 50, 20
 

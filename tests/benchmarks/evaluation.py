@@ -8,9 +8,9 @@ from pathlib import Path
 
 import torch
 
-from iwae_lab.evaluate import TrainedRun
 from iwae_lab.evaluation.likelihood import likelihood
 from iwae_lab.models.hierarchical import HierarchicalModel
+from iwae_lab.runs.trained import TrainedRun
 
 
 def speed(folder: str, compile: str, precision: str, k: int = 5000) -> float:

@@ -1,0 +1,42 @@
+"""What the package says: on stderr, and in the log of a run."""
+
+import contextlib
+import logging
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+__all__ = ["log_file", "log_to_console"]
+
+log = logging.getLogger("iwae_lab")
+
+
+def log_to_console() -> None:
+    """Say on stderr what the package has to say, but not what Lightning always says."""
+    no_news = "isinstance.treespec|smaller than the logging interval|is not empty|could not find the monitored"
+    warnings.filterwarnings("ignore", f".*({no_news})")
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    log.setLevel(logging.DEBUG)
+    log.propagate = False
+    if not log.handlers:
+        console = logging.StreamHandler()
+        console.setLevel(logging.INFO)
+        log.addHandler(console)
+
+
+@contextlib.contextmanager
+def log_file(path: Path) -> Iterator[None]:
+    """Write our messages, Lightning's and warnings to `path` too."""
+    handler = logging.FileHandler(path)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    sources = [log, logging.getLogger("pytorch_lightning"), logging.getLogger("py.warnings")]
+    logging.captureWarnings(True)
+    for source in sources:
+        source.addHandler(handler)
+    try:
+        yield
+    finally:
+        for source in sources:
+            source.removeHandler(handler)
+        logging.captureWarnings(False)
+        handler.close()

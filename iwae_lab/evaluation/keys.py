@@ -1,0 +1,35 @@
+"""The names of metrics, as metrics.csv, records and trackers have them. Imports nothing."""
+
+EPOCH, STEP, MINUTES = "epoch", "step", "minutes"
+LEARNING_RATE, IMAGES_PER_SECOND = "learning_rate", "images_per_second"
+
+TRAIN_BOUND, TRAIN_LOSS, TRAIN_ESS = "train/bound", "train/loss", "train/ess"
+
+VAL_BOUND, VAL_NLL = "val/bound", "val/nll"
+VAL_ACTIVE_UNITS = "val/active_units"  # with /1, /2, … of the layers
+
+TEST = "test/"
+TEST_NLL, TEST_NLL_SE, TEST_NLL_K = "test/nll", "test/nll_se", "test/nll_k"
+TEST_ELBO, TEST_ESS = "test/elbo", "test/ess"
+TEST_ACTIVE_UNITS, TEST_UNIT_VARIANCES = "test/active_units", "test/unit_variances"
+TEST_NLL_ACTIVE_ONLY, TEST_NLL_ACTIVE_ONLY_K = "test/nll_active_only", "test/nll_active_only_k"
+TEST_PARETO = "test/pareto_k_above_0.7"
+
+_DIAGNOSTICS = "diagnostics/"
+DIAGNOSTICS_ESS, DIAGNOSTICS_KL = "diagnostics/ess", "diagnostics/kl"
+SNR_GENERATIVE, SNR_INFERENCE = "diagnostics/snr/generative", "diagnostics/snr/inference"
+
+
+def test_nll_of(k: int) -> str:
+    """−L_k of the test images for one more k than the protocol's."""
+    return f"test/nll_{k}"
+
+
+def of_layer(key: str, layer: int) -> str:
+    """A metric of one stochastic layer, counted from 1 at the image."""
+    return f"{key}/{layer}"
+
+
+def is_diagnostic(key: str) -> bool:
+    """Whether diagnostics=true measures it."""
+    return key.startswith(_DIAGNOSTICS)

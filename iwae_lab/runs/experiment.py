@@ -1,0 +1,198 @@
+"""What a configuration resolves to: its parts built and checked, its folder, and all that "auto" stands for."""
+
+import functools
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Optional, cast
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from iwae_lab.console.errors import UserError, require
+from iwae_lab.data.base import Dataset, resolve_data_dir
+from iwae_lab.data.protocol import Data, prepare
+from iwae_lab.loggers.base import RunLogger
+from iwae_lab.models.base import LatentVariableModel
+from iwae_lab.models.precision import fastest_precision
+from iwae_lab.objectives.annealing import annealings
+from iwae_lab.objectives.base import Objective
+from iwae_lab.runs.config import GROUPS, Config, Node, check, first_stage
+from iwae_lab.runs.identity import identity, run_id
+from iwae_lab.runs.launch import job_threads
+from iwae_lab.runs.record import Record, read_record
+from iwae_lab.training.optimizers.base import OptimizerFactory
+from iwae_lab.training.schedules import Schedule
+
+__all__ = ["Experiment", "resolve"]
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One run before it is run. Images are loaded when they are asked for, once."""
+
+    composed: dict[str, Any]
+    """the configuration as Hydra composed it"""
+    config: Config
+    nodes: dict[str, Node]
+    loggers: dict[str, Node]
+    dataset: Dataset
+    objective: Objective
+    schedule: Schedule
+    optimizer: OptimizerFactory
+    device: torch.device
+    devices: int
+    """that share every batch in training"""
+    precision: str
+    """of training's matrix products: 32 or bf16"""
+    threads: int
+    """of the CPU"""
+    first: Optional["Experiment"]
+    """the stage that is to be run before this one"""
+
+    @property
+    def data_dir(self) -> Path:
+        """Where datasets are."""
+        return resolve_data_dir(self.config.data_dir)
+
+    @functools.cached_property
+    def data(self) -> Data:
+        """The data under the configuration's protocol."""
+        return prepare(self.dataset, self.data_dir, self.config.evaluation.k, self.config.evaluation.images)
+
+    @property
+    def init_from(self) -> Path | None:
+        """The folder of the run to start from."""
+        if self.first is not None:
+            return self.first.folder
+        return None if self.config.init_from is None else Path(self.config.init_from)
+
+    @functools.cached_property
+    def identity(self) -> dict[str, Any]:
+        """What of the configuration changes the result."""
+        published = self.dataset.is_published(self.data_dir)
+        content = None if published else self.data.content
+        whole_test = self.config.evaluation.images is not None and self.data.whole_test
+        start = (
+            None if self.init_from is None else self.first.run_id if self.first else read_record(self.init_from).run_id
+        )
+        return identity(self.config, self.nodes, content, whole_test, start)
+
+    @property
+    def run_id(self) -> str:
+        return run_id(self.identity)
+
+    @property
+    def folder(self) -> Path:
+        """Where the run is kept."""
+        return Path(self.config.runs_dir) / self.run_id
+
+    def prepare_cpu(self) -> None:
+        """Let this process compute with its threads.
+
+        Denormals count as zero: importance weights underflow, and products of denormals take twice the time. For all
+        threads this holds only if said before the first product.
+        """
+        torch.set_num_threads(self.threads)
+        torch.set_flush_denormal(True)
+
+    def model(self) -> LatentVariableModel:
+        """A new model for images like those of `data`, initialised from torch's global generator."""
+        return self.nodes["model"].build(LatentVariableModel, mean_image=self.data.mean_image())
+
+    def trackers(self, record: Record, group: str | None) -> list[RunLogger]:
+        """The trackers of the run, not yet started. group: the name of the multirun it belongs to."""
+        given = {"folder": self.folder, "record": record, "group": group}
+        return [node.build(RunLogger, **given) for node in self.loggers.values()]
+
+    def record(self, precision: str) -> Record:
+        """Its record before training, which is to be in this precision."""
+        config = self.config
+        return Record(
+            run_id=self.run_id,
+            dataset=config.dataset["name"],
+            binarization=self.dataset.binarization,
+            protocol=self.data.protocol,
+            model=config.model["name"],
+            objective=config.objective["name"],
+            k=config.k,
+            schedule=config.schedule["name"],
+            seed=config.seed,
+            epochs=self.schedule.epochs,
+            precision=precision,
+            threads=self.threads,
+            config=self.composed | {"init_from": None if self.init_from is None else str(self.init_from)},
+            identity=self.identity,
+        )
+
+
+def resolve(cfg: DictConfig | dict[str, Any]) -> Experiment:
+    """The experiment that a composed configuration describes. Reads no images and writes nothing.
+
+    Raises `UserError` for whatever can't be run.
+    """
+    cfg = cast(DictConfig, OmegaConf.merge(OmegaConf.structured(Config), cfg))
+    config = check(cfg)
+    annealed = annealings(config.objective)
+    start = {name: annealing.start for name, annealing in annealed.items()}
+    nodes = {group: Node.of(getattr(config, group), group) for group in GROUPS if group != "objective"}
+    nodes["objective"] = Node.of(config.objective | start, "objective")
+    objective = nodes["objective"].build(Objective)
+    if annealed:
+        end = {name: annealing.end for name, annealing in annealed.items()}
+        Node.of(config.objective | end, "objective").build(Objective)  # which both ends have to be
+    for name, annealing in annealed.items():
+        can_change = isinstance(getattr(objective, name, None), float)
+        expected = "a value, as this parameter can't change with the epoch"
+        require(f"objective.{name}", config.objective[name], can_change, expected)
+        objective.anneal(name, annealing)
+    objective.couple(config.noise)
+    schedule = nodes["schedule"].build(Schedule)
+    device = _device(config.accelerator)
+    return Experiment(
+        composed=cast(dict[str, Any], OmegaConf.to_container(cfg)),
+        config=config,
+        nodes=nodes,
+        loggers={key: Node.of(node, f"logger.{key}") for key, node in config.logger.items()},
+        dataset=nodes["dataset"].build(Dataset),
+        objective=objective,
+        schedule=schedule,
+        optimizer=nodes["optimizer"].build(OptimizerFactory),
+        device=device,
+        devices=_devices(config.trainer.devices, device, schedule.batch_size),
+        precision=_precision(config, device, schedule.batch_size),
+        threads=job_threads() if config.threads == "auto" else int(config.threads),
+        first=_first(cfg, config),
+    )
+
+
+def _device(accelerator: str) -> torch.device:
+    has_gpu = torch.cuda.is_available()
+    if accelerator == "gpu" and not has_gpu:
+        raise UserError("accelerator=gpu: expected auto or cpu, since torch sees no GPU here")
+    return torch.device("cuda" if has_gpu and accelerator != "cpu" else "cpu")
+
+
+def _devices(wanted: int, device: torch.device, batch_size: int) -> int:
+    if device.type == "cuda" and wanted > torch.cuda.device_count():
+        raise UserError(f"trainer.devices={wanted}: expected at most {torch.cuda.device_count()}, the GPUs here")
+    if wanted > batch_size:
+        raise UserError(f"trainer.devices={wanted}: expected at most schedule.batch_size={batch_size}")
+    return wanted
+
+
+def _precision(config: Config, device: torch.device, batch_size: int) -> str:
+    return fastest_precision(device, batch_size, config.k) if config.precision == "auto" else config.precision
+
+
+def _first(cfg: DictConfig, config: Config) -> Experiment | None:
+    """The stage to run first, where `init_from` describes one. Where it names a run, that must be finished."""
+    if isinstance(config.init_from, dict):
+        return resolve(first_stage(cfg))
+    if isinstance(config.init_from, str):
+        folder = Path(config.init_from)
+        there = (folder / "result.json").is_file()
+        require("init_from", config.init_from, there, "the folder of a run, with its result.json")
+        status = read_record(folder).status
+        expected = f"a finished run, and its result.json says {status}"
+        require("init_from", config.init_from, status == "finished", expected)
+    return None

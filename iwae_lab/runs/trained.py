@@ -1,0 +1,64 @@
+"""A trained run, read back from its folder or from what was exported of it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self, cast
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from iwae_lab.console.errors import UserError
+from iwae_lab.data.protocol import Data
+from iwae_lab.models.base import LatentVariableModel
+from iwae_lab.runs.config import Config
+from iwae_lab.runs.experiment import Experiment, resolve
+from iwae_lab.runs.folder import read_checkpoint
+from iwae_lab.runs.record import Record, read_record
+from iwae_lab.runs.weights import load_named, read_tensors
+from iwae_lab.training.checkpoints import part_of
+
+__all__ = ["OVERRIDABLE", "TrainedRun"]
+
+OVERRIDABLE = ("evaluation.k", "evaluation.images", "diagnostics", "data_dir", "accelerator", "threads", "compile")
+
+
+@dataclass(frozen=True)
+class TrainedRun:
+    """A run, its data and its model, which is ready to be evaluated."""
+
+    record: Record
+    experiment: Experiment
+    data: Data
+    model: LatentVariableModel
+
+    @classmethod
+    def read(cls, folder: Path, overrides: Sequence[str] = ()) -> Self:
+        """The run in `folder`, or the one that was exported to this .safetensors file, under `overrides` ("key=value").
+
+        An exported run has no state of its objective. Raises `UserError` for a folder that holds no trained run, or a
+        key that training has settled.
+        """
+        exported = folder.suffix == ".safetensors"
+        record = read_record(folder.with_suffix(".json") if exported else folder)
+        state = {} if exported else read_checkpoint(folder)["state_dict"]
+        cfg = cast(DictConfig, OmegaConf.merge(OmegaConf.structured(Config), record.config))
+        cfg.diagnostics, cfg.init_from = False, None  # those were for training
+        for override in overrides:
+            if override.partition("=")[0] not in OVERRIDABLE:
+                raise UserError(f"{override}: expected one of {', '.join(f'{key}=…' for key in OVERRIDABLE)}")
+            try:
+                cfg.merge_with_dotlist([override])
+            except OmegaConfBaseException as error:
+                raise UserError(f"{override}: {str(error).splitlines()[0]}") from None
+        experiment = resolve(cfg)
+        objective, device = experiment.objective, experiment.device
+        model = experiment.model()
+        if exported:
+            load_named(model, read_tensors(folder))
+        else:
+            model.load_state_dict(part_of(state, "model."))
+            objective.load_state_dict(part_of(state, "objective."))
+        objective.begin_epoch(experiment.schedule.epochs - 1)  # as the last epoch had it
+        objective.to(device)
+        return cls(record, experiment, experiment.data, model.to(device).eval())

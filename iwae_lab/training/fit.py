@@ -1,0 +1,77 @@
+"""Training from its last checkpoint, or from the start, to its end, under Lightning's Trainer."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytorch_lightning as pl
+from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.plugins.environments import LightningEnvironment
+
+from iwae_lab.evaluation.keys import TRAIN_BOUND, VAL_BOUND, is_diagnostic
+from iwae_lab.loggers.base import RunLogger
+from iwae_lab.models.base import LatentVariableModel
+from iwae_lab.training import distributed
+from iwae_lab.training.batches import ImageData
+from iwae_lab.training.checkpoints import LastCheckpoint
+from iwae_lab.training.module import Training, TrainingProgress
+
+__all__ = ["TrainingResult", "fit"]
+
+log = logging.getLogger("iwae_lab")
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """What comes out of training."""
+
+    model: LatentVariableModel
+    steps: int
+    """of the optimizer"""
+    seconds: float
+    """of training, without validation"""
+    images_per_second: float
+    curve: list[dict[str, float]]
+    """the metrics of each epoch"""
+
+    def metrics(self) -> dict[str, float]:
+        """What the record keeps: the last training bound, and the last diagnostics."""
+        latest = {key: value for row in self.curve for key, value in row.items()}
+        return {key: value for key, value in latest.items() if key == TRAIN_BOUND or is_diagnostic(key)}
+
+
+def fit(
+    training: Training, data: ImageData, kind: str, seed: int, trackers: Sequence[RunLogger], folder: Path
+) -> TrainingResult:
+    """Train in the folder of a run. kind: "cpu" or "cuda". A helper of another device neither saves nor shows."""
+    checkpoints = folder / "checkpoints"
+    helping = distributed.rank() > 0
+    if helping:
+        callbacks: list[pl.Callback] = [distributed.OwnNoise(seed)]
+    else:
+        best = ModelCheckpoint(
+            checkpoints, "best", VAL_BOUND, mode="max", save_on_train_epoch_end=True, enable_version_counter=False
+        )
+        callbacks = [TrainingProgress(), best, LastCheckpoint(checkpoints)]
+    trainer = pl.Trainer(
+        accelerator=kind,
+        devices=[distributed.rank()] if kind == "cuda" else 1,
+        plugins=[LightningEnvironment()],  # Slurm's tasks and their ranks are no business of one run
+        logger=trackers,
+        callbacks=callbacks,
+        max_epochs=training.schedule.epochs,
+        enable_checkpointing=not helping,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=folder,
+    )
+    last = checkpoints / "last.ckpt"
+    if last.exists():
+        log.info("going on from %s", last)
+    try:
+        trainer.fit(training, datamodule=data, ckpt_path=last if last.exists() else None, weights_only=True)
+    except SystemExit as stop:  # which Lightning makes of Ctrl-C
+        raise (stop.__context__ if isinstance(stop.__context__, KeyboardInterrupt) else stop) from None
+    seconds = training.seconds
+    return TrainingResult(training.model, trainer.global_step, seconds, training.images_seen / seconds, training.curve)
