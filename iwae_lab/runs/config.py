@@ -211,7 +211,7 @@ class Node:
 
 
 def build(base: type[T], node: dict[str, Any], key: str, **given: Any) -> T:
-    """Instantiate the node that stands under `key`, with the keyword-only arguments `given`, as an instance of `base`."""
+    """An instance of `base`: of the class of the node under `key`, with the keyword-only arguments `given`."""
     return Node.of(node, key).build(base, **given)
 
 
