@@ -9,6 +9,7 @@ ais=N             also log p(x) from both sides, by annealed importance sampling
 """
 
 import dataclasses
+import logging
 import sys
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from iwae_lab.console.errors import one_line_errors, require
 from iwae_lab.console.logs import log_to_console
 from iwae_lab.console.progress import shown
 from iwae_lab.console.tables import print_rows
-from iwae_lab.evaluation.ais import Annealing, ais, bidirectional
+from iwae_lab.evaluation.ais import Annealing, ais, bidirectional, estimated_seconds
 from iwae_lab.evaluation.diagnostics import KL_THRESHOLD, diagnose, gradient_snr
 from iwae_lab.evaluation.keys import TEST_NLL
 from iwae_lab.evaluation.likelihood import likelihood
@@ -27,6 +28,8 @@ from iwae_lab.runs.record import Record
 from iwae_lab.runs.summary import print_record
 from iwae_lab.runs.trained import TrainedRun
 from iwae_lab.training.module import SNR_IMAGES
+
+log = logging.getLogger("iwae_lab")
 
 
 def measured(run: TrainedRun, precision: str) -> Record:
@@ -63,7 +66,11 @@ def annealed(run: TrainedRun, images: int) -> dict[str, str]:
     """Annealed bounds on log p(x), and L̂_k of the same images."""
     k, how = run.experiment.config.evaluation.k, Annealing(temperatures=100)
     test = run.data.test[:images].to(run.experiment.device).float()
-    found, simulated = ais(run.model, test, how), bidirectional(run.model, images, how)
+    share = len(test) / (len(test) + 2 * images)  # of the work, before the simulated images
+    log.info("annealing: about %.0f s", estimated_seconds(run.model, test, how) / share)
+    with shown("annealing") as progress:
+        found = ais(run.model, test, how, progress=lambda done: progress(share * done))
+        simulated = bidirectional(run.model, images, how, progress=lambda done: progress(share + (1 - share) * done))
     return {
         f"{len(test)} test images, L_{k}": _nats(likelihood(run.model, test, k).bound),
         f"{len(test)} test images, AIS": _nats(found.bound),

@@ -3,9 +3,11 @@
 import pytest
 import torch
 from oracle import X, linear_gaussian, sigmoid_belief
+from test_every_model import every_model, images, is_discrete, small
 
 from iwae_lab.console.errors import UserError
 from iwae_lab.evaluation import gaps
+from iwae_lab.evaluation.ais import Annealing, ais
 from iwae_lab.evaluation.gaps import encoder_gaps
 from iwae_lab.evaluation.likelihood import likelihood
 
@@ -78,3 +80,16 @@ def test_depends_on_the_seed_and_leaves_no_trace():
 def test_discrete_latents_are_refused():
     with pytest.raises(UserError, match="SigmoidBeliefNetwork has discrete latents"):
         encoder_gaps(sigmoid_belief(1), X, torch.zeros(1))
+
+
+@every_model
+def test_every_model_has_gaps_and_bounds_from_either_start_or_refuses(name):
+    model, x, how = small(name), images(3), Annealing(2, 3, 2, start="prior")
+    if is_discrete(model):
+        with pytest.raises(UserError, match="has discrete latents"):
+            encoder_gaps(model, x, torch.zeros(3))
+        return
+    bounds = ais(model, x, how).bound
+    found = encoder_gaps(model, x, bounds, steps=5, samples=3)
+    assert bounds.isfinite().all() and found.best_elbo.isfinite().all()
+    assert torch.equal(found.elbo, likelihood(model, x, 1000, seed=gaps.SEED, rows=100_000).elbo)
