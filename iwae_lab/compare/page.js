@@ -159,7 +159,7 @@
         element(
           "small",
           { title: `the paper: ${cell.paper.units} units` },
-          `paper ${fixed(cell.paper.nll)} (${cell.paper.mark}) `,
+          `paper ${fixed(cell.paper.nll)} `,
           difference,
         ),
       );
@@ -347,7 +347,7 @@
         traces.nll.push(
           paper(
             papers.map((cell) => cell.nll),
-            papers.map((cell) => `${fixed(cell.nll)} nats (${cell.mark})`),
+            papers.map((cell) => `${fixed(cell.nll)} nats`),
           ),
         );
         traces.total.push(

@@ -20,8 +20,8 @@ _LEGEND = (
     "conservative, as both were measured on the same images."
 )
 _PAPER_LEGEND = (
-    "paper: Burda et al. 2016, table 1 or (init_from) section 5.2, and our value minus it; (v) read in an "
-    "independent publication too, (r) recalled from the paper and not read again."
+    "paper: Burda et al. 2016 (arXiv 1509.00519v4), table 1, appendix or (init_from) section 5.2, one run a cell, and "
+    "our value minus it."
 )
 _BORROWED_LEGEND = "‡: the runs of VAE with k = 1; as an objective, IWAE with k = 1 is the same."
 
@@ -39,7 +39,7 @@ def _result(cell: Cell) -> str:
 def _against_paper(cell: Cell) -> str | None:
     if cell.paper is None:
         return None
-    return f"paper {cell.paper.nll:.2f} ({cell.paper.mark}) {cell.minus_paper:+.2f}"
+    return f"paper {cell.paper.nll:.2f} {cell.minus_paper:+.2f}"
 
 
 def legend(tables: list[Table]) -> list[str]:
@@ -121,7 +121,7 @@ def write_csv(path: Path, tables: list[Table]) -> None:
     """A line for each cell of every table."""
     head = [
         *("protocol", "model", "objective", "setting", "by", "value", "nll", "nll_se", "nll_se_over", "seeds"),
-        *("active_units", "best", "paper_nll", "paper_mark", "paper_active_units", "minus_paper", "run_ids"),
+        *("active_units", "best", "paper_nll", "paper_active_units", "minus_paper", "run_ids"),
     ]
     file = io.StringIO()
     writer = csv.writer(file)
@@ -150,7 +150,6 @@ def _csv_line(table: Table, row: Row, column: str, cell: Cell) -> list[object]:
         format_units(cell.active_units),
         cell.best,
         paper.nll if paper else "",
-        paper.mark if paper else "",
         format_units(list(paper.active_units)) if paper else "",
         cell.minus_paper if paper else "",
         " ".join(run.record.run_id for run in cell.runs),
