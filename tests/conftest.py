@@ -49,12 +49,16 @@ def zygote() -> Iterator[subprocess.Popen[str]]:
 
 
 def ask(
-    zygote: subprocess.Popen[str], folder: Path, arguments: Sequence[str], environment: Mapping[str, str]
+    zygote: subprocess.Popen[str],
+    folder: Path,
+    arguments: Sequence[str],
+    environment: Mapping[str, str],
+    cwd: Path = ROOT,
 ) -> subprocess.CompletedProcess[str]:
-    """What `python *arguments` did, in the root of the project; its output is kept in `folder`."""
+    """What `python *arguments` did in `cwd`; its output is kept in `folder`."""
     stdout, stderr = folder / ".stdout", folder / ".stderr"
     request = {
-        "argv": arguments, "cwd": str(ROOT), "env": dict(environment), "stdout": str(stdout), "stderr": str(stderr)
+        "argv": arguments, "cwd": str(cwd), "env": dict(environment), "stdout": str(stdout), "stderr": str(stderr)
     }  # fmt: skip
     assert zygote.stdin and zygote.stdout
     zygote.stdin.write(json.dumps(request) + "\n")
