@@ -31,7 +31,7 @@ def log_sum_of_others(log_w: Tensor) -> Tensor:
     """log Σ_{j≠i} w_j for each sample i, cut from the graph; −∞ where k = 1. [k, batch] -> [k, batch]."""
     log_w = log_w.detach()
     total = torch.logsumexp(log_w, dim=0)
-    share = torch.exp(log_w - total)  # at most 1/2 but for the largest, whose complement may round to nothing
+    share = torch.exp(log_w - total)  # at most 1/2 except for the largest, whose complement may round to zero
     largest = torch.arange(len(log_w), device=log_w.device).unsqueeze(-1) == log_w.argmax(0)
     without_largest = torch.logsumexp(log_w.masked_fill(largest, -torch.inf), dim=0)
     return torch.where(largest, without_largest, total + torch.log1p(-share.clamp_max(0.5)))
@@ -43,7 +43,7 @@ def ess(log_w: Tensor) -> Tensor:
 
 
 class StreamingBounds:
-    """The same of log-weights that arrive in chunks; keeps three float64 numbers a datum."""
+    """Streaming version of the bounds above: takes log-weights in chunks, keeps three float64 numbers per datum."""
 
     iwae_bound: Tensor
     """[batch], nats"""
@@ -56,7 +56,7 @@ class StreamingBounds:
         self.k = 0
 
     def add(self, log_w: Tensor) -> None:
-        """Take in the log-weights [chunk, batch] of more samples of the same data."""
+        """Add the log-weights [chunk, batch] of more samples of the same data."""
         log_w = log_w.double()
         bound, mean, squares = iwae_bound(log_w), elbo(log_w), torch.logsumexp(2 * log_w, dim=0)
         share = len(log_w) / (self.k + len(log_w))

@@ -31,16 +31,16 @@ def fresh_noise(distribution: Distribution, level: int, shape: tuple[int, int, i
 
 @dataclass(frozen=True)
 class Draw:
-    """k posterior samples for each datum of a batch, and what they weigh (nats)."""
+    """k posterior samples per datum of a batch, and their log densities (nats)."""
 
     z: list[Tensor]
-    """[k, batch, units], one a stochastic layer"""
+    """[k, batch, units], one per stochastic layer"""
     log_q: Tensor
     """log q(z | x) [k, batch]"""
     log_p: Tensor
     """log p(x, z) [k, batch]"""
     path_parameters: list[Tensor] = field(default_factory=list)
-    """with gradient="path": the parameters of each q at each sample, through which alone φ acts"""
+    """with gradient="path": the parameters of each q at each sample, the only path from φ"""
 
     @property
     def log_w(self) -> Tensor:
@@ -48,9 +48,9 @@ class Draw:
         return self.log_p - self.log_q
 
     def scale_inference_gradient(self, factor: Tensor) -> None:
-        """Multiply each sample's path derivative by `factor` [k, batch] where it enters φ; θ's stays.
+        """Multiply each sample's path derivative in φ by `factor` [k, batch]; θ's gradient is unchanged.
 
-        Needs `gradient="path"`. The factor is applied once a sample, at the parameters of each q, never
+        Needs `gradient="path"`. The factor is applied once per sample, at the parameters of each q, never
         to z itself: z_1's derivative also carries what came through q(z_2 | z_1).
         """
         for parameter in self.path_parameters:
@@ -58,7 +58,7 @@ class Draw:
 
 
 class LatentVariableModel(nn.Module, ABC):
-    """What objectives and evaluation see of a model; subclasses say which layers it is made of."""
+    """What objectives and evaluation use of a model; subclasses provide `encoder`, `decoder` and `prior`."""
 
     encoder: nn.ModuleList
     """encoder[0]: x -> q(z_1 | x); encoder[l]: z_l -> q(z_{l+1} | z_l)"""
@@ -127,18 +127,18 @@ class LatentVariableModel(nn.Module, ABC):
             )
 
     def log_joint(self, x: Tensor, z: list[Tensor]) -> Tensor:
-        """log p(x, z) [k, batch] of x [batch, pixels] and samples z, one [k, batch, units] a layer."""
+        """log p(x, z) [k, batch] of x [batch, pixels] and samples z, one [k, batch, units] per layer."""
         return self.log_prior(z) + _apply(self.decoder[0], z[0]).log_prob(x)
 
     def log_prior(self, z: list[Tensor]) -> Tensor:
-        """log p(z) [k, batch] of samples z, one [k, batch, units] a layer."""
+        """log p(z) [k, batch] of samples z, one [k, batch, units] per layer."""
         log_p = self.prior().log_prob(z[-1])
         for layer, below, above in zip(list(self.decoder)[1:], z, z[1:], strict=False):
             log_p = log_p + _apply(layer, above).log_prob(below)
         return log_p
 
     def log_posterior(self, x: Tensor, z: list[Tensor]) -> Tensor:
-        """log q(z | x) [k, batch] of x [batch, pixels] and samples z, one [k, batch, units] a layer."""
+        """log q(z | x) [k, batch] of x [batch, pixels] and samples z, one [k, batch, units] per layer."""
         log_q = x.new_zeros(())
         for layer, below, here in zip(self.encoder, [x, *z[:-1]], z, strict=True):
             log_q = log_q + _apply(layer, below).log_prob(here)
@@ -162,7 +162,7 @@ class LatentVariableModel(nn.Module, ABC):
         return found
 
     def sample_joint(self, n: int) -> tuple[Tensor, list[Tensor]]:
-        """n draws from p(x, z): images [n, pixels] and latents, one [1, n, units] a layer."""
+        """n draws from p(x, z): images [n, pixels] and latents, one [1, n, units] per layer."""
         prior = self.prior()
         drawn = [prior.sample(prior.noise((n, *prior[0].shape)))]
         for layer in reversed(self.decoder):

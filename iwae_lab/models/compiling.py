@@ -1,4 +1,4 @@
-"""Functions of tensors, compiled where that repays. Torch only."""
+"""Functions of tensors, compiled where that saves time. Torch only."""
 
 import logging
 import statistics
@@ -17,18 +17,18 @@ log = logging.getLogger("iwae_lab")
 
 
 class Compiled:
-    """A pure function of tensors, by torch.compile for inputs of its first call's shapes, else as it is.
+    """A pure function of tensors, compiled for inputs of the first call's shapes and eager for others.
 
     mode: "true" compiles at once, "false" never. "auto" measures `TIMED` eager calls, compiles if the calls left
-    would save more than compiling costs, measures as many compiled ones, and keeps the faster. A call takes until the
-    next one begins; while it measures it waits for the device.
-    The noise is that of the eager function. Where it can't be compiled, one line says so, and all goes on eagerly.
+    would save more than compiling costs, measures as many compiled ones, and keeps the faster. A call's time lasts
+    until the next one begins; while it is measured, the device is synchronized. Noise is that of the eager function.
+    Where compiling fails, one line says so, and the function stays eager.
     """
 
     SKIPPED = 5  # calls before those that are timed: the first ones are slow
     TIMED = 15
     COST = 30.0  # seconds that compiling takes
-    GAIN = 0.1  # of a call's time, the least worth trying for
+    GAIN = 0.1  # smallest share of a call's time that is worth compiling for
     TANH_BY_EXP = "cpp.use_decompose_tanh"  # on CPUs, in a third of the time; not in every torch
     possible = True  # until it fails in this process
 
@@ -67,7 +67,7 @@ class Compiled:
             return self.eager(*inputs)
 
     def drop(self) -> None:
-        """Call the function as it is from now on."""
+        """Call the function eagerly from now on."""
         self.compiled, self.deciding = None, False
 
     def compile(self) -> None:

@@ -25,7 +25,7 @@ class Gaussian(NamedTuple):
         return torch.randn(shape, generator=generator, dtype=self.mean.dtype, device=self.mean.device)
 
     def noise_from_bits(self, bits: Tensor) -> Tensor:
-        """The same from independent 64-bit integers, int64 of the noise's shape."""
+        """`noise` computed from independent 64-bit integers, int64 of the noise's shape."""
         return _normal(bits, self.mean.dtype)
 
     def sample(self, noise: Tensor) -> Tensor:
@@ -55,7 +55,7 @@ class Bernoulli(NamedTuple):
         return torch.rand(shape, generator=generator, dtype=self.logits.dtype, device=self.logits.device)
 
     def noise_from_bits(self, bits: Tensor) -> Tensor:
-        """The same from independent 64-bit integers, int64 of the noise's shape."""
+        """`noise` computed from independent 64-bit integers, int64 of the noise's shape."""
         return (bits & 0xFFFFFF).to(self.logits.dtype) * 2**-24  # what fp32 holds exactly, so always below 1
 
     def sample(self, noise: Tensor) -> Tensor:
@@ -75,10 +75,10 @@ def sum_softplus(logits: Tensor) -> Tensor:
 
 
 class _SumSoftplus(torch.autograd.Function):
-    """`sum_softplus` for the compiler; uncompiled it is no faster.
+    """`sum_softplus` for compiled code; eager code gains nothing from it.
 
-    Σ max(l, 0) + Σ log Π (1 + e^−|l|), in products of `GROUP` factors from 1 to 2, which take as many times fewer
-    logarithms. The derivative is written out, since that of the products would run through all of their factors.
+    Σ max(l, 0) + Σ log Π (1 + e^−|l|), in products of `GROUP` factors from 1 to 2, so that it takes `GROUP` times fewer
+    logarithms. The derivative is written out: autograd would differentiate every factor of the products.
     """
 
     @staticmethod

@@ -35,7 +35,7 @@ def _check_widths(latents: list[int], hidden: list[list[int]]) -> None:
 
 
 class Conditional(nn.Module):
-    """h [rows, n_in] -> a distribution over n_out units: a tanh body, then one linear head a parameter.
+    """h [rows, n_in] -> a distribution over n_out units: a tanh body, then one linear head per parameter.
 
     Weights are Glorot-uniform, biases zero (Burda et al. 2016, section 5).
     """

@@ -1,4 +1,4 @@
-"""In which arithmetic a device trains. Torch only."""
+"""The precision of matrix products in training. Torch only."""
 
 import contextlib
 from collections.abc import Iterator
@@ -11,13 +11,13 @@ __all__ = ["Precision", "autocast", "fastest_precision", "products_for_training"
 Precision = Literal["32", "bf16"]
 
 HARMLESS_K = 5  # samples up to which training in bf16 ended at the NLL of fp32; with 50, 0.1 nats above
-REPAYING_ROWS = 200  # of a product; with fewer, converting them to bf16 on a CPU takes what it saves
+REPAYING_ROWS = 200  # of a product; with fewer, converting to bf16 on a CPU costs what it saves
 
 
 def fastest_precision(device: torch.device, batch_size: int, k: int) -> Precision:
     """bf16 where it is harmless, the hardware has it and products of batch_size × k rows repay it; else 32.
 
-    Not by the clock, so it is the same for a run that is repeated beside other work.
+    It is not timed, so a repeated run gets the same precision on a busy machine.
     """
     if k > HARMLESS_K:
         return "32"
@@ -37,7 +37,7 @@ def autocast(device: torch.device, precision: str) -> torch.autocast:
 
 @contextlib.contextmanager
 def products_for_training(device: torch.device) -> Iterator[None]:
-    """Let CUDA multiply fp32 matrices in TF32 inside; what is measured stays in fp32."""
+    """A context in which CUDA multiplies fp32 matrices in TF32; evaluation stays outside it, in fp32."""
     before = torch.backends.cuda.matmul.allow_tf32
     torch.backends.cuda.matmul.allow_tf32 = device.type == "cuda"
     try:
