@@ -1,1 +1,1 @@
-"""Training objectives, one a file. Adding one needs a file here (or anywhere importable) and a YAML."""
+"""Training objectives, one per file. Adding one needs a file here (or anywhere importable) and a YAML."""

@@ -11,7 +11,7 @@ from iwae_lab.objectives.hamiltonian import Chains, Point
 
 __all__ = ["AnnealedWakeSleep"]
 
-ACCEPTANCE = 0.8  # aimed at
+ACCEPTANCE = 0.8  # the target
 
 
 class AnnealedWakeSleep(Objective):
@@ -54,10 +54,10 @@ class AnnealedWakeSleep(Objective):
         return Estimate(-gain, log_w)
 
     def _move(self, chains: Chains, point: Point, beta: float) -> tuple[Point, Tensor]:
-        """A move that leaves π_β as it is, and which chains [k, batch] took it."""
+        """A move that leaves π_β invariant, and which chains [k, batch] accepted it."""
         there, _, work = chains.move(point, chains.momentum(point, self.noise), beta, self.step.to(point.log_w))
         gain = beta * (there.log_w - point.log_w) - work
-        taken = torch.rand_like(gain).log() < gain  # not if gain is NaN
+        taken = torch.rand_like(gain).log() < gain  # a NaN gain is rejected
 
         def choose(new: Tensor, old: Tensor) -> Tensor:
             return torch.where(taken.view(taken.shape + (1,) * (new.dim() - 2)), new, old)

@@ -10,19 +10,20 @@ __all__ = ["Annealing", "annealings"]
 
 @dataclass(frozen=True)
 class Annealing:
-    """Linearly from `start` in the first epoch to `end` after `epochs` epochs, and so from there on."""
+    """Moves linearly from `start` in the first epoch to `end` after `epochs` epochs, and stays there."""
 
     start: float
     end: float
     epochs: int
 
     def value(self, epochs_done: int) -> float:
-        """In the epoch that follows `epochs_done` others."""
+        """The value in the epoch after `epochs_done` finished ones."""
         return self.start + (self.end - self.start) * min(1.0, epochs_done / self.epochs)
 
 
 def annealings(node: Any) -> dict[str, Annealing]:
-    """Of the values {from: A, to: B, epochs: N} in an objective's node. Raises `UserError` where one is incomplete."""
+    """Every value {from: A, to: B, epochs: N} of an objective's node, by its key. Raises `UserError` where one is
+    incomplete."""
     found = {}
     for name, value in node.items() if isinstance(node, dict) else ():
         if isinstance(value, dict) and "from" in value:

@@ -1,4 +1,4 @@
-"""What an objective is given and what it gives back."""
+"""The interface of objectives: what they receive and what they return."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ __all__ = ["Estimate", "ImportanceWeighted", "Objective"]
 
 @dataclass(frozen=True)
 class Estimate:
-    """What an objective makes of one minibatch."""
+    """The result of an objective on one minibatch."""
 
     loss: Tensor
     """scalar, a mean over the batch; its gradient is the estimator, to be descended"""
@@ -39,19 +39,19 @@ class Estimate:
 class Objective(nn.Module, ABC):
     """An estimator of gradients in θ and φ from k samples for each datum.
 
-    The tests hold every objective to what it claims here: the estimator's mean is the gradient of the mean
-    of `target` in θ and of `inference_target` in φ.
+    The tests check what every objective claims here: that the estimator's mean is the gradient of the mean of `target`
+    in θ and of `inference_target` in φ.
     """
 
     is_bound: bool = False
     """whether the mean of `target` is at most log p(x)"""
     compilable: bool = True
-    """whether `forward` does the same operations on tensors of the same shapes every time, and leaves its buffers as
-    they are: a compiled backward pass may compute again from them, and a CUDA graph does nothing else"""
+    """whether `forward` runs the same operations on the same shapes every time and changes no buffer, as compiled code
+    and CUDA graphs require"""
     couplable: bool = False
-    """whether it holds for samples of a datum that depend on each other, as `noise` may make them"""
+    """whether the estimator is still valid where a datum's samples depend on each other (`couple`)"""
     noise: Noise = staticmethod(fresh_noise)
-    """what a couplable objective draws its samples with"""
+    """from which a couplable objective draws its samples"""
 
     def __init__(self) -> None:
         super().__init__()
@@ -72,27 +72,27 @@ class Objective(nn.Module, ABC):
         """The estimate for binary images x [batch, pixels]."""
 
     def anneal(self, name: str, annealing: Annealing) -> None:
-        """Make the float attribute `name` change with the epoch: a tensor then, which compiled code and graphs read."""
+        """Let the float attribute `name` change with the epoch, as a tensor that compiled code and graphs read."""
         delattr(self, name)
         self.register_buffer(name, torch.tensor(annealing.start), persistent=False)
         self.annealed[name] = annealing
 
     def begin_epoch(self, epochs_done: int) -> None:
-        """Set what is annealed, for the epoch that follows `epochs_done` others."""
+        """Set the annealed parameters for the epoch after `epochs_done` finished ones."""
         for name, annealing in self.annealed.items():
             self.get_buffer(name).fill_(annealing.value(epochs_done))
 
     def target(self, log_w: Tensor) -> Tensor | None:
-        """What θ maximises on average, a mean over columns, from `Estimate.log_w`. None: nothing of this form."""
+        """The function of `Estimate.log_w` whose mean θ ascends, [columns]; None where there is none."""
         return None
 
     def inference_target(self, log_w: Tensor) -> Tensor | None:
-        """What φ maximises on average, as `target`, which it is by default."""
+        """The same for φ; `target` by default."""
         return self.target(log_w)
 
 
 class ImportanceWeighted(Objective):
-    """An objective that ascends L_k, in φ too unless it says otherwise."""
+    """Base of the objectives that ascend L_k, in φ too unless they say otherwise."""
 
     is_bound = True
 

@@ -1,10 +1,10 @@
-"""Noise by which the k samples of a datum depend on each other. Torch only.
+"""Noise that makes the k samples of a datum depend on each other. Torch only.
 
 Each sample by itself has the distribution q(z | x), so E (1/k) Σ_i w_i = p(x), and L̂_k of such samples is in
 expectation at most log p(x): tighter, the smaller the variance of their mean weight (Domke & Sheldon 2019,
-arXiv 1906.10115). It isn't the L_k of independent samples: `rqmc` lowers that variance, `antithetic` where q is off
-centre (its pairs weigh alike where q is centred on the posterior, and then it loosens the bound). Data stay
-independent of each other.
+arXiv 1906.10115). It is not the L_k of independent samples. `rqmc` lowers that variance. `antithetic` lowers it where q
+is off centre; where q is centred on the posterior, both samples of a pair weigh the same, and the bound is looser. Data
+stay independent of each other.
 """
 
 import functools

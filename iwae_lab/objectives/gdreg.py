@@ -18,8 +18,8 @@ class GDReG(ImportanceWeighted):
     With z_l = T(ε; z_{l+1}) the sampling path of p(z_l | z_{l+1}), at the ε that gives the z_l drawn from q,
     Σ_i w̃_i ∇log p(z_l | z_{l+1}) has the mean of Σ_i (w̃_i ∂/∂z_l log p(z_{l−1} | z_l) − w̃_i² ∂/∂z_l log w_i) ∇T,
     where z_0 = x and ∂/∂z_l leaves the other layers of z as they are. φ as DReG; the parameters of p(x | z_1) and of
-    the prior as IWAE. Unbiased for IWAE; with one stochastic layer it is DReG. Of less variance where q is near the
-    posterior; where it is far, some coordinates have more. p(z_l | z_{l+1}) must be Gaussian.
+    the prior as IWAE. Unbiased for IWAE; with one stochastic layer it is DReG. Its variance is lower where q is near
+    the posterior; far from it, some coordinates have more. p(z_l | z_{l+1}) must be Gaussian.
     """
 
     compilable = False  # the compiler can't follow a gradient inside a forward pass
@@ -50,7 +50,7 @@ class GDReG(ImportanceWeighted):
 
 
 def _samples(model: LatentVariableModel, x: Tensor, k: int) -> list[Tensor]:
-    """k samples of q(z | x), differentiable in φ: one [k, batch, units] a layer."""
+    """k samples of q(z | x), differentiable in φ: one [k, batch, units] per layer."""
     drawn = []
 
     def draw(q: Distribution, level: int, shape: tuple[int, int, int]) -> Tensor:

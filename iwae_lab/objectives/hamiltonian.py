@@ -1,9 +1,9 @@
 """Hamiltonian moves between q and the posterior. Torch only.
 
 In the noise ε of z = g(ε, x), all layers at once, the path from q to the posterior is π_β(ε) ∝ N(ε; 0, I) w(ε)^β. A
-move turns ε and its momentum v into each other, which leaves N(ε) N(v) as it is, between two half kicks of v by
-β ∇log w(ε): a leapfrog step that solves the Gaussian part exactly (Shahbaba et al. 2014, arXiv 1106.5941). It keeps
-volumes and undoes itself with v reversed; where q is the posterior, w is constant and the move exact at any angle.
+move turns ε and its momentum v into each other, which leaves N(ε) N(v) invariant, between two half kicks of v by
+β ∇log w(ε): a leapfrog step that solves the Gaussian part exactly (Shahbaba et al. 2014, arXiv 1106.5941). It preserves
+volume and is reversed by reversing v; where q is the posterior, w is constant and the move exact at any angle.
 """
 
 from dataclasses import dataclass
@@ -19,19 +19,19 @@ __all__ = ["Chains", "Point"]
 
 
 class Point(NamedTuple):
-    """Where k chains for each datum are."""
+    """The positions of k chains per datum."""
 
     noise: list[Tensor]
-    """ε [k, batch, units], one a layer"""
+    """ε [k, batch, units], one per layer"""
     log_w: Tensor
     """log w(ε) [k, batch]"""
     slopes: list[Tensor]
-    """∂ log w / ∂ε, one a layer"""
+    """∂ log w / ∂ε, one per layer"""
 
 
 @dataclass(frozen=True)
 class Chains:
-    """Of a batch x [batch, pixels]."""
+    """Chains for a batch x [batch, pixels]."""
 
     model: LatentVariableModel
     x: Tensor
@@ -50,7 +50,7 @@ class Chains:
             return self._point(drawn, self.model.log_weights(self.x, k, draw))
 
     def momentum(self, point: Point, noise: Noise) -> list[Tensor]:
-        """Standard normal, one [k, batch, units] a layer of ε."""
+        """Standard normal, one [k, batch, units] per layer of ε."""
         layers = ((StandardNormal(eps.detach()[0, 0]), eps) for eps in point.noise)
         levels = len(point.noise)
         return [noise(normal, levels + level, eps.shape) for level, (normal, eps) in enumerate(layers)]  # type: ignore[arg-type]

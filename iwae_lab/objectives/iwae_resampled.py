@@ -80,14 +80,14 @@ class Resampling:
 def resample(weights: Tensor, m: int) -> tuple[Tensor, Tensor]:
     """m different rows of `weights` [k, batch], which sum to 1 over k, and the weights they stand for: [m, batch] each.
 
-    Those above a threshold c are kept, the others drawn with probability w/c and given the weight c, by one
-    uniform number a column: unbiased, and of all such schemes the one of least variance (Fearnhead & Clifford
-    2003, section 3.2).
+    Those above a threshold c are kept, the others drawn with probability w/c and given the weight c, by one uniform
+    number per column: unbiased, and of all such schemes the one of least variance (Fearnhead & Clifford 2003, section
+    3.2).
     """
     weights = weights.clamp_min(1e-30)  # so that m of them are above zero
     threshold = _threshold(weights, m)
     probability = (weights / threshold).clamp_max(1)
-    positions = probability.cumsum(0) * (m / probability.sum(0))  # to m, whatever rounding made of the sum
+    positions = probability.cumsum(0) * (m / probability.sum(0))  # up to m, whatever the sum was rounded to
     points = torch.arange(m, device=weights.device, dtype=weights.dtype)[:, None] + torch.rand_like(threshold)
     chosen = (positions < points.unsqueeze(1)).sum(1).clamp_max(len(weights) - 1)
     return chosen, torch.maximum(weights.gather(0, chosen), threshold)
@@ -96,7 +96,7 @@ def resample(weights: Tensor, m: int) -> tuple[Tensor, Tensor]:
 def _threshold(weights: Tensor, m: int) -> Tensor:
     """c [batch] with Σ_i min(1, w_i / c) = m; the smallest weight where m = k."""
     descending = weights.sort(0, descending=True).values
-    rest = descending.flip(0).cumsum(0).flip(0)[:m]  # of which sum, beyond those kept, each slot left gets its share
+    rest = descending.flip(0).cumsum(0).flip(0)[:m]  # tail sums of the sorted weights
     shares = rest / torch.arange(m, 0, -1, device=weights.device, dtype=weights.dtype)[:, None]
     kept = (descending[:m] > shares).sum(0, keepdim=True).clamp_max(m - 1)
     return shares.gather(0, kept).squeeze(0)

@@ -44,7 +44,7 @@ class JVI(Objective):
     def target(self, log_w: Tensor) -> Tensor:
         k = len(log_w)
         highest = log_w.detach().max(0).values
-        w = (log_w - highest).double().exp()  # in double, for what is left without the highest
+        w = (log_w - highest).double().exp()  # double: without the highest weight, little may be left
         jackknife = torch.zeros_like(w[0])
         for j, c in enumerate(self.coefficients(k)):
             sums = (leave_out(k, j, w) @ w).clamp(min=torch.finfo(w.dtype).tiny)  # 708 nats below the highest
@@ -53,7 +53,7 @@ class JVI(Objective):
 
 
 def leave_out(k: int, j: int, like: Tensor) -> Tensor:
-    """0 at the j samples left out, else 1: [ways to choose them, k], on the device of `like` and of its type."""
+    """Masks [ways to choose, k], 0 at the j samples left out and 1 elsewhere; device and type as `like`."""
     if j == 0:
         return like.new_ones(1, k)
     if j == 1:

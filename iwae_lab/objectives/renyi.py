@@ -18,7 +18,7 @@ class Renyi(Objective):
 
     α = 1 is the ELBO, α = 0 is IWAE, α → −∞ is `vr_max`. For 0 ≤ α < 1 it is the VR-IWAE bound, a lower bound of
     log p(x), by its plain gradient (Daudel et al. 2023, arXiv 2210.06226; `vr_iwae` has the doubly reparameterised
-    one). For α < 0 it is none.
+    one). For α < 0 it is not a bound.
     """
 
     couplable = True
@@ -42,7 +42,7 @@ def renyi_bound(log_w: Tensor, alpha: float | Tensor) -> Tensor:
     """1/(1−α) · log (1/k) Σ_i w_i^(1−α) per datum, the ELBO at α = 1. [k, batch] -> [batch], nats."""
     order = 1 - alpha
     if isinstance(order, Tensor):
-        order = torch.where(order.abs() < 1e-6, 1e-6, order)  # where it is the ELBO but for 1e-6 of Var(log w) / 2
+        order = torch.where(order.abs() < 1e-6, 1e-6, order)  # where it differs from the ELBO by 1e-6 · Var(log w) / 2
     elif order == 0:
         return elbo(log_w)
     scaled = order * log_w.double()  # near α = 1 the bound of these is small

@@ -16,7 +16,7 @@ class SUMO(Objective):
 
     From nested samples and a random J, one for a minibatch, so k + J samples, some k + 5 on average.
     Unbiased for log p(x) and no bound. Since E[S] does not depend on φ, φ minimises the variance of S,
-    by descending S². P(J ≥ j) is 1/j up to j = 80 and falls by a tenth a step from there.
+    by descending S². P(J ≥ j) is 1/j up to j = 80 and falls by a tenth per step from there.
     """
 
     compilable = False  # J decides shapes

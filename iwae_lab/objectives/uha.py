@@ -16,7 +16,7 @@ class UHA(ImportanceWeighted):
 
     (Geffner & Domke 2021, arXiv 2107.04150; Zhang et al. 2021, arXiv 2107.10211; Thin et al. 2021, arXiv 2106.15921.)
     w = p(x, z_K) / q(z_0) · Π_t N(v̂_t) / N(v_{t−1}), with v_{t−1} and v̂_t the momentum before and after move t of
-    `iwae_lab.hamiltonian`, and v_t = η v̂_t + √(1−η²) ξ. There is no acceptance step, so w is differentiable;
+    `iwae_lab.objectives.hamiltonian`, and v_t = η v̂_t + √(1−η²) ξ. There is no acceptance step, so w is differentiable;
     E w = p(x), so this is a lower bound of log p(x), and its gradient in θ and φ, through the chains, is unbiased.
     steps=0 is IWAE.
 
