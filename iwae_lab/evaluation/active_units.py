@@ -45,13 +45,13 @@ class ActiveUnits:
         return [int((variances > threshold).sum()) for variances in self.variances]
 
     def intervals(self, level: float = 0.95, resamples: int = 1000, seed: int = SEED) -> list[tuple[int, int]]:
-        """What the counts would be with other images like these: bootstrap percentiles, lowest and highest."""
+        """Bootstrap percentiles of the counts over images, lowest and highest per layer."""
         found = []
         generator = torch.Generator().manual_seed(seed)
         for a, b in self.inner:
             n = len(a)
             picked = torch.randint(n, (resamples, n), generator=generator)
-            times = torch.stack([row.bincount(minlength=n) for row in picked]).to(a)  # that each image was picked
+            times = torch.stack([row.bincount(minlength=n) for row in picked]).to(a)  # how often each image was picked
             a, b = a - a.mean(0), b - b.mean(0)
             variances = (times @ (a * b) - (times @ a) * (times @ b) / n) / (n - 1)
             counts = (variances > THRESHOLD).sum(1).double()
@@ -103,7 +103,7 @@ def authors_counts(model: LatentVariableModel, images: Tensor, *, seed: int = SE
 
 
 class WithoutUnits(LatentVariableModel):
-    """A model less some latent units: fixed at constants for the networks they feed, and in neither density.
+    """A model without some latent units: they are fixed at constants and left out of both densities.
 
     keep: of each layer, the units that stay, bool [units]. constants: values for the others, [units]; those of units
     that stay do not matter. Shares the parameters of `model`, which can be any with an encoder, a decoder and a prior.
@@ -123,7 +123,7 @@ class WithoutUnits(LatentVariableModel):
 
 
 class _Restricted(nn.Module):
-    """A conditional of which only some inputs vary, and only some outputs matter; both by their indices."""
+    """A conditional with some inputs fixed and some outputs left out; the others are given by index."""
 
     def __init__(self, layer: nn.Module, inputs: tuple[Tensor, Tensor] | None, outputs: Tensor | None) -> None:
         super().__init__()

@@ -32,7 +32,7 @@ __all__ = ["Annealed", "Annealing", "Sandwich", "ais", "bidirectional", "estimat
 SEED = 400
 ROWS, CUDA_ROWS = 2000, 50_000  # chains moved at a time
 PILOT_CHAINS = 4
-ACCEPTANCE = 0.8  # aimed at by the pilot chains
+ACCEPTANCE = 0.8  # the target of the pilot chains
 TIMED_MOVES = 3
 STARTS, SCHEDULES = ("q", "prior"), ("sigmoid", "linear")
 
@@ -41,7 +41,7 @@ Progress = Callable[[float], None]
 
 @dataclass(frozen=True)
 class Annealing:
-    """How to anneal. Raises `UserError` for a value that makes no sense.
+    """Settings of annealed importance sampling. Raises `UserError` for values out of range.
 
     chains: per image. temperatures: steps from the start to the posterior; the papers take 10,000. leapfrog_steps: of
     the Hamiltonian move at each. start: see the module. schedule: of β from 0 to 1, "linear" or "sigmoid", which is
@@ -63,7 +63,7 @@ class Annealing:
             require(f"evaluation.ais.{key}", value, value in known, f"one of {', '.join(known)}")
 
     def betas(self) -> list[float]:
-        """From 0 to 1, one more than there are temperatures."""
+        """β from 0 to 1, `temperatures` + 1 of them."""
         even = torch.linspace(0, 1, self.temperatures + 1, dtype=torch.float64)
         if self.schedule == "linear":
             return even.tolist()
@@ -84,7 +84,7 @@ class Annealed:
 
     @property
     def mean(self) -> float:
-        """Over images, nats."""
+        """Mean bound over images, nats."""
         return self.bound.mean().item()
 
     @property
@@ -208,7 +208,7 @@ def _batch(images: Tensor, how: Annealing, rows: int | None) -> int:
 
 
 class _Work:
-    """How many of the moves of all chains are done."""
+    """Counts the moves done of all chains."""
 
     def __init__(self, how: Annealing, images: int, progress: Progress) -> None:
         self.total = images * (PILOT_CHAINS * how.temperatures + how.chains * (how.temperatures - 1))
@@ -222,7 +222,7 @@ class _Work:
 
 @dataclass(frozen=True)
 class _State:
-    """Of chains [chains, batch, units of all layers]."""
+    """Chains at one noise [chains, batch, units of all layers]."""
 
     noise: Tensor
     log_w: Tensor
@@ -233,7 +233,7 @@ class _State:
 
 @dataclass(frozen=True)
 class _Path:
-    """To the posterior of a batch x [batch, pixels], with the moves made along it."""
+    """The path to the posterior of a batch x [batch, pixels], and the moves along it."""
 
     model: LatentVariableModel
     x: Tensor
@@ -260,11 +260,11 @@ class _Path:
 
     @classmethod
     def tuned(cls, model: LatentVariableModel, x: Tensor, how: Annealing, generator: Generator, work: _Work) -> Self:
-        """With step sizes from pilot chains: steps that adapt to the very chains they move would bias w."""
+        """The path with step sizes from pilot chains: tuning them on the chains they move would bias w."""
         path = cls.of(model, x, how, generator, work)
         state = path.at(path.noise(PILOT_CHAINS))
         step = path.x.new_full((len(x), 1), 0.3)
-        for beta in path.betas[:-1]:  # nothing is weighed after a move at the last
+        for beta in path.betas[:-1]:  # no weight follows a move at the last
             path.steps.append(step)
             state, accepted = path.move(state, beta, step)
             step = (step * torch.exp(0.3 * (accepted.to(step).mean(0).unsqueeze(-1) - ACCEPTANCE))).clamp(max=1.0)
@@ -272,11 +272,11 @@ class _Path:
         return path
 
     def noise(self, chains: int) -> Tensor:
-        """Of a sample of the start for each chain."""
+        """Noise of a sample of the start for each chain."""
         return self._normal(chains, len(self.x), sum(self.widths))
 
     def noise_of(self, z: list[Tensor]) -> Tensor:
-        """That z, one [1, batch, units] per layer, comes from."""
+        """Inverts the sampler: the noise that produced z, one [1, batch, units] per layer."""
         with torch.no_grad():
             layers = self.model.conditionals(self.x, z)[STARTS.index(self.how.start)]
             return torch.cat([_standardized(layer, here) for layer, here in zip(layers, z, strict=True)], dim=-1)
@@ -299,7 +299,7 @@ class _Path:
         return log_w, accepted.mean(0) / (moves or math.nan)
 
     def move(self, state: _State, beta: float, step: Tensor) -> tuple[_State, Tensor]:
-        """A Hamiltonian step that leaves π_β as it is, and which chains [chains, batch] took it."""
+        """A Hamiltonian step that leaves π_β invariant, and which chains [chains, batch] accepted it."""
 
         def force(at: _State) -> Tensor:
             return beta * at.slope - at.noise
@@ -314,7 +314,7 @@ class _Path:
             proposal = self.at(proposal.noise + step * momentum)
             momentum = momentum + 0.5 * step * force(proposal)
         gain = energy(state, start) - energy(proposal, momentum)
-        accepted = self._uniform(gain.shape).log() < gain  # not if gain is NaN
+        accepted = self._uniform(gain.shape).log() < gain  # a NaN gain is rejected
 
         taken = accepted.unsqueeze(-1)
         chosen = _State(
@@ -326,7 +326,7 @@ class _Path:
         return chosen, accepted
 
     def at(self, noise: Tensor) -> _State:
-        """Chains at that noise."""
+        """The state of chains at that noise."""
         with torch.enable_grad():
             noise = noise.detach().requires_grad_()
             layers = list(noise.split(self.widths, dim=-1))

@@ -21,12 +21,12 @@ KL_THRESHOLD = 0.01  # nats; a unit below it says nothing
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """Of a model's weights and latents on images."""
+    """Importance weights and latents of a model on images."""
 
     ess: Tensor
     """1 / Σ w̃² of k samples, between 1 and k; float64 [images]"""
     kl: list[Tensor]
-    """E_x E_q[log q(u | z_{l-1}) − log p(u | z_{l+1})] of each unit u, float64 [units], nats, one a layer;
+    """E_x E_q[log q(u | z_{l-1}) − log p(u | z_{l+1})] of each unit u, float64 [units], nats, one per layer;
     all of them sum to E_x KL(q(z | x) ‖ p(z))"""
 
     @property
@@ -37,7 +37,7 @@ class Diagnosis:
 
 @torch.no_grad()
 def diagnose(model: LatentVariableModel, images: Tensor, k: int, *, seed: int = SEED, batch: int = 20) -> Diagnosis:
-    """From k samples of each binary image [images, pixels]."""
+    """Diagnose a model from k samples of each binary image [images, pixels]."""
     dtype = next(model.parameters()).dtype
     effective, kls = [], []
     for start in range(0, len(images), batch):
@@ -56,7 +56,7 @@ def _unit_log_prob(distribution: Distribution, z: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class SignalToNoise:
-    """Of independent draws of one gradient estimator."""
+    """Moments of one gradient estimator over independent draws."""
 
     mean: Tensor
     """float64 [coordinates]"""
@@ -71,7 +71,7 @@ class SignalToNoise:
 
     @property
     def overall(self) -> float:
-        """‖mean‖ / √(Σ σ²), less what noise adds to ‖mean‖²."""
+        """‖mean‖ / √(Σ σ²), corrected for what noise adds to ‖mean‖²."""
         signal = (self.mean.square() - self.variance / self.draws).sum().clamp(min=0)
         return (signal / self.variance.sum()).sqrt().item()
 
@@ -87,7 +87,7 @@ class GradientSNR:
 def gradient_snr(
     objective: Objective, model: LatentVariableModel, x: Tensor, k: int, *, draws: int = 30, seed: int = SEED
 ) -> GradientSNR:
-    """Of an objective's estimator on one minibatch x [batch, pixels], from `draws` gradients.
+    """Measure an objective's estimator on one minibatch x [batch, pixels], from `draws` gradients.
 
     Leaves model, objective and torch's global generator as they are.
     """

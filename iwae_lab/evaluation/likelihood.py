@@ -67,7 +67,7 @@ class Likelihood:
 
 
 def standard_error(values: Tensor) -> float:
-    """Of the mean of values [images]; NaN for one."""
+    """Standard error of the mean of values [images]; NaN for a single one."""
     return (values.std() / math.sqrt(len(values))).item()
 
 
@@ -83,12 +83,13 @@ def likelihood(
     precision: str = "32",
     progress: Callable[[int], None] = lambda images_done: None,
 ) -> Likelihood:
-    """L̂_k of binary images [images, pixels] from k samples each (Burda et al. 2016, eq. 8), and what they tell besides.
+    """L̂_k of binary images [images, pixels] from k samples each (Burda et al. 2016, eq. 8), with the diagnostics of
+    the same samples.
 
     At most `rows` image-sample pairs are weighed at a time (by default 2,000, on CUDA 100,000), or one image's `BLOCK`.
     The result depends on `seed`, on the kind of device (see `image_noise`) and, but for rounding, on neither `rows` nor
     `compile` (see `Compiled`). Matrix products are in the precision of the weights, or in bf16 with precision="bf16";
-    log-weights are in the former always.
+    log-weights are always in the former.
     """
     batch = max(1, (rows or (CUDA_ROWS if images.is_cuda else ROWS)) // BLOCK)
     dtype = next(model.parameters()).dtype
@@ -101,7 +102,7 @@ def likelihood(
     calls_left = math.ceil(len(images) / batch) * math.ceil(k / BLOCK)
     layers = model.posteriors(images[:1].to(dtype), 1, image_noise(seed, [0], images.device))
     ks = [*(n for n in KS if n < k), k]
-    # one tensor, not a small one a batch: each would keep a large freed block from being used again
+    # one tensor, since a small one per batch would keep large freed blocks from being reused
     found = torch.empty(len(ks) + 3, len(images), dtype=torch.float64, device=images.device)
     for start in range(0, len(images), batch):
         x = images[start : start + batch].to(dtype)

@@ -1,4 +1,4 @@
-"""Everything that is measured of a trained model, as the record holds it."""
+"""Everything that the record holds of a trained model."""
 
 import logging
 from collections.abc import Callable
@@ -19,7 +19,7 @@ log = logging.getLogger("iwae_lab")
 VAL_K = 100  # samples of val/nll, the same for every objective and k
 ACTIVE_ONLY_K = 500  # at most, without inactive units: a tenth of the time of L_5000
 TOLERANCE = 0.01  # nats by which a test NLL in bf16 may differ from that in fp32
-TRIED_IMAGES, TRIED_K = 2000, 500  # at most, to see by how much it does
+TRIED_IMAGES, TRIED_K = 2000, 500  # at most, to find out by how much it does
 
 
 @dataclass(frozen=True)
@@ -75,10 +75,10 @@ def measure(
     precision: str = "32",
     progress: Callable[[float], None] = lambda fraction: None,
 ) -> Measurements:
-    """Measure `model` on binary images [images, pixels] with k samples an image (Burda et al. 2016, table 1).
+    """Measure `model` on binary images [images, pixels] with k samples per image (Burda et al. 2016, table 1).
 
     compile: whether to compile the log-weights, as `Compiled` has it.
-    precision: of the matrix products of the test NLL; bf16 gives way to 32 if it moves L̂_k by more than `TOLERANCE`.
+    precision: of the matrix products of the test NLL; bf16 falls back to 32 if it moves L̂_k by more than `TOLERANCE`.
     """
     model = model.eval()
     if precision == "bf16" and not _is_harmless(model, test, k):

@@ -48,7 +48,7 @@ class StreamNoise:
 
 
 class HashedNoise:
-    """A hash of each number's place: a few kernels per call, whatever the number of images.
+    """A hash of each number's position: a few kernels per call, whatever the number of images.
 
     The units of a sample are a SplitMix64 sequence (Steele et al. 2014) that starts at a hash of seed, image, layer
     and sample.
