@@ -30,7 +30,7 @@ def main() -> None:
 
 
 def fetch(names: list[str], data_dir: Path) -> None:
-    """Bring the files of the named datasets, where they are not there yet, and check them all."""
+    """Download the missing files of the named datasets, and check all of them."""
     known = {name: dataset for name, dataset in datasets().items() if dataset.files}
     for name in names:
         if name not in known:

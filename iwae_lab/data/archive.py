@@ -66,7 +66,7 @@ def _damaged(error: Exception) -> ValueError:
 
 
 def listed(names: Iterable[str]) -> str:
-    """Names of foreign origin, fit for one line: no control characters, shortened, the first eight."""
+    """Untrusted names, made safe for one line: no control characters, shortened, the first eight."""
     shown = [(name if name.isprintable() else ascii(name))[:40] for name in names]
     more = f" and {len(shown) - 8} more" if len(shown) > 8 else ""
     return ", ".join(shown[:8]) + more if shown else "none"

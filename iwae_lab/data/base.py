@@ -1,4 +1,4 @@
-"""What every dataset gives: three sets of grey-level images in memory, and the way there."""
+"""The interface of datasets: three sets of grey-level images in memory, and how they are found and read."""
 
 import contextlib
 import dataclasses
@@ -35,7 +35,7 @@ class Splits:
 
     @property
     def binary(self) -> bool:
-        """Whether there are no levels but 0 and 255."""
+        """Whether all levels are 0 or 255."""
         return all(bool(np.isin(images, (0, 255)).all()) for images in (self.test, self.val, self.train))
 
 

@@ -9,9 +9,9 @@ __all__ = ["binarize_once", "draw_once", "resample"]
 
 
 def resample(images: Tensor) -> Tensor:
-    """Each pixel 1 with probability grey level / 255, drawn anew. uint8 -> float32, same shape.
+    """Draw each pixel: 1 with probability grey level / 255. uint8 -> float32, same shape.
 
-    Levels 0 and 255 always give 0 and 1, so images that are binary stay what they are.
+    Levels 0 and 255 always give 0 and 1, so binary images are unchanged.
     """
     thresholds = torch.randint(0, 255, images.shape, dtype=torch.uint8, device=images.device)
     return (thresholds < images).float()
@@ -27,7 +27,7 @@ def draw_once(images: NDArray[np.uint8], seed: int) -> NDArray[np.uint8]:
 
 
 def binarize_once(images: NDArray[np.uint8], binarization: str, seed: int) -> NDArray[np.uint8]:
-    """0/1 pixels for good: by one draw, or with binarization="threshold" 1 from a probability of one half."""
+    """Fixed 0/1 pixels: one draw, or with binarization="threshold" 1 from a probability of one half."""
     if binarization == "threshold":
         return (images >= 128).astype(np.uint8)  # 128 / 255 is the first level not below one half
     return draw_once(images, seed)

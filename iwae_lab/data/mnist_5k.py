@@ -34,7 +34,7 @@ class MNIST5k(Dataset):
     )
 
     def parse(self, data: bytes) -> NDArray[np.uint8]:
-        """784 pixels and the digit a row, sorted by digit: uint8 [10, 500, 785]."""
+        """784 pixels and the digit per row, sorted by digit: uint8 [10, 500, 785]."""
         rows = np.loadtxt(data.decode().splitlines(), delimiter=",", dtype=np.uint8)
         if rows.shape != (_CLASSES * _PER_CLASS, 785):
             raise ValueError(f"expected {_CLASSES * _PER_CLASS:,} rows of 785, found {rows.shape}")

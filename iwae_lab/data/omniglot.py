@@ -27,8 +27,8 @@ _SEED = 3  # of the shuffle before the validation images are held out
 class Omniglot(Dataset):
     """23,000 training, 1,345 validation and 8,070 test drawings of 28×28.
 
-    Its grey levels are not all whole 255ths; rounding them changes log-likelihoods by some 1e-6 nats an
-    image. A file of another size is split in the same proportion, and its results are under no official protocol.
+    Its grey levels are not all whole 255ths; rounding them changes log-likelihoods by some 1e-6 nats per image. A file
+    of another size is split in the same proportion, and its results are under no official protocol.
     """
 
     name: ClassVar[str] = "omniglot"
@@ -88,5 +88,5 @@ def _require_columns(key: str, shape: tuple[int, ...], kind: str) -> None:
 
 
 def _upright(columns: NDArray[Any]) -> NDArray[np.uint8]:
-    """Images from an array with one a column, each column by column, as MATLAB keeps them."""
+    """Images from MATLAB's layout: one image per column, its own columns one after the other."""
     return grey_levels(columns.T).reshape(-1, _SIDE, _SIDE).transpose(0, 2, 1).reshape(-1, _SIDE**2)

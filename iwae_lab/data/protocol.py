@@ -1,4 +1,4 @@
-"""The data of a run as its protocol has it: what is trained on, what is tested on, and the protocol's name.
+"""The data of a run under its protocol: what is trained on, what is tested on, and the protocol's name.
 
 Two runs are comparable if and only if the names of their protocols are equal. An official protocol has a short
 name: the published files in their standard split, the binarization of that name, all test images in their one

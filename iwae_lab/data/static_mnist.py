@@ -16,7 +16,7 @@ _ROW = 2 * 784  # "0 1 0 … 1\n"
 
 
 def pack(text: bytes) -> bytes:
-    """Eight pixels of an .amat file a byte."""
+    """An .amat file in one byte per eight pixels."""
     return np.packbits(_digits(text)).tobytes()
 
 
@@ -32,7 +32,7 @@ def unpack(packed: bytes) -> bytes:
 
 
 def _digits(text: bytes) -> NDArray[np.uint8]:
-    """784 digits 0 or 1 a line, a space between two -> [images, 784]."""
+    """784 digits 0 or 1 per line, a space between two -> [images, 784]."""
     if len(text) % _ROW:
         raise ValueError(f"expected lines of {_ROW} bytes, found {len(text):,} bytes")
     digits = np.frombuffer(text, np.uint8).reshape(-1, _ROW)[:, ::2] - ord("0")
