@@ -13,7 +13,7 @@ from iwae_lab.console.errors import UserError, one_line_errors
 def main() -> None:
     """Read records, print tables, and write files where asked to."""
     parser = argparse.ArgumentParser(
-        prog="python -m iwae_lab.compare", description="Compare runs by their records, one table a protocol."
+        prog="python -m iwae_lab.compare", description="Compare runs by their records, one table per protocol."
     )
     parser.add_argument(
         "directories", nargs="*", type=Path, default=[Path("runs")], metavar="DIR", help="default: runs"

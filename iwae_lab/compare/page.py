@@ -150,7 +150,7 @@ def _curves(folder: Path) -> dict[str, list[list[float]]]:
 
 
 def _thin(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
-    """At most some CURVE_POINTS of them, dense at first and evenly spread after; the last included."""
+    """About CURVE_POINTS of them, dense at first, then evenly spaced, with the last."""
     n = len(points)
     if n <= CURVE_POINTS:
         return points

@@ -54,7 +54,7 @@ def print_tables(tables: list[Table], notes: list[str]) -> None:
     """Print the tables, what they mean, and a line for each thing that is in none of them."""
     console = Console()
     if not console.is_terminal:
-        console = Console(width=10_000)  # nothing is to be wrapped or cut in a file or pipe
+        console = Console(width=10_000)  # in a file or pipe, nothing is wrapped or cut
     for table in tables:
         count = "1 run" if len(table.runs) == 1 else f"{len(table.runs)} runs"
         grid = RichTable(title=f"{table.protocol}  ({count})", title_justify="left", show_lines=True)

@@ -24,14 +24,14 @@ ALIASES = {"epochs": "schedule.epochs"}
 
 @dataclass(frozen=True)
 class Run:
-    """A record, and the same as texts by key."""
+    """A record, and its configuration as texts by key."""
 
     folder: Path
     record: Record
     facts: dict[str, str]
     """identity keys and dotted keys of the configuration"""
     setting: dict[str, str]
-    """those of the configuration that change the result, but for the seed: runs that share them are repetitions"""
+    """those of the configuration that change the result, except the seed: runs that share them are repetitions"""
 
     @property
     def measured(self) -> bool:
@@ -69,10 +69,10 @@ class Run:
 
 @dataclass
 class Found:
-    """What lies under the given directories."""
+    """What `find_runs` finds."""
 
     runs: list[Run] = field(default_factory=list)
-    """one a run_id"""
+    """one per run_id"""
     notes: list[str] = field(default_factory=list)
     """a line for each thing that is not among the runs, and why"""
 
@@ -133,7 +133,7 @@ def find_runs(directories: list[Path]) -> Found:
 
 
 def _drop_duplicates(found: Found) -> None:
-    """Keep the latest of the results that share setting and seed, which are one result and no repetition."""
+    """Keep the latest of the results that share setting and seed, which are the same result twice, not a repetition."""
     alike: dict[str, list[Run]] = defaultdict(list)
     for run in found.runs:
         if run.measured:

@@ -1,4 +1,4 @@
-"""Results grouped into one table a protocol: rows of one setting, columns of one key, cells over seeds."""
+"""Results grouped into one table per protocol: rows of one setting, columns of one key, cells over seeds."""
 
 import math
 import statistics

@@ -1,4 +1,4 @@
-"""The comparison as saved workspaces of a W&B project, one a protocol; needs the extra `workspace`."""
+"""The comparison as saved workspaces of a W&B project, one per protocol; needs the extra `workspace`."""
 
 from typing import Any
 

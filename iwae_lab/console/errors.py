@@ -1,4 +1,4 @@
-"""Errors a user can mend, and how the command line shows them: one line, exit code 1."""
+"""Errors a user can fix, and how the command line shows them: one line, exit code 1."""
 
 import difflib
 import os
@@ -22,11 +22,11 @@ FULL_ERROR = os.environ.get("HYDRA_FULL_ERROR") == "1"  # as the user set it
 
 
 class UserError(Exception):
-    """Something the user can mend; the message names the key, the value and what was expected."""
+    """Something the user can fix; the message names the key, the value and what was expected."""
 
 
 class Diverged(UserError):
-    """A loss, a weight or a result is no number; the same command would come to the same."""
+    """A loss, weight or result is not a number; the same command would end the same way."""
 
 
 def require(key: str, value: object, holds: bool, expected: str) -> None:

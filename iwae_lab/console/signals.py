@@ -10,7 +10,7 @@ _interrupted = threading.Event()
 
 
 def interrupt(number: int, frame: Any) -> NoReturn:
-    """A signal's handler: raises `KeyboardInterrupt`, now, or where Python drops that, when one asks again."""
+    """Signal handler: raises `KeyboardInterrupt`; if Python drops it, `raise_dropped_interrupt` raises it later."""
     _interrupted.set()
     raise KeyboardInterrupt
 

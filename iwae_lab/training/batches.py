@@ -20,7 +20,7 @@ class Batches:
     same batches. shuffle: whether every epoch takes the images in a new random order, or all in the order given.
     """
 
-    TOGETHER = 400  # since Lightning's loop takes a millisecond between what it is given
+    TOGETHER = 400  # images, since Lightning's loop costs a millisecond per item
     TOGETHER_ON_CUDA = 4000  # whose steps are shorter
 
     def __init__(self, images: Tensor, batch_size: int, shuffle: bool = True) -> None:

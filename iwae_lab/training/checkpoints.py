@@ -16,14 +16,14 @@ __all__ = ["LastCheckpoint", "part_of"]
 
 
 def part_of(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """What belongs to one part of `Training`, "model." or "objective.", under its own names."""
+    """The state of one part of `Training`, "model." or "objective.", under its own names."""
     return {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
 
 
 class LastCheckpoint(Checkpoint):
     """Keeps last.ckpt, with the state of every random generator, at the end of an epoch.
 
-    Training resumed from it goes on as if it had not stopped. Skips epochs so that saving takes at most
+    Training that resumes from it ends as if it had never stopped. Skips epochs so that saving takes at most
     a twentieth of the time.
     """
 

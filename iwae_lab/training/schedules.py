@@ -55,7 +55,7 @@ class Paper(Schedule):
 
     def factor(self, progress: float) -> float:
         total = (3**self.STAGES - 1) // 2
-        position = progress * total + 1e-9  # a drop falls on its epoch, whatever rounding made of the product
+        position = progress * total + 1e-9  # a drop falls on its epoch despite rounding
         stage = sum(position >= (3**i - 1) // 2 for i in range(1, self.STAGES))
         return 10 ** (-stage / 7)
 

@@ -1,4 +1,4 @@
-"""What makes an optimizer, and one whose steps differ for matrices and the rest."""
+"""The interface of optimizers, and the base of those that step matrices in their own way."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
@@ -70,7 +70,7 @@ class MatrixOptimizer(torch.optim.Optimizer, ABC):
 
     @abstractmethod
     def matrix_steps(self, matrices: list[nn.Parameter], group: dict[str, Any]) -> list[Tensor]:
-        """What to add to each of the matrices [rows, columns], whose state is empty at its first step."""
+        """The change of each matrix [rows, columns]; at its first step its state is empty."""
 
     @torch.no_grad()
     def refresh(self) -> None:

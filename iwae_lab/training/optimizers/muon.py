@@ -15,7 +15,7 @@ __all__ = ["Muon", "orthogonalize"]
 class Muon(OptimizerFactory):
     """Jordan et al. 2024 for matrices, whose steps are scaled to Adam's size (Liu et al. 2025, arXiv 2502.16982).
 
-    Everything that is no matrix gets Adam's steps, at the same rate. `weight_decay` is decoupled, for matrices.
+    Everything else gets Adam's steps, at the same rate. `weight_decay` is decoupled, for matrices.
     """
 
     def __init__(self, momentum: float = 0.95, weight_decay: float = 0.0) -> None:
@@ -29,7 +29,7 @@ class Muon(OptimizerFactory):
 
 
 class _Muon(MatrixOptimizer):
-    """torch.optim.Muon takes bf16 products, slow on most CPUs, and matrices alone."""
+    """Not torch.optim.Muon, which takes only matrices and multiplies in bf16, slow on most CPUs."""
 
     def matrix_steps(self, matrices: list[nn.Parameter], group: dict[str, Any]) -> list[Tensor]:
         steps = []
