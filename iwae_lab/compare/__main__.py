@@ -29,9 +29,8 @@ def main() -> None:
     parser.add_argument("--by", default="k", metavar="KEY", help="what the columns are; default: k")
     parser.add_argument("--out", type=Path, metavar="DIR", help="also write comparison.md, .csv, .png and .html there")
     parser.add_argument("--workspace", metavar="ENTITY/PROJECT", help="also save a W&B workspace for each protocol")
-    arguments = parser.parse_args()
     with one_line_errors():
-        _compare(arguments)
+        _compare(parser.parse_args())
 
 
 def _compare(arguments: argparse.Namespace) -> None:

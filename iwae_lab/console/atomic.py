@@ -1,22 +1,34 @@
 """Files that are written whole or not at all."""
 
+import contextlib
 import os
 from pathlib import Path
 
 __all__ = ["writable", "write_atomically"]
 
 
-def write_atomically(path: Path, content: str | bytes) -> None:
-    """Write to a temporary name, then move."""
+def write_atomically(path: Path, content: str | bytes | memoryview) -> None:
+    """Write to a temporary name beside `path` and to the disk, then move.
+
+    Raises `OSError` that names `path`, whose old content then stays.
+    """
     partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.write_bytes(content.encode() if isinstance(content, str) else content)
-    os.replace(partial, path)
+    try:
+        with partial.open("wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
+        raise OSError(error.errno, error.strerror, str(path)) from None
 
 
 def writable(folder: Path) -> bool:
     """Whether files can be written into `folder`, which is made where it is missing."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError:
+    except (OSError, ValueError):  # the latter for a null byte
         return False
     return os.access(folder, os.W_OK | os.X_OK)

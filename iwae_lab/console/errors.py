@@ -7,6 +7,8 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from iwae_lab.console.output import keep_output_from_failing
+
 __all__ = [
     "CONFIGURATION_KEYS",
     "Diverged",
@@ -48,6 +50,8 @@ def explain(error: BaseException) -> str:
     module = type(error).__module__
     if module.startswith(("hydra.", "omegaconf.")):
         return _explain_configuration(error)
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        return _one_line(f"{error.filename}: {error.strerror}")
     return _one_line(f"{type(error).__name__}: {error}")
 
 
@@ -78,6 +82,7 @@ def _one_line(text: str) -> str:
 @contextmanager
 def one_line_errors() -> Iterator[None]:
     """Turn an error into one line on stderr and exit code 1; HYDRA_FULL_ERROR=1 shows the traceback."""
+    keep_output_from_failing()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises what it would otherwise print and swallow
     try:
         yield

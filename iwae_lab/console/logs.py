@@ -6,6 +6,8 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
+from iwae_lab.console.output import Lossy, keep_output_from_failing, lossy_text
+
 __all__ = ["log_file", "log_to_console"]
 
 log = logging.getLogger("iwae_lab")
@@ -13,6 +15,7 @@ log = logging.getLogger("iwae_lab")
 
 def log_to_console() -> None:
     """Say on stderr what the package has to say, but not what Lightning always says."""
+    keep_output_from_failing()
     no_news = "isinstance.treespec|smaller than the logging interval|is not empty|could not find the monitored"
     warnings.filterwarnings("ignore", f".*({no_news})")
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
@@ -27,7 +30,9 @@ def log_to_console() -> None:
 @contextlib.contextmanager
 def log_file(path: Path) -> Iterator[None]:
     """Write our messages, Lightning's and warnings to `path` too."""
-    handler = logging.FileHandler(path)
+    file = Lossy(path, "a")
+    text = lossy_text(file)
+    handler = logging.StreamHandler(text)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     sources = [log, logging.getLogger("pytorch_lightning"), logging.getLogger("py.warnings")]
     logging.captureWarnings(True)
@@ -39,4 +44,6 @@ def log_file(path: Path) -> Iterator[None]:
         for source in sources:
             source.removeHandler(handler)
         logging.captureWarnings(False)
-        handler.close()
+        text.close()
+        if file.lost:
+            log.warning("%s: %s; lines of it are lost", path, file.lost.strerror)

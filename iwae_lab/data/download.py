@@ -15,10 +15,10 @@ from typing import BinaryIO
 
 import pooch
 import requests
-from filelock import FileLock
 
 from iwae_lab.console.atomic import write_atomically
 from iwae_lab.console.errors import UserError
+from iwae_lab.console.locks import locked
 
 __all__ = ["LIMIT", "Content", "Copies", "DataFile", "Packing"]
 
@@ -163,7 +163,7 @@ class DataFile:
         failures: dict[str, str] = {}
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            with FileLock(folder / f".{self.name}.lock"):
+            with locked(folder / f".{self.name}.lock", self.name):
                 if target.exists():  # brought by another process while this one waited
                     return self.search(folder)
                 try:

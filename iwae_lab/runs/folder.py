@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from filelock import FileLock, Timeout
 from torch import Tensor
 
 from iwae_lab.console.atomic import write_atomically
 from iwae_lab.console.errors import UserError
+from iwae_lab.console.locks import locked
 from iwae_lab.runs.record import Record, now, read_record
+from iwae_lab.training.checkpoints import load_checkpoint
 
 __all__ = ["claimed", "earlier_record", "read_checkpoint", "write_per_image"]
 
@@ -29,20 +29,12 @@ def claimed(folder: Path, force: bool) -> Iterator[None]:
     """
     locks = folder.parent / ".locks"
     locks.mkdir(exist_ok=True)
-    lock = FileLock(locks / f"{folder.name}.lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        log.info("another process is at work on %s; waiting for it", folder)
-        lock.acquire()
-    try:
+    with locked(locks / f"{folder.name}.lock", str(folder)):
         if force and folder.exists() and not _resumes_forced(folder):
             kept = folder.parent / ".replaced"
             kept.mkdir(exist_ok=True)
             folder.rename(kept / f"{folder.name}-{now().replace(':', '')}")
         yield
-    finally:
-        lock.release()
 
 
 def _resumes_forced(folder: Path) -> bool:
@@ -60,11 +52,8 @@ def earlier_record(folder: Path) -> Record | None:
 
 
 def read_checkpoint(folder: Path) -> dict[str, Any]:
-    """The last checkpoint of a run. Raises `UserError` if it has none."""
-    path = folder / "checkpoints" / "last.ckpt"
-    if not path.exists():
-        raise UserError(f"{path}: expected the checkpoint of a run")
-    return torch.load(path, map_location="cpu", weights_only=True)
+    """The last checkpoint of a run. Raises `UserError` if it has none that can be read."""
+    return load_checkpoint(folder / "checkpoints" / "last.ckpt")
 
 
 def write_per_image(folder: Path, measured: Mapping[str, Tensor]) -> None:

@@ -1,7 +1,6 @@
 """What Hydra's launcher says of this job: its share of the cores, the name of its multirun."""
 
 import hashlib
-import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -9,12 +8,14 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 
+from iwae_lab.console.cores import available_cores
+
 __all__ = ["job_threads", "name_of", "sweep_name"]
 
 
 def job_threads() -> int:
     """CPU threads for this process: the cores it may use, divided among the jobs that its launcher runs at a time."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = available_cores()
     if not HydraConfig.initialized() or HydraConfig.get().mode != RunMode.MULTIRUN:
         return cores
     launcher = HydraConfig.get().launcher

@@ -1,8 +1,12 @@
-"""The checkpoint from which training resumes as if it had not stopped."""
+"""The checkpoint from which training resumes as if it had not stopped, and the one before it."""
 
+import contextlib
+import io
+import logging
 import os
 import random
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +14,17 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Checkpoint
+from pytorch_lightning.plugins.io import TorchCheckpointIO
 from torch import Tensor
 
-__all__ = ["LastCheckpoint", "part_of"]
+from iwae_lab.console.atomic import write_atomically
+from iwae_lab.console.errors import UserError
+
+__all__ = ["CheckpointFiles", "LastCheckpoint", "checkpoint_to_resume", "load_checkpoint", "part_of"]
+
+log = logging.getLogger("iwae_lab")
+
+LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
 
 
 def part_of(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
@@ -20,25 +32,85 @@ def part_of(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
 
 
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """A checkpoint, on the CPU; nothing in it is executed. Raises `UserError` for a file that is none."""
+    try:
+        found = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise UserError(f"{path}: expected the checkpoint of a run") from None
+    except OSError as error:
+        raise UserError(f"{path}: can't be read ({error.strerror})") from None
+    except Exception as error:  # of many kinds: zip, pickle and torch, whose advice is to trust the file
+        raise UserError(f"{path}: can't be read, as it is damaged or no checkpoint ({type(error).__name__})") from None
+    if not (
+        isinstance(found, dict) and isinstance(found.get("state_dict"), dict) and isinstance(found.get("epoch"), int)
+    ):
+        raise UserError(f"{path}: expected the checkpoint of a run, found something else")
+    return found
+
+
+def checkpoint_to_resume(folder: Path, state: Mapping[str, Tensor]) -> Path | None:
+    """The last checkpoint in `folder`, or the one before it with a warning that says what is lost; None in a new one.
+
+    state: what is trained; a checkpoint of something else is as good as none. Raises `UserError` if there are
+    checkpoints, and neither can be resumed from.
+    """
+    problems: list[str] = []
+    for path in (folder / LAST, folder / PREVIOUS):
+        if not path.exists():
+            continue
+        try:
+            found = load_checkpoint(path)
+            shapes = {name: tensor.shape for name, tensor in found["state_dict"].items()}
+            if shapes != {name: tensor.shape for name, tensor in state.items()}:
+                raise UserError(f"{path}: expected the model of this run, found another one")
+        except UserError as error:
+            problems.append(str(error))
+            continue
+        if problems:
+            log.warning("%s; what was trained after epoch %d is lost and trained again", *problems, found["epoch"] + 1)
+        return path
+    if problems:
+        raise UserError(f"{'; '.join(problems)}; force=true trains from the start")
+    return None
+
+
+class CheckpointFiles(TorchCheckpointIO):
+    """Writes checkpoints whole or not at all, beside their target; Lightning would in the temporary directory."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        path = Path(path)
+        buffer = io.BytesIO()
+        torch.save(checkpoint, buffer)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, buffer.getbuffer())
+
+
 class LastCheckpoint(Checkpoint):
-    """Keeps last.ckpt, with the state of every random generator, at the end of an epoch.
+    """Keeps last.ckpt, with the state of every random generator, at the end of an epoch, and the previous one.
 
     Training that resumes from it ends as if it had never stopped. Skips epochs so that saving takes at most
     a twentieth of the time.
     """
 
     def __init__(self, folder: Path) -> None:
-        self.path = folder / "last.ckpt"
+        self.path = folder / LAST
         self.next_save = 0.0
         self.random_states: dict[str, Any] | None = None
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        for partial in self.path.parent.glob(".*.ckpt.*"):  # of processes that were killed
+            partial.unlink()
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         start = time.monotonic()
         if start < self.next_save and trainer.current_epoch + 1 < (trainer.max_epochs or 0):
             return
-        partial = self.path.with_suffix(".partial")
-        trainer.save_checkpoint(partial)
-        os.replace(partial, self.path)
+        new = self.path.with_name("next.ckpt")
+        trainer.save_checkpoint(new)
+        with contextlib.suppress(FileNotFoundError):
+            os.replace(self.path, self.path.with_name(PREVIOUS))
+        os.replace(new, self.path)
         end = time.monotonic()
         self.next_save = end + 20 * (end - start)
 

@@ -14,7 +14,7 @@ from iwae_lab.loggers.base import RunLogger
 from iwae_lab.models.base import LatentVariableModel
 from iwae_lab.training import distributed
 from iwae_lab.training.batches import ImageData
-from iwae_lab.training.checkpoints import LastCheckpoint
+from iwae_lab.training.checkpoints import CheckpointFiles, LastCheckpoint, checkpoint_to_resume
 from iwae_lab.training.module import Training, TrainingProgress
 
 __all__ = ["TrainingResult", "fit"]
@@ -57,7 +57,7 @@ def fit(
     trainer = pl.Trainer(
         accelerator=kind,
         devices=[distributed.rank()] if kind == "cuda" else 1,
-        plugins=[LightningEnvironment()],  # Slurm's tasks and their ranks are no business of one run
+        plugins=[CheckpointFiles(), LightningEnvironment()],  # Slurm's tasks and their ranks are no business of one run
         logger=trackers,
         callbacks=callbacks,
         max_epochs=training.schedule.epochs,
@@ -66,11 +66,11 @@ def fit(
         enable_model_summary=False,
         default_root_dir=folder,
     )
-    last = checkpoints / "last.ckpt"
-    if last.exists():
+    last = checkpoint_to_resume(checkpoints, training.state_dict())
+    if last:
         log.info("going on from %s", last)
     try:
-        trainer.fit(training, datamodule=data, ckpt_path=last if last.exists() else None, weights_only=True)
+        trainer.fit(training, datamodule=data, ckpt_path=last, weights_only=True)
     except SystemExit as stop:  # which Lightning makes of Ctrl-C
         raise (stop.__context__ if isinstance(stop.__context__, KeyboardInterrupt) else stop) from None
     seconds = training.seconds

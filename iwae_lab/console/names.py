@@ -1,0 +1,21 @@
+"""What a name may be that becomes part of a folder's name, of tables and of a W&B run's name."""
+
+import re
+
+from iwae_lab.console.errors import UserError
+
+__all__ = ["check_name"]
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,31}")  # three of them make a run's name, of which W&B takes 128
+
+
+def check_name(key: str, name: object) -> str:
+    """The name as text. Raises `UserError` for what is none; an integer is one, since YAML makes it of digits."""
+    text = str(name) if isinstance(name, str | int) and not isinstance(name, bool) else ""
+    if not NAME.fullmatch(text):
+        shown = "null" if name is None else name
+        raise UserError(
+            f"{key}={shown}: expected a name of at most 32 letters a-z, digits and _ . + -, "
+            f"of which the first is a letter or a digit"
+        )
+    return text
