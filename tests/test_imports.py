@@ -1,6 +1,7 @@
 """Who imports whom: no circle, and no lower floor that reaches into a higher one."""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -93,3 +94,9 @@ def test_comparing_needs_neither_torch_nor_what_trains() -> None:
 def test_the_package_has_at_most_a_dozen_entries() -> None:
     entries = [path.name for path in PACKAGE.iterdir() if path.name not in ("__init__.py", "__pycache__")]
     assert len(entries) <= 12, sorted(entries)
+
+
+def test_the_names_of_metrics_are_written_in_one_place() -> None:
+    key = re.compile(r"""["'](train|val|test|diagnostics)/""")
+    elsewhere = [module for module, path in MODULES.items() if key.search(path.read_text())]
+    assert elsewhere == ["iwae_lab.evaluation.keys"]

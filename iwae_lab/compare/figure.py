@@ -11,6 +11,7 @@ from matplotlib.ticker import NullFormatter
 
 from iwae_lab.compare.runs import as_number
 from iwae_lab.compare.tables import Cell, Row, Table
+from iwae_lab.evaluation.keys import EPOCH, MINUTES, VAL_NLL
 from iwae_lab.runs.record import read_metrics
 
 __all__ = ["draw"]
@@ -85,8 +86,8 @@ def _draw_curves(epochs: Axes, minutes: Axes, table: Table, styles: list[dict[st
             position = (table.columns.index(column) + 1) / len(table.columns)
             label = style["label"] if len(table.columns) == 1 else f"{style['label']}, {table.by}={column}"
             curve = _curve(cell)
-            for axes, key in ((epochs, "epoch"), (minutes, "minutes")):
-                points = [(point[key], point["val/nll"]) for point in curve if key in point]
+            for axes, key in ((epochs, EPOCH), (minutes, MINUTES)):
+                points = [(point[key], point[VAL_NLL]) for point in curve if key in point]
                 look = style | {"label": label, "alpha": 0.3 + 0.7 * position, "markersize": 3}
                 axes.plot([x for x, _ in points], [nll for _, nll in points], **look)
     for axes, name in ((epochs, "epochs"), (minutes, "minutes of training")):
@@ -98,7 +99,7 @@ def _draw_curves(epochs: Axes, minutes: Axes, table: Table, styles: list[dict[st
 
 
 def _curve(cell: Cell) -> list[dict[str, float]]:
-    return [row for row in read_metrics(cell.runs[0].folder) if math.isfinite(row.get("val/nll", math.nan))]
+    return [row for row in read_metrics(cell.runs[0].folder) if math.isfinite(row.get(VAL_NLL, math.nan))]
 
 
 def _columns_axis(plots: tuple[Axes, Axes], table: Table) -> dict[str, float]:

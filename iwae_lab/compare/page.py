@@ -16,6 +16,15 @@ from iwae_lab.compare.report import format_units, legend
 from iwae_lab.compare.runs import Run, differences
 from iwae_lab.compare.tables import Cell, Row, Table
 from iwae_lab.console.atomic import write_atomically
+from iwae_lab.evaluation.keys import (
+    EPOCH,
+    TEST_ELBO,
+    TEST_UNIT_VARIANCES,
+    TRAIN_BOUND,
+    VAL_ACTIVE_UNITS,
+    VAL_BOUND,
+    VAL_NLL,
+)
 from iwae_lab.runs.record import read_metrics
 
 __all__ = ["write_page"]
@@ -23,7 +32,7 @@ __all__ = ["write_page"]
 MAX_GRIDS = 60  # sample grids in a page, some 15 kB each
 GRID_PIXELS = 300  # ten 28×28 images and their frames, as they were drawn
 CURVE_POINTS = 100
-CURVES = ("val/bound", "train/bound", "val/nll")
+CURVES = (VAL_BOUND, TRAIN_BOUND, VAL_NLL)
 
 
 def write_page(path: Path, tables: list[Table], notes: list[str]) -> None:
@@ -111,14 +120,14 @@ def _run(run: Run, with_grid: bool) -> dict[str, Any]:
         "seed": record.seed,
         "nll": _number(run.nll),
         "se": _number(run.nll_se),
-        "elbo": _number(metrics.get("test/elbo")),
-        "val": _number(metrics.get("val/nll")),
+        "elbo": _number(metrics.get(TEST_ELBO)),
+        "val": _number(metrics.get(VAL_NLL)),
         "units": format_units([float(count) for count in run.active_units]),
         "total": sum(run.active_units),
         "epochs": record.epochs,
         "minutes": round(record.train_seconds / 60, 1),
         "curves": _curves(run.folder),
-        "variances": [[_log10(v) for v in layer] for layer in metrics.get("test/unit_variances", [])],
+        "variances": [[_log10(v) for v in layer] for layer in metrics.get(TEST_UNIT_VARIANCES, [])],
         "samples": _picture(run.folder / "figures" / "samples.png") if with_grid else None,
     }
 
@@ -138,10 +147,10 @@ def _curves(folder: Path) -> dict[str, list[list[float]]]:
     for row in read_metrics(folder):
         for key in CURVES:
             if key in row:
-                points.setdefault(key, []).append((row["epoch"], row[key]))
-        units = [value for key, value in row.items() if key.startswith("val/active_units/")]
+                points.setdefault(key, []).append((row[EPOCH], row[key]))
+        units = [value for key, value in row.items() if key.startswith(f"{VAL_ACTIVE_UNITS}/")]
         if units:
-            points.setdefault("val/active_units", []).append((row["epoch"], sum(units)))
+            points.setdefault(VAL_ACTIVE_UNITS, []).append((row[EPOCH], sum(units)))
     curves = {}
     for key, found in points.items():
         kept = [point for point in _thin(found) if math.isfinite(point[1])]

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from iwae_lab.console.errors import UserError, did_you_mean
+from iwae_lab.evaluation.keys import SNR_GENERATIVE, SNR_INFERENCE, TEST_ACTIVE_UNITS, TEST_NLL, TEST_NLL_SE
 from iwae_lab.runs.record import Record, read_record
 
 __all__ = ["Found", "Run", "as_number", "differences", "find_runs", "known_key", "select", "sort_key", "text"]
@@ -36,22 +37,22 @@ class Run:
     @property
     def measured(self) -> bool:
         """Whether there is a result to compare."""
-        return self.record.status == "finished" and math.isfinite(self.record.metrics.get("test/nll", math.nan))
+        return self.record.status == "finished" and math.isfinite(self.record.metrics.get(TEST_NLL, math.nan))
 
     @property
     def nll(self) -> float:
         """Test NLL, nats."""
-        return float(self.record.metrics["test/nll"])
+        return float(self.record.metrics[TEST_NLL])
 
     @property
     def nll_se(self) -> float:
         """Standard error of `nll` over images."""
-        return float(self.record.metrics["test/nll_se"])
+        return float(self.record.metrics[TEST_NLL_SE])
 
     @property
     def active_units(self) -> list[int]:
         """Per stochastic layer, from the image upwards."""
-        return list(self.record.metrics["test/active_units"])
+        return list(self.record.metrics[TEST_ACTIVE_UNITS])
 
     @property
     def first_stage(self) -> str | None:
@@ -63,7 +64,7 @@ class Run:
     def gradient_snr(self) -> tuple[float, float] | None:
         """Signal-to-noise ratio of the gradients in θ and φ, where it was measured (diagnostics=true)."""
         metrics = self.record.metrics
-        found = [float(metrics.get(f"diagnostics/snr/{part}", math.nan)) for part in ("generative", "inference")]
+        found = [float(metrics.get(key, math.nan)) for key in (SNR_GENERATIVE, SNR_INFERENCE)]
         return (found[0], found[1]) if all(map(math.isfinite, found)) else None
 
 

@@ -6,6 +6,17 @@ import wandb
 
 from iwae_lab.compare.tables import Table
 from iwae_lab.console.errors import UserError
+from iwae_lab.evaluation.keys import (
+    EPOCH,
+    TEST_ACTIVE_UNITS,
+    TEST_NLL,
+    TEST_NLL_SE,
+    TRAIN_BOUND,
+    VAL_ACTIVE_UNITS,
+    VAL_BOUND,
+    VAL_NLL,
+    of_layer,
+)
 
 try:
     import wandb_workspaces.reports.v2 as wr
@@ -47,7 +58,7 @@ def make_workspace(entity: str, project: str, table: Table, chosen: bool) -> ws.
         filters.append(ws.Config("run_id").isin(sorted(run.record.run_id for run in table.runs)))
     by = table.by if table.by in _FLAT else f"parameters.{table.by}"
     layers = range(1, 1 + max(len(run.active_units) for run in table.runs))
-    units = [f"test/active_units/{layer}" for layer in layers]
+    units = [of_layer(TEST_ACTIVE_UNITS, layer) for layer in layers]
     return ws.Workspace(
         entity=entity,
         project=project,
@@ -55,10 +66,10 @@ def make_workspace(entity: str, project: str, table: Table, chosen: bool) -> ws.
         sections=[
             ws.Section(
                 name=f"Test NLL and active units against {table.by}",
-                panels=[_against(by, "test/nll", "test NLL (nats)"), *(_against(by, key, key) for key in units)],
+                panels=[_against(by, TEST_NLL, "test NLL (nats)"), *(_against(by, key, key) for key in units)],
                 is_open=True,
             ),
-            ws.Section(name="Training", panels=_curves([f"val/active_units/{n}" for n in layers]), is_open=True),
+            ws.Section(name="Training", panels=_curves([of_layer(VAL_ACTIVE_UNITS, n) for n in layers]), is_open=True),
             ws.Section(
                 name="Images",
                 panels=[wr.MediaBrowser(title=name, media_keys=[f"figures/{name}"]) for name in _PICTURES],
@@ -69,8 +80,8 @@ def make_workspace(entity: str, project: str, table: Table, chosen: bool) -> ws.
         runset_settings=ws.RunsetSettings(
             filters=ws.And(*filters),
             groupby=[ws.Config(key) for key in dict.fromkeys(("model", "objective", by))],
-            order=[ws.Ordering(ws.Summary("test/nll"), ascending=True)],
-            pinned_columns=[f"summary:{key}" for key in ("test/nll", "test/nll_se", *units)],
+            order=[ws.Ordering(ws.Summary(TEST_NLL), ascending=True)],
+            pinned_columns=[f"summary:{key}" for key in (TEST_NLL, TEST_NLL_SE, *units)],
         ),
     )
 
@@ -81,9 +92,9 @@ def _against(by: str, key: str, title: str) -> wr.ScatterPlot:
 
 def _curves(units: list[str]) -> list[Any]:
     plots: dict[str, list[Any]] = {
-        "validation bound (nats)": ["val/bound"],
-        "training bound (nats)": ["train/bound"],
-        "validation NLL (nats)": ["val/nll"],
+        "validation bound (nats)": [VAL_BOUND],
+        "training bound (nats)": [TRAIN_BOUND],
+        "validation NLL (nats)": [VAL_NLL],
         "active units": units,
     }
-    return [wr.LinePlot(title=title, x="epoch", y=keys) for title, keys in plots.items()]
+    return [wr.LinePlot(title=title, x=EPOCH, y=keys) for title, keys in plots.items()]

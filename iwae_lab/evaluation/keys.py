@@ -14,15 +14,21 @@ TEST_ELBO, TEST_ESS = "test/elbo", "test/ess"
 TEST_ACTIVE_UNITS, TEST_UNIT_VARIANCES = "test/active_units", "test/unit_variances"
 TEST_NLL_ACTIVE_ONLY, TEST_NLL_ACTIVE_ONLY_K = "test/nll_active_only", "test/nll_active_only_k"
 TEST_PARETO = "test/pareto_k_above_0.7"
+TEST_LOG_UNIT_VARIANCES = "test/log10_unit_variances"  # with /1, /2, …; for trackers
 
 _DIAGNOSTICS = "diagnostics/"
 DIAGNOSTICS_ESS, DIAGNOSTICS_KL = "diagnostics/ess", "diagnostics/kl"
 SNR_GENERATIVE, SNR_INFERENCE = "diagnostics/snr/generative", "diagnostics/snr/inference"
 
 
-def test_nll_of(k: int) -> str:
-    """−L_k of the test images for one more k than the protocol's."""
-    return f"test/nll_{k}"
+def nll_at(k: int) -> str:
+    """−L_k of the test images for a k beside the protocol's."""
+    return f"{TEST_NLL}_{k}"
+
+
+def nll_se_at(k: int) -> str:
+    """Its standard error."""
+    return f"{nll_at(k)}_se"
 
 
 def of_layer(key: str, layer: int) -> str:

@@ -9,6 +9,21 @@ import torch
 from torch import Tensor
 
 from iwae_lab.evaluation.active_units import ActiveUnits, WithoutUnits, active_units
+from iwae_lab.evaluation.keys import (
+    TEST_ACTIVE_UNITS,
+    TEST_ELBO,
+    TEST_ESS,
+    TEST_NLL,
+    TEST_NLL_ACTIVE_ONLY,
+    TEST_NLL_ACTIVE_ONLY_K,
+    TEST_NLL_K,
+    TEST_NLL_SE,
+    TEST_PARETO,
+    TEST_UNIT_VARIANCES,
+    VAL_NLL,
+    nll_at,
+    nll_se_at,
+)
 from iwae_lab.evaluation.likelihood import Likelihood, likelihood, standard_error
 from iwae_lab.models.base import LatentVariableModel
 
@@ -42,22 +57,22 @@ class Measurements:
     def metrics(self) -> dict[str, Any]:
         """Under the record's names; nats."""
         found = {
-            "test/nll": self.test.nll,
-            "test/nll_se": self.test.nll_se,
-            "test/nll_k": self.test.k,
-            "test/elbo": self.test.elbo.mean().item(),
-            "test/ess": self.test.ess.mean().item(),
-            "test/active_units": self.units.counts,
-            "test/unit_variances": [variances.tolist() for variances in self.units.variances],
-            "test/nll_active_only": -self.active_only.mean().item(),
-            "test/nll_active_only_k": self.active_only_k,
-            "val/nll": self.val.nll,
+            TEST_NLL: self.test.nll,
+            TEST_NLL_SE: self.test.nll_se,
+            TEST_NLL_K: self.test.k,
+            TEST_ELBO: self.test.elbo.mean().item(),
+            TEST_ESS: self.test.ess.mean().item(),
+            TEST_ACTIVE_UNITS: self.units.counts,
+            TEST_UNIT_VARIANCES: [variances.tolist() for variances in self.units.variances],
+            TEST_NLL_ACTIVE_ONLY: -self.active_only.mean().item(),
+            TEST_NLL_ACTIVE_ONLY_K: self.active_only_k,
+            VAL_NLL: self.val.nll,
         }
         for k, bound in self.test.bounds.items():
             if k < self.test.k:
-                found |= {f"test/nll_{k}": -bound.mean().item(), f"test/nll_{k}_se": standard_error(bound)}
+                found |= {nll_at(k): -bound.mean().item(), nll_se_at(k): standard_error(bound)}
         if (unreliable := self.test.unreliable) is not None:
-            found["test/pareto_k_above_0.7"] = unreliable
+            found[TEST_PARETO] = unreliable
         return found
 
     def per_image(self) -> dict[str, Tensor]:

@@ -7,6 +7,7 @@ import numpy as np
 from PIL import Image
 
 from iwae_lab.console.errors import UserError
+from iwae_lab.evaluation.keys import TEST, TEST_LOG_UNIT_VARIANCES, TEST_NLL, TEST_UNIT_VARIANCES, TRAIN_BOUND, of_layer
 from iwae_lab.loggers.base import RunLogger
 from iwae_lab.runs.record import Record
 
@@ -25,12 +26,12 @@ class TensorBoard(RunLogger):
             raise UserError('_target_=TensorBoard: expected `pip install "iwae-lab[tensorboard]"` first') from None
 
     def holds_result(self) -> bool:
-        return bool(self._steps("test/nll"))
+        return bool(self._steps(TEST_NLL))
 
     def start(self, rows: list[dict[str, float]]) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        self.known_step = max(self._steps("train/bound"), default=-1)
+        self.known_step = max(self._steps(TRAIN_BOUND), default=-1)
         self.writer = SummaryWriter(self.path)
         for row in rows:
             self.log_metrics({key: value for key, value in row.items() if key != "step"}, int(row["step"]))
@@ -52,12 +53,12 @@ class TensorBoard(RunLogger):
 
     def log_result(self, record: Record, figures: dict[str, Image.Image]) -> None:
         for key, value in record.metrics.items():
-            if key.startswith("test/") and not isinstance(value, list):  # others were logged while training
+            if key.startswith(TEST) and not isinstance(value, list):  # others were logged while training
                 self.writer.add_scalar(key, value, record.steps)
         self._add_images(figures, record.steps)
-        for level, variances in enumerate(record.metrics["test/unit_variances"], 1):
+        for level, variances in enumerate(record.metrics[TEST_UNIT_VARIANCES], 1):
             logs = np.log10(np.maximum(variances, 1e-6))
-            self.writer.add_histogram(f"test/log10_unit_variances/{level}", logs, record.steps)
+            self.writer.add_histogram(of_layer(TEST_LOG_UNIT_VARIANCES, level), logs, record.steps)
 
     def close(self, failed: bool) -> None:
         self.writer.close()

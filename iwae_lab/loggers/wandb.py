@@ -15,6 +15,7 @@ from PIL.Image import Image
 
 from iwae_lab.console.atomic import write_atomically
 from iwae_lab.console.errors import UserError
+from iwae_lab.evaluation.keys import TEST, TEST_UNIT_VARIANCES, TRAIN_BOUND, TRAIN_LOSS, VAL_BOUND, VAL_NLL
 from iwae_lab.loggers.base import RunLogger
 from iwae_lab.loggers.remote import Remote, RemoteError
 from iwae_lab.loggers.wandb_agent import DESCRIPTIVE
@@ -26,7 +27,7 @@ log = logging.getLogger(__name__)
 
 CLIENT = Path(__file__).with_name("wandb_client.py")
 MODES = ("online", "offline", "disabled", "shared", "dryrun", "run")
-SUMMARIES = {"train/loss": min, "val/nll": min, "train/bound": max, "val/bound": max}
+SUMMARIES = {TRAIN_LOSS: min, VAL_NLL: min, TRAIN_BOUND: max, VAL_BOUND: max}
 OVERRIDES = ("dataset", "model", "objective", "k", "schedule", "seed")  # with DESCRIPTIVE, the W&B run's config
 MARGIN = 30.0  # seconds for W&B's own limit to take effect, before its process is killed
 GRACE = 5.0  # seconds for that process to end once the run is finished
@@ -185,13 +186,13 @@ class WandB(RunLogger):
     def log_result(self, record: Record, figures: dict[str, Image]) -> None:
         measured: dict[str, Any] = {"step": record.steps}
         for key, value in record.metrics.items():
-            if not key.startswith("test/"):
+            if not key.startswith(TEST):
                 continue  # logged while training
             if not isinstance(value, list):
                 measured[key] = value
             elif not isinstance(value[0], list):
                 measured |= {f"{key}/{level}": entry for level, entry in enumerate(value, 1)}
-        self._log(measured, figures, {"test/unit_variances": _table(record.metrics["test/unit_variances"])})
+        self._log(measured, figures, {TEST_UNIT_VARIANCES: _table(record.metrics[TEST_UNIT_VARIANCES])})
         if self.upload_checkpoint:
             self._send("upload", file=str(self.folder / "checkpoints" / "last.ckpt"), name=record.run_id)
         self.has_result = True

@@ -4,6 +4,15 @@ from pathlib import Path
 from typing import Any
 
 from iwae_lab.console.tables import print_rows
+from iwae_lab.evaluation.keys import (
+    TEST_ACTIVE_UNITS,
+    TEST_NLL,
+    TEST_NLL_ACTIVE_ONLY,
+    TEST_NLL_ACTIVE_ONLY_K,
+    TEST_NLL_K,
+    TEST_PARETO,
+    nll_at,
+)
 from iwae_lab.runs.record import Record
 
 __all__ = ["print_record"]
@@ -18,7 +27,7 @@ def print_record(record: Record, folder: Path) -> None:
         f"test NLL (L_{metrics['test/nll_k']})": f"{metrics['test/nll']:.2f} ± {metrics['test/nll_se']:.2f} nats",
         **_unreliable(metrics),
         "test ELBO": f"{metrics['test/elbo']:.2f} nats",
-        "active units": " + ".join(map(str, metrics["test/active_units"])),
+        "active units": " + ".join(map(str, metrics[TEST_ACTIVE_UNITS])),
         **_active_only(metrics),
         "validation NLL": f"{metrics['val/nll']:.2f} nats",
         "training": speed,
@@ -28,12 +37,12 @@ def print_record(record: Record, folder: Path) -> None:
 
 
 def _unreliable(metrics: dict[str, Any]) -> dict[str, str]:
-    share = metrics.get("test/pareto_k_above_0.7")
+    share = metrics.get(TEST_PARETO)
     return {} if share is None else {"Pareto k̂ above 0.7": f"{share:.1%} of images: weights too heavy-tailed to trust"}
 
 
 def _active_only(metrics: dict[str, Any]) -> dict[str, str]:
-    k = metrics.get("test/nll_active_only_k", metrics["test/nll_k"])
-    whole = metrics.get(f"test/nll_{k}", metrics["test/nll"])
-    without = metrics["test/nll_active_only"]
+    k = metrics.get(TEST_NLL_ACTIVE_ONLY_K, metrics[TEST_NLL_K])
+    whole = metrics.get(nll_at(k), metrics[TEST_NLL])
+    without = metrics[TEST_NLL_ACTIVE_ONLY]
     return {"NLL without inactive units": f"{without:.2f} nats (L_{k}; with them {whole:.2f})"}

@@ -23,6 +23,7 @@ from omegaconf import DictConfig
 from iwae_lab.console.atomic import write_atomically
 from iwae_lab.console.errors import UserError, explain
 from iwae_lab.console.signals import interrupt
+from iwae_lab.evaluation.keys import TEST_NLL, VAL_NLL
 from iwae_lab.runs.record import now
 from iwae_lab.runs.startup import load_run
 
@@ -100,9 +101,9 @@ def run_job(cfg: DictConfig) -> float:
     start = now()
     try:
         record = load_run()(cfg)  # here, since the multirun's own process may not need it
-        job.run_id, job.nll = record.run_id, record.metrics["test/nll"]
+        job.run_id, job.nll = record.run_id, record.metrics[TEST_NLL]
         job.status = "skipped" if (record.finished or "") < start else "finished"
-        return record.metrics["val/nll"]
+        return record.metrics[VAL_NLL]
     except Exception as error:
         job.status, job.reason = "failed", explain(error)
         job.log = next((note.removeprefix("log: ") for note in getattr(error, "__notes__", [])), None)

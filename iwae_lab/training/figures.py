@@ -9,6 +9,7 @@ from torch import Tensor
 
 from iwae_lab.console.images import rendered, write_png
 from iwae_lab.evaluation.active_units import THRESHOLD, ActiveUnits
+from iwae_lab.evaluation.keys import EPOCH, TRAIN_BOUND, VAL_BOUND
 from iwae_lab.models.base import LatentVariableModel
 
 __all__ = ["model_figures", "write_figures"]
@@ -89,8 +90,8 @@ def training_curve(rows: list[dict[str, float]]) -> Image.Image:
     """Training and validation bounds against epochs, from the metrics of each epoch."""
     figure = Figure(figsize=(5, 3.2), layout="constrained")
     axes = figure.add_subplot()
-    for key, label, style in (("train/bound", "training", "-"), ("val/bound", "validation", "o-")):
-        points = [(row["epoch"], row[key]) for row in rows if key in row]
+    for key, label, style in ((TRAIN_BOUND, "training", "-"), (VAL_BOUND, "validation", "o-")):
+        points = [(row[EPOCH], row[key]) for row in rows if key in row]
         axes.plot(*zip(*points, strict=True), style, markersize=3, label=label)
     if len(rows) > 50:
         axes.set_xscale("log")

@@ -15,6 +15,23 @@ from iwae_lab.console.errors import Diverged, UserError
 from iwae_lab.console.progress import Meter
 from iwae_lab.evaluation.active_units import active_units
 from iwae_lab.evaluation.diagnostics import diagnose, gradient_snr
+from iwae_lab.evaluation.keys import (
+    DIAGNOSTICS_ESS,
+    DIAGNOSTICS_KL,
+    EPOCH,
+    IMAGES_PER_SECOND,
+    LEARNING_RATE,
+    MINUTES,
+    SNR_GENERATIVE,
+    SNR_INFERENCE,
+    TRAIN_BOUND,
+    TRAIN_ESS,
+    TRAIN_LOSS,
+    VAL_ACTIVE_UNITS,
+    VAL_BOUND,
+    VAL_NLL,
+    of_layer,
+)
 from iwae_lab.evaluation.likelihood import likelihood
 from iwae_lab.evaluation.measure import VAL_K
 from iwae_lab.loggers.base import RunLogger
@@ -181,13 +198,13 @@ class Training(pl.LightningModule):
         self.seconds += seconds
         self.images_seen += int(images)
         metrics = {
-            "epoch": float(self.current_epoch + 1),
-            "train/bound": bound,
-            "train/loss": loss,
-            "train/ess": ess,
-            "learning_rate": float(self.trainer.optimizers[0].param_groups[0]["lr"]),
-            "images_per_second": images / seconds,
-            "minutes": self.seconds / 60,
+            EPOCH: float(self.current_epoch + 1),
+            TRAIN_BOUND: bound,
+            TRAIN_LOSS: loss,
+            TRAIN_ESS: ess,
+            LEARNING_RATE: float(self.trainer.optimizers[0].param_groups[0]["lr"]),
+            IMAGES_PER_SECOND: images / seconds,
+            MINUTES: self.seconds / 60,
         }
         if distributed.rank() == 0 and self.current_epoch + 1 in self.schedule.evaluation_epochs():
             metrics |= self.validate()
@@ -222,18 +239,18 @@ class Training(pl.LightningModule):
             if isinstance(logger, RunLogger):
                 logger.log_figures(draw, self.global_step)
         metrics = {
-            "val/bound": -likelihood(self.model, images, self.k).nll,
-            "val/nll": likelihood(self.model, images, VAL_K).nll,
-            **{f"val/active_units/{level}": float(count) for level, count in enumerate(units.counts, 1)},
+            VAL_BOUND: -likelihood(self.model, images, self.k).nll,
+            VAL_NLL: likelihood(self.model, images, VAL_K).nll,
+            **{of_layer(VAL_ACTIVE_UNITS, level): float(count) for level, count in enumerate(units.counts, 1)},
         }
         if self.diagnostics:
             found = diagnose(self.model, images, self.k)
             snr = gradient_snr(self.objective, self.model, images[:SNR_IMAGES].float(), self.k)
             metrics |= {
-                "diagnostics/ess": found.ess.mean().item(),
-                **{f"diagnostics/kl/{level}": kl.sum().item() for level, kl in enumerate(found.kl, 1)},
-                "diagnostics/snr/generative": snr.generative.overall,
-                "diagnostics/snr/inference": snr.inference.overall,
+                DIAGNOSTICS_ESS: found.ess.mean().item(),
+                **{of_layer(DIAGNOSTICS_KL, level): kl.sum().item() for level, kl in enumerate(found.kl, 1)},
+                SNR_GENERATIVE: snr.generative.overall,
+                SNR_INFERENCE: snr.inference.overall,
             }
         return metrics
 
