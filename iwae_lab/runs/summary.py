@@ -6,11 +6,14 @@ from typing import Any
 from iwae_lab.console.tables import print_rows
 from iwae_lab.evaluation.keys import (
     TEST_ACTIVE_UNITS,
+    TEST_ELBO,
     TEST_NLL,
     TEST_NLL_ACTIVE_ONLY,
     TEST_NLL_ACTIVE_ONLY_K,
     TEST_NLL_K,
+    TEST_NLL_SE,
     TEST_PARETO,
+    VAL_NLL,
     nll_at,
 )
 from iwae_lab.runs.record import Record
@@ -24,12 +27,12 @@ def print_record(record: Record, folder: Path) -> None:
     speed = f"{record.steps:,} steps in {record.train_seconds:.0f} s, {record.images_per_second:,.0f} images/s"
     rows = {
         "protocol": record.protocol,
-        f"test NLL (L_{metrics['test/nll_k']})": f"{metrics['test/nll']:.2f} ± {metrics['test/nll_se']:.2f} nats",
+        f"test NLL (L_{metrics[TEST_NLL_K]})": f"{metrics[TEST_NLL]:.2f} ± {metrics[TEST_NLL_SE]:.2f} nats",
         **_unreliable(metrics),
-        "test ELBO": f"{metrics['test/elbo']:.2f} nats",
+        "test ELBO": f"{metrics[TEST_ELBO]:.2f} nats",
         "active units": " + ".join(map(str, metrics[TEST_ACTIVE_UNITS])),
         **_active_only(metrics),
-        "validation NLL": f"{metrics['val/nll']:.2f} nats",
+        "validation NLL": f"{metrics[VAL_NLL]:.2f} nats",
         "training": speed,
         "folder": str(folder),
     }

@@ -5,8 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self, cast
 
+import torch
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from torch import Tensor
 
 from iwae_lab.console.errors import UserError
 from iwae_lab.data.protocol import Data
@@ -18,7 +20,7 @@ from iwae_lab.runs.record import Record, read_record
 from iwae_lab.runs.weights import load_named, read_tensors
 from iwae_lab.training.checkpoints import part_of
 
-__all__ = ["OVERRIDABLE", "TrainedRun"]
+__all__ = ["OVERRIDABLE", "TrainedRun", "load"]
 
 OVERRIDABLE = ("evaluation.k", "evaluation.images", "diagnostics", "data_dir", "accelerator", "threads", "compile")
 
@@ -62,3 +64,30 @@ class TrainedRun:
         objective.begin_epoch(experiment.schedule.epochs - 1)  # as the last epoch had it
         objective.to(device)
         return cls(record, experiment, experiment.data, model.to(device).eval())
+
+    @torch.no_grad()
+    def log_weights(self, images: Tensor, k: int) -> Tensor:
+        """log w [k, batch], nats, of k samples for each of the binary images [batch, pixels]."""
+        return self.model.log_weights(self._seen(images), k)
+
+    @torch.no_grad()
+    def latents(self, images: Tensor, k: int = 100) -> list[Tensor]:
+        """The posterior means of binary images [batch, pixels], one [batch, units] per stochastic layer.
+
+        E q[z_1 | x] is exact, those of the layers above are averages over k samples of the layers below.
+        """
+        lowest, *above = self.model.posteriors(self._seen(images), k)
+        return [lowest.mean, *(q.mean.mean(0) for q in above)]
+
+    @torch.no_grad()
+    def reconstruct(self, images: Tensor) -> Tensor:
+        """Pixel probabilities [batch, pixels] given one posterior sample of each of the binary images."""
+        return self.model.reconstruct(self._seen(images))
+
+    def _seen(self, images: Tensor) -> Tensor:
+        return images.to(self.experiment.device).float()
+
+
+def load(folder: str | Path, *overrides: str) -> TrainedRun:
+    """The run in a folder, or exported to a .safetensors file, as `TrainedRun.read` gives it."""
+    return TrainedRun.read(Path(folder), overrides)

@@ -1,0 +1,27 @@
+"""Records as a data frame."""
+
+from pathlib import Path
+from typing import Any
+
+from iwae_lab.compare.runs import find_runs
+
+__all__ = ["load_all"]
+
+
+def load_all(*directories: str | Path) -> Any:
+    """Every run below the directories: a pandas DataFrame, one row per run, or without pandas a list of records.
+
+    The columns are the record's fields, the metrics that are numbers under their names, and the settings under dotted
+    keys; the index is the run's folder. Raises `UserError` where there is no run.
+    """
+    runs = find_runs([Path(directory) for directory in directories]).runs
+    try:
+        import pandas as pd  # type: ignore[import-untyped, unused-ignore]
+    except ImportError:
+        return [run.record for run in runs]
+    rows = []
+    for run in runs:
+        fields = {key: value for key, value in vars(run.record).items() if not isinstance(value, dict)}
+        numbers = {key: value for key, value in run.record.metrics.items() if isinstance(value, int | float)}
+        rows.append(run.setting | fields | numbers)
+    return pd.DataFrame(rows, index=pd.Index([str(run.folder) for run in runs], name="folder"))
