@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import pytest
 from conftest import ROOT, ask
+from data_helpers import images, npz
 from omegaconf import OmegaConf
 
 from iwae_lab.runs.config import CONF
@@ -23,7 +24,7 @@ READMES = sorted(
 )
 LONG = re.compile(r"\b(minutes|hours?|days|network)\b")
 QUICK = [
-    "logger=csv", "threads=1", "schedule.epochs=2", "schedule.batch_size=100", "k=3",
+    "logger=csv", "threads=1", "schedule.epochs=2", "schedule.batch_size=100",
     "evaluation.k=20", "evaluation.images=30",
 ]  # fmt: skip
 
@@ -58,9 +59,9 @@ def name(command: Command) -> str:
 
 @pytest.fixture(scope="module")
 def here(zygote, tmp_path_factory) -> Path:
-    """A folder with one run, the sweeps, and the files that READMEs tell their reader to write."""
+    """A folder with two runs, the sweeps, and the files that READMEs tell their reader to write."""
     folder = tmp_path_factory.mktemp("here")
-    for shared in ("train.py", "sweeps"):
+    for shared in ("train.py", "conf", "sweeps"):
         (folder / shared).symlink_to(ROOT / shared)
     for group in ("objective", "model", "dataset"):
         readme = {"objective": "objectives", "model": "models", "dataset": "data"}[group]
@@ -71,9 +72,11 @@ def here(zygote, tmp_path_factory) -> Path:
         (folder / "mine" / group).mkdir(parents=True)
         (folder / "mine" / group / f"{node.name}.yaml").write_text(yaml)
         (folder / f"{node._target_.partition('.')[0]}.py").write_text(code)
-    done = python(zygote, folder, folder, ["train.py", *QUICK[:-3], "k=50", *QUICK[-2:], "runs_dir=runs"])
+    (folder / "small.npz").write_bytes(npz(train=images(110), test=images(30)))
+    made = ["dataset=npz", "dataset.path=small.npz", "objective=iwae,dreg", "k=50", "runs_dir=runs"]
+    done = python(zygote, folder, folder, ["train.py", "-m", *QUICK, *made])
     assert done.returncode == 0, done.stderr
-    (run,) = (folder / "runs").glob("mnist_5k*")
+    (run,) = (folder / "runs").glob("*iwae*")
     run.rename(folder / "runs" / "RUN")
     return folder
 
@@ -87,14 +90,18 @@ def test_every_command_runs(command, zygote, here, tmp_path):
     program, *arguments = shlex.split(command.line)
     assert program == "python", f"{command}: say how long it takes, or which other program it is"
     if arguments[0] == "train.py":
-        arguments += [*QUICK, f"runs_dir={tmp_path / 'runs'}"]
+        arguments += [*QUICK, "k=3", f"runs_dir={tmp_path / 'runs'}"]
+        if "dataset=" not in command.line:
+            arguments += ["dataset=npz", "dataset.path=small.npz"]
     done = python(zygote, here, tmp_path, arguments)
     assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("command", COMPOSED, ids=name)
 def test_every_long_command_can_be_composed(command, zygote, here, tmp_path):
-    arguments = [part for part in shlex.split(command.line)[1:] if part != "-m" and not part.startswith("hydra/")]
+    arguments = [part for part in shlex.split(command.line)[1:] if not part.startswith("hydra/")]
+    if "-m" in arguments:  # compose the first job
+        arguments = [re.sub(r"=([^,]+),.*", r"=\1", part) for part in arguments if part != "-m"]
     done = python(zygote, here, tmp_path, [*arguments, "--cfg", "job"])
     assert done.returncode == 0, done.stderr
 

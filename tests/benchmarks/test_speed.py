@@ -1,4 +1,4 @@
-"""No ratio that README's Speed section quotes has lost a third; where its two processors differ, of the lower one."""
+"""No ratio that the README here quotes has lost a third; where its two processors differ, of the lower one."""
 
 import statistics
 from typing import Any
