@@ -45,7 +45,7 @@ def evaluations() -> Iterator[tuple[Record, dict[str, Any]]]:
 
 
 def annealed() -> Lines:
-    """L_5000 and AIS of the same 1,000 test images, how far AIS itself may be off, and what that makes of all 10,000."""
+    """L_5000 and AIS of the same 1,000 test images, how far AIS may be off, and what that makes of all 10,000."""
     rows = []
     for record, found in evaluations():
         above, gap = (
