@@ -164,6 +164,10 @@
         ),
       );
     }
+    if (cell.lowest) {
+      const [nll, se] = cell.lowest;
+      parts.push(element("small", {}, `lowest ${signed(nll)} ± ${fixed(se)} paired`));
+    }
     return parts;
   }
 

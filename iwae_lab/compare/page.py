@@ -95,6 +95,7 @@ def _cell(cell: Cell) -> dict[str, Any]:
         "borrowed": cell.borrowed,
         "paper": paper and {**vars(paper), "units": format_units(list(paper.active_units))},
         "difference": cell.minus_paper,
+        "lowest": cell.minus_lowest,
     }
 
 

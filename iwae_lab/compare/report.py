@@ -16,12 +16,16 @@ __all__ = ["format_units", "legend", "print_tables", "write_csv", "write_markdow
 _LEGEND = (
     "Test NLL in nats, lower is better; ± its standard error: over the n seeds marked ×n, or, where there is one "
     "seed, over the test images (†), which says nothing about other seeds. [active units per layer, image first]. "
-    "Bold: lowest of its model and k, by more than √(se₁² + se₂²) of it and the next; with † that is "
-    "conservative, as both were measured on the same images."
+    "Bold: lowest of its model and k, by more than the standard error of the next's distance: paired where "
+    "that is given, otherwise √(se₁² + se₂²), which with † is conservative, as both were measured on the same images."
 )
 _PAPER_LEGEND = (
     "paper: Burda et al. 2016 (arXiv 1509.00519v4), table 1, appendix or (init_from) section 5.2, one run a cell, and "
     "our value minus it."
+)
+_PAIRED_LEGEND = (
+    "lowest: NLL minus the lowest of its model and k, ± the standard error of that difference, paired: taken over the "
+    "differences of single test images (per_image.npz), as both runs were measured on the same ones."
 )
 _BORROWED_LEGEND = "‡: the runs of VAE with k = 1; as an objective, IWAE with k = 1 is the same."
 
@@ -36,18 +40,21 @@ def _result(cell: Cell) -> str:
     return f"{cell.nll:.2f} ± {cell.se:.2f}{'†' if n == 1 else f' ×{n}'}{'‡' if cell.borrowed else ''}"
 
 
-def _against_paper(cell: Cell) -> str | None:
-    if cell.paper is None:
-        return None
-    return f"paper {cell.paper.nll:.2f} {cell.minus_paper:+.2f}"
+def _beside(cell: Cell) -> list[str]:
+    """What a cell's NLL is set against, a line each."""
+    lines = [f"paper {cell.paper.nll:.2f} {cell.minus_paper:+.2f}"] if cell.paper else []
+    if lowest := cell.minus_lowest:
+        lines.append(f"lowest {lowest.nll:+.2f} ± {lowest.se:.2f} paired")
+    return lines
 
 
 def legend(tables: list[Table]) -> list[str]:
     """What the figures in the tables mean, a paragraph each."""
     cells = [cell for table in tables for row in table.rows for cell in row.cells.values()]
     paper = [_PAPER_LEGEND] if any(cell.paper for cell in cells) else []
+    paired = [_PAIRED_LEGEND] if any(cell.minus_lowest for cell in cells) else []
     borrowed = [_BORROWED_LEGEND] if any(cell.borrowed for cell in cells) else []
-    return [_LEGEND, *paper, *borrowed]
+    return [_LEGEND, *paper, *paired, *borrowed]
 
 
 def print_tables(tables: list[Table], notes: list[str]) -> None:
@@ -81,8 +88,8 @@ def _styled(cell: Cell | None) -> Text:
         return Text("")
     styled = Text(_result(cell), style="bold" if cell.best else "")
     styled = Text().append(styled).append(f"\n[{format_units(cell.active_units)}]")
-    if (against := _against_paper(cell)) is not None:
-        styled.append(f"\n{against}", style="dim")
+    for line in _beside(cell):
+        styled.append(f"\n{line}", style="dim")
     return styled
 
 
@@ -113,15 +120,15 @@ def _markdown_cell(cell: Cell | None) -> str:
     if cell is None:
         return ""
     result = f"**{_result(cell)}**" if cell.best else _result(cell)
-    against = _against_paper(cell)
-    return f"{result} [{format_units(cell.active_units)}]" + (f"<br>{against}" if against else "")
+    return "<br>".join([f"{result} [{format_units(cell.active_units)}]", *_beside(cell)])
 
 
 def write_csv(path: Path, tables: list[Table]) -> None:
     """A line for each cell of every table."""
     head = [
         *("protocol", "model", "objective", "setting", "by", "value", "nll", "nll_se", "nll_se_over", "seeds"),
-        *("active_units", "best", "paper_nll", "paper_active_units", "minus_paper", "run_ids"),
+        *("active_units", "best", "paper_nll", "paper_active_units", "minus_paper"),
+        *("minus_lowest", "minus_lowest_se", "run_ids"),
     ]
     file = io.StringIO()
     writer = csv.writer(file)
@@ -152,5 +159,6 @@ def _csv_line(table: Table, row: Row, column: str, cell: Cell) -> list[object]:
         paper.nll if paper else "",
         format_units(list(paper.active_units)) if paper else "",
         cell.minus_paper if paper else "",
+        *(cell.minus_lowest or ("", "")),
         " ".join(run.record.run_id for run in cell.runs),
     ]

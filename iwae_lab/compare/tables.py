@@ -5,6 +5,7 @@ import statistics
 from collections import defaultdict
 from dataclasses import dataclass
 
+from iwae_lab.compare.paired import Difference, paired_difference
 from iwae_lab.compare.paper import TABLE_1, Published, published
 from iwae_lab.compare.runs import PROTOCOL_KEYS, Run, differences, known_key, sort_key
 from iwae_lab.console.errors import UserError
@@ -22,6 +23,8 @@ class Cell:
     paper: Published | None
     best: bool = False
     """the lowest NLL of its model and k, by more than the standard error of its distance to the next"""
+    minus_lowest: Difference | None = None
+    """from the lowest of its model and k, where both are single runs with per-image values"""
     borrowed: bool = False
     """whether its runs are those of VAE with k = 1, which as an objective is IWAE with k = 1"""
 
@@ -164,8 +167,14 @@ def _mark_best(cells: list[Cell]) -> None:
         alike[cell.runs[0].record.model, cell.runs[0].record.k].append(cell)
     for rivals in alike.values():
         if len(rivals) > 1:
-            best, second, *_ = sorted(rivals, key=lambda cell: cell.nll)
-            best.best = second.nll - best.nll > math.hypot(best.se, second.se)
+            lowest, *others = sorted(rivals, key=lambda cell: cell.nll)
+            if len(lowest.runs) == 1:
+                for cell in others:
+                    if len(cell.runs) == 1:
+                        cell.minus_lowest = paired_difference(cell.runs[0], lowest.runs[0])
+            second = others[0]
+            error = second.minus_lowest.se if second.minus_lowest else math.hypot(lowest.se, second.se)
+            lowest.best = second.nll - lowest.nll > error
 
 
 def not_compared(runs: list[Run]) -> list[str]:
