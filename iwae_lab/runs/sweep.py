@@ -1,18 +1,16 @@
 """Multiruns: one failing job stops no other, and at the end it is told what became of each."""
 
 import contextlib
-import dataclasses
-import json
 import logging
 import math
 import os
 import signal
 import socket
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, NoReturn
 
@@ -20,47 +18,41 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
-from iwae_lab.console.atomic import write_atomically
 from iwae_lab.console.errors import UserError, explain
-from iwae_lab.console.signals import interrupt
+from iwae_lab.console.signals import WARNINGS, interrupt
 from iwae_lab.evaluation.keys import TEST_NLL, VAL_NLL
+from iwae_lab.runs.gpus import take_gpus
+from iwae_lab.runs.jobs import Job, read_jobs
 from iwae_lab.runs.record import now
 from iwae_lab.runs.startup import load_run
 
-__all__ = ["Job", "Sweep", "reported", "run_job"]
+__all__ = ["Sweep", "reported", "run_job"]
 
 log = logging.getLogger(__name__)
 
 
-@dataclass
-class Job:
-    """What became of one job of a multirun; kept in the sweep's folder, so that every launcher can tell."""
-
-    number: int
-    overrides: list[str]
-    status: str = "running"
-    """running, finished, skipped (was finished before), failed or interrupted"""
-    run_id: str | None = None
-    nll: float | None = None
-    reason: str | None = None
-    log: str | None = None
-    host: str = field(default_factory=socket.gethostname)
-    pid: int = field(default_factory=os.getpid)
-
-    def write(self, folder: Path) -> None:
-        """Write job-<number>.json, whole or not at all."""
-        write_atomically(folder / f"job-{self.number}.json", json.dumps(dataclasses.asdict(self)))
-
-
 class Sweep(Callback):
-    """Hydra callback of the process that started a multirun: knows its folder, and ends its jobs before it ends."""
+    """Hydra callback of the process that started a multirun: knows its folder, and ends its jobs before it ends.
+
+    Has launchers go on when the process of a job is killed.
+    """
 
     folder: ClassVar[Path | None] = None
+    stopping: ClassVar[threading.Event] = threading.Event()
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         Sweep.folder = Path(config.hydra.sweep.dir)
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in (signal.SIGINT, *WARNINGS):
             signal.signal(number, _interrupt_jobs)
+        launcher = config.hydra.launcher._target_
+        if ".hydra_joblib_launcher." in launcher:
+            from iwae_lab.runs.workers import use_workers_that_survive
+
+            use_workers_that_survive(Sweep.folder, Sweep.stopping)
+        elif ".hydra_submitit_launcher." in launcher:
+            from iwae_lab.runs.submitted import wait_for_all
+
+            wait_for_all(Sweep.folder)
 
 
 def _interrupt_jobs(number: int, frame: Any) -> NoReturn:
@@ -68,6 +60,7 @@ def _interrupt_jobs(number: int, frame: Any) -> NoReturn:
 
     A terminal has interrupted them already: they get a second to say so. Without this, launchers kill them.
     """
+    Sweep.stopping.set()
     start = time.monotonic()
     interrupted = set()
     while (running := _running_elsewhere()) and (waited := time.monotonic() - start) < 10:
@@ -82,7 +75,7 @@ def _interrupt_jobs(number: int, frame: Any) -> NoReturn:
 
 def _running_elsewhere() -> list[Job]:
     """The running jobs in other processes of this machine."""
-    jobs = _read_jobs(Sweep.folder) if Sweep.folder else []
+    jobs = read_jobs(Sweep.folder) if Sweep.folder else []
     here = [job for job in jobs if job.host == socket.gethostname() and job.pid != os.getpid()]
     return [job for job in here if job.status == "running"]
 
@@ -100,7 +93,9 @@ def run_job(cfg: DictConfig) -> float:
     job.write(folder)
     start = now()
     try:
-        record = load_run()(cfg)  # here, since the multirun's own process may not need it
+        run = load_run()  # here, since the multirun's own process may not need it
+        take_gpus(cfg.trainer.devices)
+        record = run(cfg)
         job.run_id, job.nll = record.run_id, record.metrics[TEST_NLL]
         job.status = "skipped" if (record.finished or "") < start else "finished"
         return record.metrics[VAL_NLL]
@@ -125,16 +120,11 @@ def reported() -> Iterator[None]:
     try:
         yield
     finally:
-        jobs = _read_jobs(Sweep.folder) if Sweep.folder else []
+        jobs = read_jobs(Sweep.folder) if Sweep.folder else []
         if jobs:
             _print_jobs(jobs)
     if any(job.status not in ("finished", "skipped") for job in jobs):
         sys.exit(1)
-
-
-def _read_jobs(folder: Path) -> list[Job]:
-    jobs = [Job(**json.loads(path.read_text())) for path in folder.glob("job-*.json")]
-    return sorted(jobs, key=lambda job: job.number)
 
 
 def _print_jobs(jobs: list[Job]) -> None:
@@ -156,7 +146,9 @@ def _print_jobs(jobs: list[Job]) -> None:
     for job in jobs:
         if job.reason:
             log_file = f"  ({job.log})" if job.log else ""
-            console.print(f"failed: {name(job)}: {job.reason}{log_file}", soft_wrap=True, markup=False, highlight=False)
+            console.print(
+                f"{job.status}: {name(job)}: {job.reason}{log_file}", soft_wrap=True, markup=False, highlight=False
+            )
     counts = Counter(job.status for job in jobs)
     console.print(", ".join(f"{count} {status}" for status, count in counts.items()))
     if counts.keys() - {"finished", "skipped"}:

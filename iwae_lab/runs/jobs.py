@@ -1,0 +1,55 @@
+"""What became of each job of a multirun, a file a job."""
+
+import dataclasses
+import json
+import math
+import os
+import socket
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from hydra.core.utils import JobReturn, JobStatus, filter_overrides
+
+from iwae_lab.console.atomic import write_atomically
+
+__all__ = ["Job", "read_jobs", "record_death"]
+
+
+@dataclass
+class Job:
+    """What became of one job of a multirun; kept in the sweep's folder, so that every launcher can tell."""
+
+    number: int
+    overrides: list[str]
+    status: str = "running"
+    """running, finished, skipped (was finished before), failed, interrupted or killed (could not say why it ended)"""
+    run_id: str | None = None
+    nll: float | None = None
+    reason: str | None = None
+    log: str | None = None
+    host: str = field(default_factory=socket.gethostname)
+    pid: int = field(default_factory=os.getpid)
+
+    def write(self, folder: Path) -> None:
+        """Write job-<number>.json, whole or not at all."""
+        write_atomically(folder / f"job-{self.number}.json", json.dumps(dataclasses.asdict(self)))
+
+
+def read_jobs(folder: Path) -> list[Job]:
+    """The jobs that have started, in order."""
+    jobs = [Job(**json.loads(path.read_text())) for path in folder.glob("job-*.json")]
+    return sorted(jobs, key=lambda job: job.number)
+
+
+def record_death(folder: Path, number: int, overrides: Sequence[str], reason: str) -> JobReturn:
+    """Write down that the process of a job is gone, unless the job could say more itself.
+
+    Gives what the job would have returned, had it failed.
+    """
+    started = {job.number: job for job in read_jobs(folder)}
+    job = started.get(number) or Job(number, list(filter_overrides(overrides)))
+    if job.status == "running":
+        job.status, job.reason = "killed", reason
+        job.write(folder)
+    return JobReturn(overrides=overrides, status=JobStatus.COMPLETED, _return_value=math.inf)

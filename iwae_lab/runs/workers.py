@@ -1,0 +1,80 @@
+"""Worker processes for joblib that survive each other.
+
+loky's executor, and Python's own, end all of their workers when one is killed. So here each worker has an executor to
+itself, and another one takes the place of one that broke.
+"""
+
+import functools
+import queue
+import re
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from hydra.core.utils import JobReturn
+from joblib import register_parallel_backend
+from joblib.externals.loky.process_executor import BrokenProcessPool, ProcessPoolExecutor
+from joblib.parallel import ThreadingBackend
+
+from iwae_lab.runs.gpus import WORKER
+from iwae_lab.runs.jobs import record_death
+
+__all__ = ["use_workers_that_survive"]
+
+
+def use_workers_that_survive(folder: Path, stopping: threading.Event) -> None:
+    """Let hydra/launcher=joblib run its jobs in `Workers`.
+
+    folder: of the sweep. stopping: when set, no more jobs are started.
+    """
+    register_parallel_backend("loky", functools.partial(Workers, folder, stopping))  # what the launcher asks for
+
+
+class Workers(ThreadingBackend):
+    """A backend of joblib whose threads each give their jobs to a process, and record which one it died in."""
+
+    def __init__(self, folder: Path, stopping: threading.Event, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.folder, self.stopping = folder, stopping
+
+    def configure(self, n_jobs: int = 1, parallel: Any = None, **settings: Any) -> int:
+        """Start no worker yet: executors start theirs with the first job."""
+        self.parallel = parallel
+        self._n_jobs: int = self.effective_n_jobs(n_jobs)
+        self.idle: queue.SimpleQueue[tuple[int, ProcessPoolExecutor]] = queue.SimpleQueue()
+        self.executors = [self._executor(index) for index in range(self._n_jobs)]
+        for worker in enumerate(self.executors):
+            self.idle.put(worker)
+        return self._n_jobs
+
+    def _executor(self, index: int) -> ProcessPoolExecutor:
+        return ProcessPoolExecutor(1, env=self._prepare_worker_env(self._n_jobs) | {WORKER: str(index)})
+
+    def submit(self, func: Any, callback: Callable[[Any], None] | None = None) -> Any:
+        """Run one job, a joblib batch of one call of the launcher's, in a worker that has nothing to do."""
+        return super().submit(functools.partial(self._run, func), callback)
+
+    def _run(self, batch: Any) -> list[JobReturn]:
+        ((_, (number, overrides, *_), _),) = batch.items
+        index, executor = self.idle.get()
+        try:
+            if self.stopping.is_set():
+                raise KeyboardInterrupt
+            return executor.submit(batch).result()
+        except BrokenProcessPool as death:
+            executor.shutdown()
+            self.executors[index] = executor = self._executor(index)
+            codes = re.search(r"exit codes.*\{(.*)\}", str(death))
+            reason = f"its process ended with {codes[1]}" if codes else str(death)
+            return [record_death(self.folder, number, overrides, reason)]
+        except SystemExit:  # of the job alone, which has written that it was interrupted
+            return [record_death(self.folder, number, overrides, "interrupted")]
+        finally:
+            self.idle.put((index, executor))
+
+    def terminate(self) -> None:
+        """Let the workers end."""
+        for executor in self.executors:
+            executor.shutdown(kill_workers=self.stopping.is_set())
+        super().terminate()

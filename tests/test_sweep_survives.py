@@ -1,0 +1,129 @@
+"""A multirun outlives the processes of its jobs, and its jobs outlive a scheduler's warning."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, records
+from hydra.core.utils import JobReturn, JobStatus
+
+from iwae_lab.runs.gpus import WORKER, share
+from iwae_lab.runs.jobs import Job, read_jobs, record_death
+
+Cli = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def wait_for(condition: Callable[[], object], seconds: float = 600) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def job(number: int, overrides: list[str], folder: Path) -> JobReturn:
+    """What joblib's launcher calls, with a job that is quick, or ends as its override says."""
+    Job(number, overrides).write(folder)
+    if overrides == ["interrupted"]:
+        Job(number, overrides, "interrupted").write(folder)
+        sys.exit(1)
+    if overrides != ["finished"]:
+        os.kill(os.getpid(), getattr(signal, overrides[0]))
+        time.sleep(60)
+    time.sleep(0.2)
+    Job(number, overrides, "finished", reason=os.environ[WORKER]).write(folder)
+    return JobReturn(status=JobStatus.COMPLETED, _return_value=float(number))
+
+
+def test_a_job_that_is_killed_ends_no_other_and_is_listed_with_its_signal(tmp_path: Path) -> None:
+    joblib = pytest.importorskip("joblib")
+    from iwae_lab.runs.workers import use_workers_that_survive
+
+    loky = joblib.parallel.BACKENDS["loky"]
+    use_workers_that_survive(tmp_path, threading.Event())
+    try:
+        ends = ["finished", "SIGKILL", "interrupted", "finished", "SIGSEGV", "finished", "finished", "finished"]
+        calls = (joblib.delayed(job)(number, [end], tmp_path) for number, end in enumerate(ends))
+        returned = joblib.Parallel(n_jobs=2, backend="loky")(calls)
+    finally:
+        joblib.register_parallel_backend("loky", loky)
+    expected = [float(number) if end == "finished" else float("inf") for number, end in enumerate(ends)]
+    assert [result.return_value for result in returned] == expected
+    jobs = read_jobs(tmp_path)
+    assert [job.status for job in jobs] == [end if end in ("finished", "interrupted") else "killed" for end in ends]
+    assert jobs[1].reason == "its process ended with SIGKILL(-9)"
+    assert jobs[4].reason == "its process ended with SIGSEGV(-11)"
+    assert {job.reason for job in jobs if job.status == "finished"} == {"0", "1"}, "both places are filled to the end"
+
+
+def test_a_job_that_died_before_it_said_anything_is_listed(tmp_path: Path) -> None:
+    record_death(tmp_path, 3, ["k=5", "hydra.verbose=false"], "its process ended")
+    (job,) = read_jobs(tmp_path)
+    assert (job.number, job.overrides, job.status, job.reason) == (3, ["k=5"], "killed", "its process ended")
+
+
+def test_jobs_side_by_side_have_gpus_of_their_own() -> None:
+    four = ["4", "5", "6", "7"]
+    assert [share(four, index, 1) for index in range(6)] == [["4"], ["5"], ["6"], ["7"], ["4"], ["5"]]
+    assert [set(share(four, index, 2)) for index in range(3)] == [{"4", "6"}, {"5", "7"}, {"4", "6"}]
+    assert share(four, 1, 8) == four, "too few, which is then said"
+    assert share([], 1, 1) == []
+    assert share(share(four, 3, 1), 3, 1) == ["7"], "a worker's next job finds its share"
+
+
+@pytest.fixture
+def sweep(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """sweep(*arguments) -> train.py at work."""
+    started = []
+
+    def start(*arguments: str) -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            [sys.executable, "train.py", *arguments],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+
+
+def jobs_of(tmp_path: Path) -> list[Job]:
+    """The jobs of the multirun that started last."""
+    folders = sorted(tmp_path.glob("runs/.sweeps/*"))
+    return read_jobs(folders[-1]) if folders else []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", ["joblib", "submitit_local"])
+def test_a_sweep_survives_a_killed_worker_and_the_same_command_completes_it(
+    sweep: Callable[..., subprocess.Popen[str]], cli: Cli, tiny: list[str], tmp_path: Path, launcher: str
+) -> None:
+    pytest.importorskip("hydra_plugins.hydra_joblib_launcher" if launcher == "joblib" else "submitit")
+    at_a_time = ["hydra.launcher.n_jobs=2"] if launcher == "joblib" else []
+    command = ["-m", f"hydra/launcher={launcher}", *at_a_time, *tiny, "schedule.epochs=20", "seed=0,1,2,3"]
+    process = sweep(*command)
+    wait_for(lambda: list(tmp_path.glob("runs/*/checkpoints/last.ckpt")))
+    victim = next(job for job in jobs_of(tmp_path) if job.status == "running")
+    os.kill(victim.pid, signal.SIGKILL)
+    said, _ = process.communicate(timeout=900)
+    assert process.returncode == 1, said
+    assert "3 finished" in said and "1 killed" in said
+    (told,) = (line for line in said.splitlines() if line.startswith("killed: "))
+    assert f"seed={victim.number}" in told
+    assert ("SIGKILL(-9)" if launcher == "joblib" else "_log.err") in told
+    done = cli("train.py", *command)
+    assert done.returncode == 0, done.stderr
+    assert "3 skipped" in done.stdout and "1 finished" in done.stdout
+    assert [record["status"] for record in records(tmp_path / "runs")] == ["finished"] * 4
