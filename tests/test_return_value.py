@@ -6,15 +6,17 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 from conftest import records
 
 CALLBACK = '''
 import json
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.experimental.callback import Callback
 
 
 class Returned(Callback):
-    """Adds to a file what each job returned."""
+    """Adds to a file what each job returned, and to another one what Hydra's sweeper got."""
 
     def __init__(self, file):
         self.file = file
@@ -22,6 +24,17 @@ class Returned(Callback):
     def on_job_end(self, config, job_return, **kwargs):
         with open(self.file, "a") as file:
             file.write(json.dumps(job_return.return_value) + "\\n")
+
+    def on_multirun_start(self, config, **kwargs):
+        sweep = BasicSweeper.sweep
+
+        def watched(sweeper, arguments):
+            batches = sweep(sweeper, arguments)
+            with open(self.file + ".sweeper", "w") as file:
+                json.dump([job.return_value for batch in batches for job in batch], file)
+            return batches
+
+        BasicSweeper.sweep = watched
 '''
 
 
@@ -40,3 +53,20 @@ def test_main_returns_the_validation_nll_and_infinity_for_a_failed_job(
     (other,) = (run for run in records(tmp_path / "runs") if run["status"] == "finished" and run != record)
     returned = [json.loads(line) for line in file.read_text().splitlines()]
     assert returned == [record["metrics"]["val/nll"], other["metrics"]["val/nll"], math.inf]
+    assert json.loads(Path(f"{file}.sweeper").read_text()) == returned[1:]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", ["joblib", "submitit_local"])
+def test_a_sweeper_gets_the_values_of_jobs_in_other_processes(
+    cli: Callable[..., subprocess.CompletedProcess[str]], tiny: list[str], tmp_path: Path, launcher: str
+) -> None:
+    pytest.importorskip("hydra_plugins.hydra_joblib_launcher" if launcher == "joblib" else "submitit")
+    (tmp_path / "returned.py").write_text(CALLBACK)
+    file = tmp_path / "returned.jsonl"
+    watched = ["+hydra.callbacks.returned._target_=returned.Returned", f"+hydra.callbacks.returned.file={file}"]
+    rates = "schedule.learning_rate=0.003,1e30"
+    done = cli("train.py", "-m", f"hydra/launcher={launcher}", *tiny, *watched, rates, PYTHONPATH=str(tmp_path))
+    assert done.returncode == 1, done.stderr
+    (good,) = (record for record in records(tmp_path / "runs") if record["status"] == "finished")
+    assert json.loads(Path(f"{file}.sweeper").read_text()) == [good["metrics"]["val/nll"], math.inf]

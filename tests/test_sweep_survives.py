@@ -13,6 +13,7 @@ import pytest
 from conftest import ROOT, records
 from hydra.core.utils import JobReturn, JobStatus
 
+from iwae_lab.console.signals import WARNINGS, interrupt_on_signals, raise_dropped_interrupt
 from iwae_lab.runs.gpus import WORKER, share
 from iwae_lab.runs.jobs import Job, read_jobs, record_death
 
@@ -127,3 +128,82 @@ def test_a_sweep_survives_a_killed_worker_and_the_same_command_completes_it(
     assert done.returncode == 0, done.stderr
     assert "3 skipped" in done.stdout and "1 finished" in done.stdout
     assert [record["status"] for record in records(tmp_path / "runs")] == ["finished"] * 4
+
+
+@pytest.mark.slow
+def test_a_preempted_job_of_submitit_resumes_from_its_checkpoint_to_the_same_numbers(
+    sweep: Callable[..., subprocess.Popen[str]], cli: Cli, tiny: list[str], tmp_path: Path
+) -> None:
+    pytest.importorskip("submitit")
+    run = [*tiny, "schedule.epochs=20"]
+    process = sweep("-m", "hydra/launcher=submitit_local", *run)
+    wait_for(lambda: list(tmp_path.glob("runs/*/checkpoints/last.ckpt")))
+    (first,) = jobs_of(tmp_path)
+    os.kill(first.pid, signal.SIGUSR2)  # which submitit's controller sends some time before the time limit
+    wait_for(lambda: jobs_of(tmp_path)[0].status == "interrupted")
+    (record,) = records(tmp_path / "runs")
+    assert (record["status"], record["error"]) == ("running", "interrupted")
+    said, _ = process.communicate(timeout=900)
+    assert process.returncode == 0, said
+    assert "1 finished" in said
+    (second,) = jobs_of(tmp_path)
+    assert second.pid != first.pid
+    (record,) = records(tmp_path / "runs")
+    assert record["status"] == "finished"
+    log = next(tmp_path.glob("runs/*/log.txt")).read_text()
+    assert "interrupted" in log and "going on from" in log.partition("interrupted")[2]
+    assert cli("train.py", *run[:-2], f"runs_dir={tmp_path / 'whole'}", "schedule.epochs=20").returncode == 0
+    (whole,) = records(tmp_path / "whole")
+    assert whole["metrics"] == record["metrics"]
+
+
+@pytest.mark.parametrize("warning", ["SIGUSR1", "SIGUSR2", "SIGTERM"])
+def test_a_schedulers_warning_interrupts_a_run_and_the_same_command_resumes_it(
+    sweep: Callable[..., subprocess.Popen[str]], cli: Cli, tiny: list[str], tmp_path: Path, warning: str
+) -> None:
+    process = sweep(*tiny, "schedule.epochs=30")
+    wait_for(lambda: list(tmp_path.glob("runs/*/checkpoints/last.ckpt")))
+    process.send_signal(getattr(signal, warning))
+    process.communicate(timeout=600)
+    assert process.returncode == 1
+    (record,) = records(tmp_path / "runs")
+    assert (record["status"], record["error"]) == ("running", "interrupted")
+    if warning == "SIGUSR1":
+        done = cli("train.py", *tiny, "schedule.epochs=30")
+        assert done.returncode == 0 and "going on from" in done.stderr
+
+
+def handled(runner: Callable[[int, object], None]) -> BaseException | None:
+    """What ends what is running when a warning comes to a process whose job runner handles it by `runner`."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, *WARNINGS)}
+    try:
+        signal.signal(signal.SIGUSR2, runner)
+        interrupt_on_signals()
+        interrupt_on_signals()  # as `run` of a first stage, and of the second
+        try:
+            signal.raise_signal(signal.SIGUSR2)
+        except BaseException as error:
+            with pytest.raises(type(error)):
+                raise_dropped_interrupt()  # had Python dropped it
+            return error
+        return None
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def test_a_job_runners_own_handler_decides_how_a_job_ends() -> None:
+    calls: list[int] = []
+
+    def requeues(number: int, frame: object) -> None:
+        calls.append(number)
+        sys.exit(144)
+
+    def gives_up(number: int, frame: object) -> None:
+        raise RuntimeError("timed out too many times")
+
+    requeued = handled(requeues)
+    assert isinstance(requeued, SystemExit) and requeued.code == 144 and calls == [signal.SIGUSR2]
+    assert isinstance(handled(gives_up), KeyboardInterrupt)
+    assert handled(lambda number, frame: calls.append(0)) is None, "one that lets it pass, as submitit does SIGTERM"
+    assert calls[1:] == [0]

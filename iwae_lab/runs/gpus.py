@@ -12,7 +12,7 @@ WORKER = "IWAE_LAB_WORKER"  # set in each worker of joblib: its number
 
 def share(gpus: Sequence[str], index: int, devices: int) -> Sequence[str]:
     """Those of `gpus` that are for job `index` of those that run at a time, where each trains on `devices` of them."""
-    shares = max(1, len(gpus) // devices)
+    shares = max(1, len(gpus) // max(1, devices))  # how many devices may be is checked later
     return gpus[index % shares :: shares]
 
 

@@ -5,7 +5,7 @@ import dataclasses
 import logging
 import math
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +37,10 @@ __all__ = ["run"]
 log = logging.getLogger("iwae_lab")
 
 
-def run(cfg: DictConfig) -> Record:
+def run(cfg: DictConfig, on_start: Callable[[Path], None] = lambda log_path: None) -> Record:
     """Train and evaluate what `cfg` says, in a folder of its own; gives the record.
+
+    on_start: called with the path of the run's log, unless the run was finished before.
 
     A finished run is shown and left alone; an interrupted one goes on from its last checkpoint. A first
     stage that `init_from` describes is run first, unless it is finished.
@@ -50,12 +52,12 @@ def run(cfg: DictConfig) -> Record:
     interrupt_on_signals()
     log_to_console()
     experiment.prepare_cpu()
-    return _run(experiment)
+    return _run(experiment, on_start)
 
 
-def _run(experiment: Experiment) -> Record:
+def _run(experiment: Experiment, on_start: Callable[[Path], None]) -> Record:
     if experiment.first is not None:
-        _run(experiment.first)
+        _run(experiment.first, on_start)
     folder = experiment.folder
     with claimed(folder, experiment.config.force):
         earlier = earlier_record(folder)
@@ -71,6 +73,7 @@ def _run(experiment: Experiment) -> Record:
             )
         record = experiment.record(earlier.precision if earlier else experiment.precision)  # it goes on as it began
         folder.mkdir(exist_ok=True)
+        on_start(folder / "log.txt")
         with log_file(folder / "log.txt"), _recorded(record, folder):
             write_atomically(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(record.config)))
             log.info("%s", folder)
@@ -164,9 +167,8 @@ def _recorded(record: Record, folder: Path) -> Iterator[None]:
         status = "diverged" if isinstance(error, Diverged) else "failed"
         dataclasses.replace(record, status=status, error=explain(error), finished=now()).write(folder)
         log.debug("%s", traceback.format_exc())  # to the file; the terminal gets one line
-        error.add_note(f"log: {folder / 'log.txt'}")
         raise
-    except BaseException:  # Ctrl-C, or SIGTERM, which Lightning would let end with exit code 0
+    except BaseException as stop:  # Ctrl-C, or SIGTERM, which Lightning would let end with exit code 0
         dataclasses.replace(record, error="interrupted").write(folder)
         log.warning("interrupted; the same command goes on from the last checkpoint")
-        raise SystemExit(1) from None
+        raise stop if isinstance(stop, SystemExit) else SystemExit(1) from None  # submitit's code: queued again

@@ -7,15 +7,13 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from omegaconf import DictConfig
-
     from iwae_lab.runs.record import Record
 
 __all__ = ["load_run"]
 
 
 @functools.cache
-def load_run() -> "Callable[[DictConfig], Record]":
+def load_run() -> "Callable[..., Record]":
     """`iwae_lab.runs.run.run`, which needs torch and Lightning.
 
     What modules make is no garbage. Looking for some among it would take a second of the six to the first step,

@@ -92,16 +92,20 @@ def run_job(cfg: DictConfig) -> float:
     job = Job(hydra.job.num, list(hydra.overrides.task))
     job.write(folder)
     start = now()
+
+    def note_log(path: Path) -> None:
+        job.log = str(path)
+        job.write(folder)
+
     try:
         run = load_run()  # here, since the multirun's own process may not need it
         take_gpus(cfg.trainer.devices)
-        record = run(cfg)
+        record = run(cfg, note_log)
         job.run_id, job.nll = record.run_id, record.metrics[TEST_NLL]
         job.status = "skipped" if (record.finished or "") < start else "finished"
         return record.metrics[VAL_NLL]
     except Exception as error:
         job.status, job.reason = "failed", explain(error)
-        job.log = next((note.removeprefix("log: ") for note in getattr(error, "__notes__", [])), None)
         log.error("failed: %s", job.reason)
         return math.inf
     except BaseException:
