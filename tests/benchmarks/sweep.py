@@ -74,9 +74,7 @@ def main(jobs: int = 200, workers: int = 8) -> None:
         print(f"compared {compared} times meanwhile")
         for number, sizes in enumerate(held, 1):
             half = len(sizes) // 2
-            print(
-                f"multirun {number}: {max(sizes[:half]):.0f} MiB in the first half, {max(sizes[half:]):.0f} in the second"
-            )
+            print(f"multirun {number}: {max(sizes[:half]):.0f} MiB in the first half, then {max(sizes[half:]):.0f}")
 
 
 if __name__ == "__main__":
