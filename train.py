@@ -12,6 +12,7 @@ from iwae_lab.console.errors import one_line_errors
 from iwae_lab.console.signals import interrupt_on_signals
 from iwae_lab.loggers.wandb_agent import overrides_of
 from iwae_lab.runs.config import register
+from iwae_lab.runs.launch import prepare_job
 from iwae_lab.runs.startup import load_run
 from iwae_lab.runs.sweep import reported, run_job
 
@@ -24,6 +25,7 @@ def main(cfg: DictConfig) -> float:
     if HydraConfig.get().mode == RunMode.MULTIRUN:
         return run_job(cfg)
     with one_line_errors():
+        prepare_job()
         return load_run()(cfg).metrics["val/nll"]
 
 

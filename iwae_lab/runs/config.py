@@ -17,6 +17,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from iwae_lab.console.errors import CONFIGURATION_KEYS, UserError, did_you_mean, require
+from iwae_lab.console.names import check_name
 
 __all__ = [
     "GROUPS",
@@ -116,6 +117,11 @@ class Config:
         if self.data_dir is not None:
             is_directory = os.path.isdir(os.path.expanduser(self.data_dir))
             require("data_dir", self.data_dir, is_directory, "an existing directory")
+        self.runs_dir = os.path.expanduser(self.runs_dir)
+        is_path = bool(self.runs_dir) and not self.runs_dir.startswith("~")
+        require("runs_dir", self.runs_dir, is_path, "a directory that can be written")
+        if isinstance(self.init_from, str):
+            self.init_from = os.path.expanduser(self.init_from)
         known = self.init_from is None or isinstance(self.init_from, str | dict)
         require("init_from", self.init_from, known, "null, a folder or keys")
 
@@ -124,6 +130,7 @@ def register() -> None:
     """Make the schema (`config_schema`) and the help text known to Hydra."""
     ConfigStore.instance().store(name="config_schema", node=Config)
     OmegaConf.register_new_resolver("iwae_lab_help", help_text, replace=True)
+    OmegaConf.register_new_resolver("expanduser", os.path.expanduser, replace=True)
 
 
 def check(cfg: DictConfig) -> Config:
@@ -144,6 +151,7 @@ def check(cfg: DictConfig) -> Config:
         require(group, node, isinstance(node, dict), "the keys of an option, _target_ among them")
         if "name" not in node:
             raise UserError(f"{group}.name is missing: expected {group}.name=NAME, under which records list it")
+        node["name"] = check_name(f"{group}.name", node["name"])
     require("logger", config.logger, isinstance(config.logger, dict), "loggers by name, or logger=none")
     return config
 

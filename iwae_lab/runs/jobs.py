@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import logging
 import math
 import os
 import socket
@@ -12,8 +13,11 @@ from pathlib import Path
 from hydra.core.utils import JobReturn, JobStatus, filter_overrides
 
 from iwae_lab.console.atomic import write_atomically
+from iwae_lab.console.errors import explain
 
 __all__ = ["Job", "read_jobs", "record_death"]
+
+log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -32,8 +36,11 @@ class Job:
     pid: int = field(default_factory=os.getpid)
 
     def write(self, folder: Path) -> None:
-        """Write job-<number>.json, whole or not at all."""
-        write_atomically(folder / f"job-{self.number}.json", json.dumps(dataclasses.asdict(self)))
+        """Write job-<number>.json, whole or not at all; a job does not fail if that can't be written."""
+        try:
+            write_atomically(folder / f"job-{self.number}.json", json.dumps(dataclasses.asdict(self)))
+        except OSError as error:
+            log.warning("%s; the table at the end will not be right", explain(error))
 
 
 def read_jobs(folder: Path) -> list[Job]:

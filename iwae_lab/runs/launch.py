@@ -1,16 +1,18 @@
-"""What Hydra's launcher says of this job: its share of the cores, the name of its multirun."""
+"""What Hydra's launcher says of this job: its share of the cores, the name of its multirun, where it is."""
 
 import hashlib
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import OmegaConf
+from omegaconf import ListConfig, OmegaConf
 
 from iwae_lab.console.cores import available_cores
+from iwae_lab.console.errors import UserError
 
-__all__ = ["job_threads", "name_of", "sweep_name"]
+__all__ = ["check_launcher", "job_threads", "name_of", "prepare_job", "sweep_name"]
 
 
 def job_threads() -> int:
@@ -41,3 +43,29 @@ def name_of(overrides: Iterable[str]) -> str:
     """The overrides in order; where they are longer than W&B lets a group's name be, cut short, with their hash."""
     name = " ".join(sorted(overrides))
     return name if len(name) <= 128 else f"{name[:119]} {hashlib.sha256(name.encode()).hexdigest()[:8]}"
+
+
+def prepare_job() -> None:
+    """Go where the command was given, which hydra.job.chdir=true has left: relative paths are from there.
+
+    Raises `UserError` for several options of one group, of which Hydra would merge the keys.
+    """
+    hydra = HydraConfig.get()
+    os.chdir(hydra.runtime.cwd)
+    for group, chosen in hydra.runtime.choices.items():
+        if isinstance(chosen, ListConfig):
+            options = ",".join(map(str, chosen))
+            raise UserError(f"{group}=[{options}]: expected one option; a multirun (-m) takes {group}={options}")
+
+
+def check_launcher(multirun: Path) -> None:
+    """Raises `UserError` if the job's own configuration names another launcher than the one that launched it.
+
+    multirun: what Hydra wrote of the multirun. It chooses a launcher before it reads the experiment of a job.
+    """
+    hydra = HydraConfig.get()
+    if hydra.launcher._target_ != OmegaConf.load(multirun).hydra.launcher._target_:
+        chosen = hydra.runtime.choices["hydra/launcher"]
+        raise UserError(
+            f"hydra/launcher={chosen}: expected on the command line, since Hydra does not see it in an experiment file"
+        )

@@ -5,6 +5,8 @@ import dataclasses
 import json
 import platform
 import subprocess
+import types
+import typing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib import metadata
@@ -69,18 +71,47 @@ def read_record(folder: Path) -> Record:
         content = json.loads(path.read_text())
         if isinstance(content, dict) and "passes" in content:  # now "epochs"
             raise UserError(f"{path}: written by an older version of iwae_lab, which this one can't read")
-        return Record(**content)
+        record = Record(**content)
+        for f in dataclasses.fields(Record):
+            _check_type(f.name, getattr(record, f.name), _HINTS[f.name])
+        if record.status == "finished" and not isinstance(record.metrics.get("test/nll"), float | int):
+            raise ValueError("it is finished, without a test/nll")
+        return record
     except (OSError, ValueError, TypeError) as error:
         raise UserError(f"{path}: expected the record of a run ({error})") from None
 
 
+def _check_type(key: str, value: object, hint: Any) -> None:
+    kinds = [typing.get_origin(kind) or kind for kind in typing.get_args(hint) or (hint,)]
+    if isinstance(hint, types.GenericAlias):
+        kinds = [hint.__origin__]
+    if float in kinds:
+        kinds.append(int)
+    if not isinstance(value, tuple(kinds)) or (isinstance(value, bool) and bool not in kinds):
+        raise ValueError(f"{key} is {value!r}")
+
+
+_HINTS = typing.get_type_hints(Record)
+
+
 def read_metrics(folder: Path) -> list[dict[str, float]]:
-    """The rows of a run's metrics.csv, without their empty cells; none where there is no such file."""
+    """The rows of a run's metrics.csv, without their empty cells; none where there is no such file.
+
+    Raises `UserError` for a file of another kind, or one that was cut short.
+    """
     path = folder / "metrics.csv"
     if not path.exists():
         return []
-    with path.open(newline="") as file:
-        return [{key: float(value) for key, value in row.items() if value} for row in csv.DictReader(file)]
+    try:
+        with path.open(newline="") as file:
+            rows = [{key: float(value) for key, value in row.items() if value} for row in csv.DictReader(file)]
+        if not all(float(row["step"]).is_integer() for row in rows):
+            raise ValueError("a step that is no integer")
+    except (OSError, ValueError, TypeError, KeyError, csv.Error) as error:
+        raise UserError(
+            f"{path}: expected the metrics of a run ({type(error).__name__}: {error}); move it away to do without"
+        ) from None
+    return rows
 
 
 def now() -> str:

@@ -47,8 +47,6 @@ def run(cfg: DictConfig, on_start: Callable[[Path], None] = lambda log_path: Non
     Raises `UserError`, before anything is written, for a configuration that can't be run.
     """
     experiment = resolve(cfg)
-    runs_dir = experiment.config.runs_dir
-    require("runs_dir", runs_dir, writable(Path(runs_dir)), "a directory that can be written")
     interrupt_on_signals()
     log_to_console()
     experiment.prepare_cpu()
@@ -56,9 +54,12 @@ def run(cfg: DictConfig, on_start: Callable[[Path], None] = lambda log_path: Non
 
 
 def _run(experiment: Experiment, on_start: Callable[[Path], None]) -> Record:
+    folder, runs_dir = experiment.folder, experiment.config.runs_dir
+    if experiment.config.force or not (folder / "result.json").exists():
+        experiment.model()  # what is wrong with the data or the model is told before anything is written
+    require("runs_dir", runs_dir, writable(Path(runs_dir)), "a directory that can be written")
     if experiment.first is not None:
         _run(experiment.first, on_start)
-    folder = experiment.folder
     with claimed(folder, experiment.config.force):
         earlier = earlier_record(folder)
         if earlier and earlier.status == "finished":
@@ -72,14 +73,15 @@ def _run(experiment: Experiment, on_start: Callable[[Path], None]) -> Record:
                 f"schedule.learning_rate, or force=true to train it from the start"
             )
         record = experiment.record(earlier.precision if earlier else experiment.precision)  # it goes on as it began
+        trackers = experiment.trackers(record, sweep_name())
         folder.mkdir(exist_ok=True)
         on_start(folder / "log.txt")
         with log_file(folder / "log.txt"), _recorded(record, folder):
             write_atomically(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(record.config)))
             log.info("%s", folder)
-            with _started(experiment.trackers(record, sweep_name()), read_metrics(folder)) as trackers:
-                trained = _train(experiment, record.precision, trackers)
-                record = _measured(experiment, record, trained, trackers)
+            with _started(trackers, read_metrics(folder)) as started:
+                trained = _train(experiment, record.precision, started)
+                record = _measured(experiment, record, trained, started)
         print_record(record, folder)
         return record
 
@@ -165,10 +167,12 @@ def _recorded(record: Record, folder: Path) -> Iterator[None]:
         yield
     except Exception as error:
         status = "diverged" if isinstance(error, Diverged) else "failed"
-        dataclasses.replace(record, status=status, error=explain(error), finished=now()).write(folder)
+        with contextlib.suppress(OSError):  # perhaps what made it fail
+            dataclasses.replace(record, status=status, error=explain(error), finished=now()).write(folder)
         log.debug("%s", traceback.format_exc())  # to the file; the terminal gets one line
         raise
     except BaseException as stop:  # Ctrl-C, or SIGTERM, which Lightning would let end with exit code 0
-        dataclasses.replace(record, error="interrupted").write(folder)
+        with contextlib.suppress(OSError):
+            dataclasses.replace(record, error="interrupted").write(folder)
         log.warning("interrupted; the same command goes on from the last checkpoint")
         raise stop if isinstance(stop, SystemExit) else SystemExit(1) from None  # submitit's code: queued again

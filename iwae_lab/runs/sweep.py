@@ -23,6 +23,7 @@ from iwae_lab.console.signals import WARNINGS, interrupt
 from iwae_lab.evaluation.keys import TEST_NLL, VAL_NLL
 from iwae_lab.runs.gpus import take_gpus
 from iwae_lab.runs.jobs import Job, read_jobs
+from iwae_lab.runs.launch import check_launcher
 from iwae_lab.runs.record import now
 from iwae_lab.runs.startup import load_run
 
@@ -89,6 +90,7 @@ def run_job(cfg: DictConfig) -> float:
     folder = Path(hydra.runtime.output_dir)
     if not (folder / "multirun.yaml").is_file():  # which Hydra wrote into that of the sweep
         raise UserError(f"runs_dir={cfg.runs_dir}: expected one directory for all jobs of a multirun")
+    check_launcher(folder / "multirun.yaml")
     job = Job(hydra.job.num, list(hydra.overrides.task))
     job.write(folder)
     start = now()

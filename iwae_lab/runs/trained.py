@@ -59,8 +59,11 @@ class TrainedRun:
         if exported:
             load_named(model, read_tensors(folder))
         else:
-            model.load_state_dict(part_of(state, "model."))
-            objective.load_state_dict(part_of(state, "objective."))
+            try:
+                model.load_state_dict(part_of(state, "model."))
+                objective.load_state_dict(part_of(state, "objective."))
+            except RuntimeError:
+                raise UserError(f"{folder}: expected the checkpoint of what result.json says, found another") from None
         objective.begin_epoch(experiment.schedule.epochs - 1)  # as the last epoch had it
         objective.to(device)
         return cls(record, experiment, experiment.data, model.to(device).eval())
