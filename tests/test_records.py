@@ -102,7 +102,7 @@ def test_weights_give_the_same_bound_on_every_processor(weights, tmp_path):
 def test_weights_have_the_committed_nll(weights, real_data):
     """L_500 of the first 400 test images, as evaluation.json has it.
 
-    That was measured with the noise of CUDA, which is other noise. From one seed of a CPU to another the mean moves with
+    That was measured with the noise of CUDA, which is other noise. From one CPU seed to another the mean moves with
     a standard deviation of 0.07 nats (IWAE with k = 50, one layer), so the tolerance is three and a half of those.
     """
     committed = RECORDS[weights.stem] / "evaluation.json"
