@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from iwae_lab.compare.runs import Run
+from iwae_lab.evaluation.keys import TEST_NLL_K
 
 __all__ = ["Difference", "paired_difference"]
 
@@ -24,7 +25,7 @@ def paired_difference(run: Run, other: Run) -> Difference | None:
 
     The runs must be under one protocol, which fixes the test images, their binarization and their order.
     """
-    if run.record.metrics["test/nll_k"] != other.record.metrics["test/nll_k"]:
+    if run.record.metrics[TEST_NLL_K] != other.record.metrics[TEST_NLL_K]:
         return None
     bounds, others = _bounds(run), _bounds(other)
     if bounds is None or others is None or len(bounds) != len(others) or len(bounds) < 2:

@@ -15,6 +15,7 @@ from typing import Any
 
 from iwae_lab.console.atomic import write_atomically
 from iwae_lab.console.errors import UserError
+from iwae_lab.evaluation.keys import TEST_NLL
 
 __all__ = [
     "Record",
@@ -74,7 +75,7 @@ def read_record(folder: Path) -> Record:
         record = Record(**content)
         for f in dataclasses.fields(Record):
             _check_type(f.name, getattr(record, f.name), _HINTS[f.name])
-        if record.status == "finished" and not isinstance(record.metrics.get("test/nll"), float | int):
+        if record.status == "finished" and not isinstance(record.metrics.get(TEST_NLL), float | int):
             raise ValueError("it is finished, without a test/nll")
         return record
     except (OSError, ValueError, TypeError) as error:
