@@ -36,7 +36,7 @@ def paired_difference(run: Run, other: Run) -> Difference | None:
 
 def _bounds(run: Run) -> Any:
     """L̂_k of each test image [images], nats; None where there is no such file, or it isn't that of the record."""
-    bounds = _read(run.folder / "per_image.npz", f"bound_{run.record.metrics['test/nll_k']}")
+    bounds = _read(run.folder / "per_image.npz", f"bound_{run.record.metrics[TEST_NLL_K]}")
     agrees = bounds is not None and math.isclose(-bounds.mean(), run.nll, rel_tol=1e-6)
     return bounds if agrees else None
 
