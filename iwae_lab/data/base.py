@@ -50,6 +50,8 @@ class Dataset(ABC):
     files: tuple[DataFile, ...] = ()
     binarizations: ClassVar[tuple[str, ...]] = BINARIZATIONS
     """those that make sense for these images"""
+    published_tests: ClassVar[int | None] = None
+    """how many test images the published files have"""
     official: ClassVar[dict[str, str]] = {}
     """binarization -> the name of the official protocol"""
 

@@ -20,6 +20,7 @@ class FashionMNIST(IdxDataset):
     """59,600 training, 400 validation and 10,000 test images of 28×28."""
 
     name: ClassVar[str] = "fashion_mnist"
+    published_tests: ClassVar[int | None] = 10_000
     official: ClassVar[dict[str, str]] = {"dynamic": "fashion_mnist/dynamic"}
     files = (
         DataFile(

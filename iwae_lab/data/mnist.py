@@ -19,6 +19,7 @@ class MNIST(IdxDataset):
     """59,600 training, 400 validation and 10,000 test images of 28×28."""
 
     name: ClassVar[str] = "mnist"
+    published_tests: ClassVar[int | None] = 10_000
     official: ClassVar[dict[str, str]] = {"dynamic": "mnist/dynamic"}
     files = (
         DataFile(

@@ -23,6 +23,7 @@ class MNIST5k(Dataset):
     """
 
     name: ClassVar[str] = "mnist_5k"
+    published_tests: ClassVar[int | None] = 500
     official: ClassVar[dict[str, str]] = {"dynamic": "mnist_5k/dynamic"}
     files = (
         DataFile(

@@ -32,6 +32,7 @@ class Omniglot(Dataset):
     """
 
     name: ClassVar[str] = "omniglot"
+    published_tests: ClassVar[int | None] = 8_070
     official: ClassVar[dict[str, str]] = {"dynamic": "omniglot/burda"}
     files = (
         DataFile(

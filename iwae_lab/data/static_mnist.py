@@ -49,6 +49,7 @@ class StaticMNIST(Dataset):
 
     name: ClassVar[str] = "static_mnist"
     binarizations: ClassVar[tuple[str, ...]] = ("static",)
+    published_tests: ClassVar[int | None] = 10_000
     official: ClassVar[dict[str, str]] = {"static": "mnist/larochelle"}
     files = tuple(
         DataFile(

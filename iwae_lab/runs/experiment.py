@@ -71,7 +71,8 @@ class Experiment:
         """What of the configuration changes the result."""
         published = self.dataset.is_published(self.data_dir)
         content = None if published else self.data.content
-        whole_test = self.config.evaluation.images is not None and self.data.whole_test
+        images, tests = self.config.evaluation.images, self.dataset.published_tests if published else None
+        whole_test = images is not None and (self.data.whole_test if tests is None else images >= tests)
         start = (
             None if self.init_from is None else self.first.run_id if self.first else read_record(self.init_from).run_id
         )
