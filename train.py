@@ -26,7 +26,11 @@ def main(cfg: DictConfig) -> float:
         return run_job(cfg)
     with one_line_errors():
         prepare_job()
-        return load_run()(cfg).metrics["val/nll"]
+        record = load_run()(cfg)
+    from iwae_lab.runs.summary import print_next  # rich, which --help needn't wait for
+
+    print_next(record)
+    return record.metrics["val/nll"]
 
 
 if __name__ == "__main__":

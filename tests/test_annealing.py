@@ -137,7 +137,7 @@ def test_a_run_warms_up_goes_on_where_it_stopped_and_is_another_than_a_constant_
             ["objective=ciwae", "objective.learned=true", "objective.beta={from: 0.8, to: 0.2, epochs: 2}"],
             "this parameter can't change with the epoch",
         ),
-        (["optimizer.eps={from: 1, to: 0, epochs: 2}"], "optimizer.eps="),
+        (["optimizer.beta1={from: 1, to: 0, epochs: 2}"], "optimizer.beta1="),
     ],
 )
 def test_what_is_no_annealing_is_refused_in_a_line(

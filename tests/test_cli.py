@@ -66,7 +66,8 @@ def test_a_run_leaves_a_whole_record_and_is_not_run_twice(cli: Cli, tiny: list[s
     assert [float(row["epoch"]) for row in rows] == [1, 2]
     assert float(rows[1]["train/bound"]) == pytest.approx(record["metrics"]["train/bound"])
     assert float(rows[1]["train/bound"]) > float(rows[0]["train/bound"])
-    for shown in (f"{record['metrics']['test/nll']:.2f}", "± ", "active units", record["protocol"]):
+    next_command = f"python -m iwae_lab.compare {tmp_path / 'runs'}"
+    for shown in (f"{record['metrics']['test/nll']:.2f}", "± ", "active units", record["protocol"], next_command):
         assert shown in done.stdout
 
     before = (folder / "result.json").read_bytes()

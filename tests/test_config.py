@@ -79,7 +79,7 @@ def test_every_shipped_yaml_composes_and_builds(group: str, option: str, compose
         ("schedule.learning_rate=-1", "schedule.learning_rate=-1.0: expected"),
         ("schedule.constant=2", "schedule.constant=2.0: expected"),
         ("optimizer.beta1=1", "optimizer.beta1=1.0: expected"),
-        ("optimizer.eps=0", "optimizer.eps=0.0: expected"),
+        ("optimizer=adam optimizer.eps=0", "optimizer.eps=0.0: expected"),
         ("dataset.binarization=nope", "dataset.binarization=nope: expected"),
         ("model.latents=[]", r"model.latents=\[\]: expected"),
         ("model.latents=many", "model.latents=many: expected"),
@@ -117,9 +117,17 @@ def test_every_root_key_is_in_the_help_with_a_line() -> None:
 
 def test_defaults_are_those_promised(composed: Composed) -> None:
     config = check(composed())
-    chosen = [getattr(config, group)["name"] for group in ("dataset", "model", "objective", "schedule")]
-    assert chosen == ["mnist_5k", "one_layer", "iwae", "quick"]
+    chosen = [getattr(config, group)["name"] for group in ("dataset", "model", "objective", "schedule", "optimizer")]
+    assert chosen == ["mnist_5k", "one_layer", "iwae", "quick", "soap"]
     assert (config.k, config.seed, config.evaluation) == (50, 0, Evaluation(k=5000, images=None))
+
+
+def test_the_papers_recipe_has_its_optimizer(composed: Composed) -> None:
+    config = check(composed("experiment=paper"))
+    assert [config.dataset["name"], config.schedule["name"]] == ["mnist", "paper"]
+    assert {key: config.optimizer[key] for key in ("name", "beta1", "beta2", "eps")} == {
+        "name": "adam", "beta1": 0.9, "beta2": 0.999, "eps": 1e-4
+    }  # fmt: skip
 
 
 def test_schema_is_the_dataclass(composed: Composed) -> None:

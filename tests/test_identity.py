@@ -34,7 +34,13 @@ few = settings(max_examples=15, deadline=None)
 BASE, RENYI = composed_once("objective=tvo"), composed_once("objective=renyi")
 SHIPPED = [(group, path.stem) for group in GROUPS for path in sorted((CONF / group).glob("*.yaml"))]
 OPTIONS = [option for option in SHIPPED if option != ("dataset", "npz")]
-REAL_NUMBERS = ["schedule.learning_rate", "schedule.constant", "optimizer.eps", "optimizer.beta1", "objective.first"]
+REAL_NUMBERS = [
+    "schedule.learning_rate",
+    "schedule.constant",
+    "optimizer.weight_decay",
+    "optimizer.beta1",
+    "objective.first",
+]
 WHOLE_NUMBERS = ["k", "seed", "schedule.epochs", "schedule.batch_size", "evaluation.k", "objective.intervals"]
 
 

@@ -18,7 +18,7 @@ from iwae_lab.evaluation.keys import (
 )
 from iwae_lab.runs.record import Record
 
-__all__ = ["print_record"]
+__all__ = ["print_next", "print_record"]
 
 
 def print_record(record: Record, folder: Path) -> None:
@@ -35,8 +35,16 @@ def print_record(record: Record, folder: Path) -> None:
         "validation NLL": f"{metrics[VAL_NLL]:.2f} nats",
         "training": speed,
         "folder": str(folder),
+        **({"pictures": str(folder / "figures")} if (folder / "figures").is_dir() else {}),
     }
     print_rows(record.run_id, rows)
+
+
+def print_next(record: Record) -> None:
+    """Print the commands that a user may want after a single run."""
+    print(f"compare runs:   python -m iwae_lab.compare {record.config['runs_dir']}")
+    if record.dataset == "mnist_5k":
+        print("the full data:  python train.py dataset=mnist experiment=fast")
 
 
 def _unreliable(metrics: dict[str, Any]) -> dict[str, str]:
