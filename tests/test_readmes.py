@@ -106,11 +106,15 @@ def test_every_long_command_can_be_composed(command, zygote, here, tmp_path):
     assert done.returncode == 0, done.stderr
 
 
-def test_the_library_example_measures_a_model(tmp_path, monkeypatch, capsys):
-    (example,) = blocks(ROOT / "README.md", "python")
-    (tmp_path / "example.py").write_text(example.replace("k=5000", "k=50"))
-    runpy.run_path(str(tmp_path / "example.py"))
-    assert 0 < float(capsys.readouterr().out) < 784
+def test_the_library_examples_measure_models(here, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(here)
+    for number, example in enumerate(blocks(ROOT / "README.md", "python")):
+        (tmp_path / f"{number}.py").write_text(example.replace("k=5000", "k=50"))
+        done = runpy.run_path(str(tmp_path / f"{number}.py"))
+        assert 0 < float(capsys.readouterr().out.split()[0]) < 784
+    assert [z.shape for z in done["latents"]] == [(10, 50)]
+    assert done["pictures"].shape == (10, 784)
+    assert len(done["table"]) == 2
 
 
 @pytest.mark.parametrize("group", ["objective", "model"])
