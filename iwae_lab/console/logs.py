@@ -1,4 +1,4 @@
-"""What the package says: on stderr, and in the log of a run."""
+"""The package's messages, on stderr and in the log of a run."""
 
 import contextlib
 import logging
@@ -14,7 +14,7 @@ log = logging.getLogger("iwae_lab")
 
 
 def log_to_console() -> None:
-    """Say on stderr what the package has to say, but not what Lightning always says."""
+    """Show the package's messages on stderr, without Lightning's routine ones."""
     keep_output_from_failing()
     no_news = "isinstance.treespec|smaller than the logging interval|is not empty|could not find the monitored"
     warnings.filterwarnings("ignore", f".*({no_news})")

@@ -1,4 +1,4 @@
-"""How far a task is: one bar on a terminal, elsewhere a line every so often."""
+"""Progress of a task: one bar on a terminal, elsewhere a line from time to time."""
 
 import contextlib
 import logging
@@ -22,7 +22,7 @@ SECONDS_BETWEEN_UPDATES = 0.5
 class Meter:
     """Displays a task's progress by `show` whenever it is `due`, until `close`.
 
-    start: the fraction that was done before, by a run that this one goes on from.
+    start: the fraction that was done before, where a run resumes.
     """
 
     def __init__(self, task: str, start: float = 0.0) -> None:
@@ -40,14 +40,14 @@ class Meter:
             self.bar.start()
 
     def close(self) -> None:
-        """Take the bar away."""
+        """Remove the bar."""
         if self.bar:
             self.bar.stop()
 
     def due(self) -> bool:
         """Whether it is time to show something again; cheap enough for every step.
 
-        Raises `KeyboardInterrupt` if Python dropped one: every long task comes by here at every step.
+        Raises `KeyboardInterrupt` if Python dropped one: every long task calls this at every step.
         """
         raise_dropped_interrupt()
         now = time.monotonic()

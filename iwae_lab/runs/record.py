@@ -28,7 +28,7 @@ _PACKAGES = ("iwae-lab", "torch", "pytorch-lightning", "hydra-core", "omegaconf"
 
 @dataclass(frozen=True)
 class Record:
-    """What result.json holds. Metrics are in nats; README lists them."""
+    """What result.json holds. Metrics are in nats; README.md lists them."""
 
     run_id: str
     dataset: str

@@ -24,7 +24,7 @@ log = logging.getLogger("iwae_lab")
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """What comes out of training."""
+    """The result of training."""
 
     model: LatentVariableModel
     steps: int
@@ -44,7 +44,8 @@ class TrainingResult:
 def fit(
     training: Training, data: ImageData, kind: str, seed: int, trackers: Sequence[RunLogger], folder: Path
 ) -> TrainingResult:
-    """Train in the folder of a run. kind: "cpu" or "cuda". A helper of another device neither saves nor shows."""
+    """Train in the folder of a run. kind: "cpu" or "cuda". The helper process of another device neither saves nor shows
+    anything."""
     checkpoints = folder / "checkpoints"
     helping = distributed.rank() > 0
     if helping:
@@ -57,7 +58,7 @@ def fit(
     trainer = pl.Trainer(
         accelerator=kind,
         devices=[distributed.rank()] if kind == "cuda" else 1,
-        plugins=[CheckpointFiles(), LightningEnvironment()],  # Slurm's tasks and their ranks are no business of one run
+        plugins=[CheckpointFiles(), LightningEnvironment()],  # one run ignores Slurm's tasks and ranks
         logger=trackers,
         callbacks=callbacks,
         max_epochs=training.schedule.epochs,
@@ -71,7 +72,7 @@ def fit(
         log.info("going on from %s", last)
     try:
         trainer.fit(training, datamodule=data, ckpt_path=last, weights_only=True)
-    except SystemExit as stop:  # which Lightning makes of Ctrl-C
+    except SystemExit as stop:  # Lightning turns Ctrl-C into it
         raise (stop.__context__ if isinstance(stop.__context__, KeyboardInterrupt) else stop) from None
     seconds = training.seconds
     return TrainingResult(training.model, trainer.global_step, seconds, training.images_seen / seconds, training.curve)

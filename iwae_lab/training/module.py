@@ -51,7 +51,7 @@ __all__ = ["SNR_IMAGES", "Training", "TrainingProgress"]
 
 log = logging.getLogger("iwae_lab")
 
-SNR_IMAGES = 20  # of which a batch is made, to measure gradients
+SNR_IMAGES = 20  # images in the batch on which gradients are measured
 
 
 class Training(pl.LightningModule):
@@ -61,7 +61,7 @@ class Training(pl.LightningModule):
     train/ess (mean effective sample size, 1 to k), learning_rate, images_per_second, minutes (of training so
     far, without validation). At the schedule's evaluation epochs, on the fixed validation draw: val/bound
     (L̂_k), val/nll (−L̂_100), val/active_units/1, … and, for trackers, figures; with `diagnostics` also
-    diagnostics/ess (effective samples of k), diagnostics/kl/1, … (nats a layer), diagnostics/snr/generative and
+    diagnostics/ess (effective samples of k), diagnostics/kl/1, … (nats per layer), diagnostics/snr/generative and
     …/inference (the gradient's signal-to-noise ratio in θ and φ). Bounds, losses and NLL are in nats.
     """
 
@@ -95,8 +95,8 @@ class Training(pl.LightningModule):
 
         self.compute = Compiled(estimate, compile if objective.compilable else "false")
         self.epoch_sums = torch.zeros(3, dtype=torch.float64)  # of L̂_k, of the loss and of the ESS
-        self.steps = 0  # of the optimizer, in all; known once training starts
-        self.step = 0  # the one at work; on CUDA, where graphs are replayed, that of the last group of batches
+        self.steps = 0  # optimizer steps in total; known once training starts
+        self.step = 0  # the current one; on CUDA, where graphs are replayed, that of the last group of batches
         self.seconds = 0.0
         self.images_seen = 0
         self.curve: list[dict[str, float]] = []  # the metrics of each epoch
@@ -105,8 +105,8 @@ class Training(pl.LightningModule):
     def start_from(self, checkpoint: dict[str, Any]) -> None:
         """Begin with another run's weights and, where the optimizer is of the same kind, its state.
 
-        As the second stage of Burda et al. 2016, section 5.2. An objective's own state is taken over by the same
-        objective only. Raises `UserError` if the model is another.
+        As the second stage of Burda et al. 2016, section 5.2. An objective's own state is taken over only by the same
+        objective. Raises `UserError` if the model is another.
         """
         own = part_of(checkpoint["state_dict"], "objective.")
         try:
@@ -159,9 +159,10 @@ class Training(pl.LightningModule):
             progress.increment_completed()
 
     def add_gradients(self, x: Tensor) -> Estimate:
-        """Adds the estimator to the parameters' `grad`, and the batch [batch, pixels] to what the epoch logs."""
+        """Add the estimator to the parameters' `grad`, and the batch [batch, pixels] to the sums that the epoch
+        logs."""
         share = len(x)
-        if not share:  # of a ragged last batch; a blank image, which counts nothing, keeps the device in step
+        if not share:  # of a smaller last batch: a blank image of weight zero keeps the devices in step
             x = x.new_zeros(1, x.shape[1])
         with products_for_training(self.device):
             *found, means = self.compute(x, calls_left=self.steps - self.global_step)
@@ -230,7 +231,7 @@ class Training(pl.LightningModule):
         return Diverged(f"training diverged: {what} at {when}; {blame}")
 
     def validate(self) -> dict[str, float]:
-        """Measures and draws with noise of its own, on the validation draw, so training goes on as if it did not."""
+        """Measure and draw with noise of its own, on the validation draw, so that training is not affected."""
         data: ImageData = self.trainer.datamodule  # type: ignore[attr-defined]
         images = data.val
         units = active_units(self.model, images)
