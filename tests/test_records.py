@@ -36,6 +36,9 @@ def trained(weights: Path) -> HierarchicalModel:
     return load_named(model, read_tensors(weights)).eval()
 
 
+SINGLE_RUNS = re.findall(r"^python train\.py (\w+=.*?)\s+#", README.replace("\\\n", ""), re.MULTILINE)
+
+
 def parted(arguments: str) -> tuple[list[Path], list[str]]:
     """The directories and conditions in a command of the page."""
     directories, _, conditions = arguments.partition("--where")
@@ -64,7 +67,7 @@ def test_the_script_makes_the_other_tables(table):
 
 
 @pytest.mark.parametrize("run_id", RECORDS)
-def test_its_configuration_is_still_the_run_it_was(run_id, request, monkeypatch):
+def test_its_configuration_is_still_the_run_it_was(run_id, request):
     record = read_record(RECORDS[run_id])
     config = record.config
     if record.dataset == "omniglot":  # told from the published file by its images
@@ -73,6 +76,14 @@ def test_its_configuration_is_still_the_run_it_was(run_id, request, monkeypatch)
         config["init_from"] = str(RECORDS[Path(config["init_from"]).name])
     assert record.status == "finished" and record.run_id == run_id
     assert resolve(config).run_id == run_id
+
+
+@pytest.mark.parametrize("arguments", SINGLE_RUNS)
+def test_a_command_of_the_page_is_the_run_of_a_record(arguments, composed, request):
+    overrides = shlex.split(arguments)
+    if "dataset=omniglot" in overrides:
+        overrides.append(f"data_dir={request.getfixturevalue('real_data')}")
+    assert resolve(composed(*overrides)).run_id in RECORDS
 
 
 @pytest.mark.parametrize("weights", WEIGHTS, ids=lambda path: path.stem)
