@@ -12,7 +12,7 @@ from compare_helpers import make_run
 from matplotlib.axes import Axes
 
 from iwae_lab.compare.__main__ import main
-from iwae_lab.compare.figure import draw
+from iwae_lab.compare.figure import MAX_ROWS, draw
 from iwae_lab.compare.paper import SECOND_STAGES, TABLE_1, Published
 from iwae_lab.compare.runs import find_runs, select
 from iwae_lab.compare.tables import make_tables
@@ -29,7 +29,7 @@ class Done:
 
 
 @pytest.fixture
-def compare(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Done]:
+def compare(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Callable[..., Done]:
     """The command line, in this process."""
     monkeypatch.setenv("HYDRA_FULL_ERROR", "0")  # the command sets it: it is to be put back
 
@@ -40,7 +40,7 @@ def compare(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
             main()
         except SystemExit as leave:
             code = int(str(leave.code))
-        return Done(code, *capsys.readouterr())
+        return Done(code, *capfd.readouterr())
 
     return run
 
@@ -331,11 +331,10 @@ def test_signal_to_noise_is_drawn_where_it_was_measured(tmp_path):
                 record["metrics"] |= snr
             path.write_text(json.dumps(record))
     figure = draw(make_tables(find_runs([tmp_path]).runs, "k"))
-    names = [axes.get_ylabel() for axes in figure.axes]
-    assert names[2:4] == ["gradient SNR of θ", "gradient SNR of φ"]
+    assert [axes.get_ylabel() for axes in figure.axes[2:4]] == ["gradient SNR of θ", "gradient SNR of φ"]
     assert lines(figure.axes[2]) == [[10.5]] and lines(figure.axes[3]) == [[0.1]]
     without = draw(make_tables(select(find_runs([tmp_path]).runs, ["objective=vae"]), "k"))
-    assert not any("SNR" in axes.get_ylabel() for axes in without.axes)
+    assert not any("SNR" in axes.get_xlabel() + axes.get_ylabel() for axes in without.axes)
 
 
 def test_validation_nll_is_drawn_over_epochs_and_minutes(tmp_path):
@@ -389,3 +388,23 @@ def test_a_thousand_records_take_less_than_two_seconds(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parent.parent)
     assert "(1000 runs)" in done.stdout and (tmp_path / "out/comparison.html").exists()
     assert time.monotonic() - start < 2
+
+
+def test_results_of_one_column_are_marks_beside_their_names_and_of_several_lines(tmp_path):
+    make_run(tmp_path, k=50, nll=84.5)
+    make_run(tmp_path, k=50, nll=85.5, objective="dreg")
+    nll, units = draw(make_tables(find_runs([tmp_path]).runs, "k")).axes[:2]
+    assert [label.get_text() for label in nll.get_yticklabels()] == ["iwae", "dreg"]
+    assert nll.get_xlabel() == "test NLL (nats), k=50" and units.get_xlim()[0] == 0
+    assert {tuple(line.get_xdata()) for line in nll.lines} >= {(84.5,), (85.5,)}
+    make_run(tmp_path, k=5, nll=86.5)
+    nll, _ = draw(make_tables(find_runs([tmp_path]).runs, "k")).axes[:2]
+    assert [86.5, 84.5] in lines(nll) and nll.get_ylabel() == "test NLL (nats)"
+
+
+def test_of_many_rows_the_lowest_are_drawn(tmp_path):
+    for i in range(MAX_ROWS + 3):
+        make_run(tmp_path, nll=85.0 + i, schedule__learning_rate=0.001 + i / 1000)
+    figure = draw(make_tables(find_runs([tmp_path]).runs, "k"))
+    assert f"the {MAX_ROWS} lowest of {MAX_ROWS + 3} rows" in figure.axes[0].get_title("left")
+    assert len(figure.axes[0].get_yticklabels()) == MAX_ROWS

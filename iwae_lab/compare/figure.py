@@ -2,23 +2,27 @@
 
 import itertools
 import math
+import textwrap
 from collections.abc import Callable
 from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from iwae_lab.compare.runs import as_number
-from iwae_lab.compare.tables import Cell, Row, Table
+from iwae_lab.compare.tables import Cell, Table
 from iwae_lab.evaluation.keys import EPOCH, MINUTES, VAL_NLL
 from iwae_lab.runs.record import read_metrics
 
 __all__ = ["draw"]
 
+MAX_ROWS = 24  # of a table, those of the lowest NLL
 MAX_CURVES = 12
+LABEL_WIDTH = 44  # characters a line
 _COLORS = ("#4477aa", "#cc3311", "#228833", "#aa3377", "#ee7733", "#009988", "#bbaa22", "#777777")
-_MARKERS = ("o", "s", "^", "D", "v")
+_MARKERS = ("o", "s", "^")
+_LINES = ("-", ":", "--", "-.")
 
 
 def draw(tables: list[Table]) -> Figure:
@@ -27,56 +31,152 @@ def draw(tables: list[Table]) -> Figure:
     Test NLL and active units; where runs were diagnosed, the gradients' signal-to-noise ratio, θ and φ (Rainforth
     et al. 2018, arXiv 1802.04537); of up to `MAX_CURVES` cells, validation NLL over epochs and minutes of training.
     """
-    rows: list[tuple[Table, Callable[..., None]]] = []
-    for table in tables:
+    rows: list[tuple[Table, str, Callable[..., None]]] = []
+    for full in tables:
+        table = _lowest(full)
+        title = table.protocol
+        if len(table.rows) < len(full.rows):
+            title += f", the {len(table.rows)} lowest of {len(full.rows)} rows"
         cells = [cell for row in table.rows for cell in row.own_cells.values()]
-        rows.append((table, _draw_results))
+        rows.append((table, title, _draw_results))
         if any(cell.gradient_snr for cell in cells):
-            rows.append((table, _draw_snrs))
+            rows.append((table, title, _draw_snrs))
         if len(cells) <= MAX_CURVES and any(_curve(cell) for cell in cells):
-            rows.append((table, _draw_curves))
-    figure = Figure(figsize=(12, 3.6 * len(rows)), layout="constrained")
-    for (left, right), (table, draw_on) in zip(figure.subplots(len(rows), 2, squeeze=False), rows, strict=True):
+            rows.append((table, title, _draw_curves))
+    heights = [_height(table, draw_on is _draw_curves) for table, _, draw_on in rows]
+    figure = Figure(figsize=(12, sum(heights)), layout="constrained")
+    grid = figure.subplots(len(rows), 2, squeeze=False, height_ratios=heights)
+    for (left, right), (table, title, draw_on) in zip(grid, rows, strict=True):
+        left.set_title(title, loc="left", fontsize=10)
         draw_on(left, right, table, _styles(table))
-        left.set_title(table.protocol, loc="left", fontsize=10)
-        right.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
         for axes in (left, right):
             axes.grid(alpha=0.25)
             axes.spines[["top", "right"]].set_visible(False)
     return figure
 
 
+def _height(table: Table, curves: bool) -> float:
+    """Inches: room for the legend, or for the rows where they are named at the axis."""
+    lines = sum(style["label"].count("\n") + 1 for style in _styles(table)) * (len(table.columns) if curves else 1)
+    return 1.1 + 0.25 * lines if len(table.columns) == 1 and not curves else max(3.6, 1 + 0.17 * lines)
+
+
+def _lowest(table: Table) -> Table:
+    """The table, or `MAX_ROWS` of its rows in their order."""
+    by_nll = sorted(table.rows, key=lambda row: min(cell.nll for cell in row.cells.values()))[:MAX_ROWS]
+    rows = [row for row in table.rows if any(row is kept for kept in by_nll)]
+    columns = [column for column in table.columns if any(column in row.cells for row in rows)]
+    return Table(table.protocol, table.by, columns, rows)
+
+
 def _styles(table: Table) -> list[dict[str, Any]]:
     """Color, marker, line and label of each row."""
     models = sorted({row.model for row in table.rows})
-    colors = dict(zip(dict.fromkeys(row.label for row in table.rows), itertools.cycle(_COLORS), strict=False))
+    looks = itertools.cycle(itertools.product(_MARKERS, _COLORS))
+    look_of = dict(zip(dict.fromkeys(row.label for row in table.rows), looks, strict=False))
     return [
         {
-            "color": colors[row.label],
-            "marker": _MARKERS[models.index(row.model) % len(_MARKERS)],
-            "linestyle": "-" if row.model == models[0] else ":",
-            "label": row.label if len(models) == 1 else f"{row.label}, {row.model}",
+            "color": look_of[row.label][1],
+            "marker": look_of[row.label][0],
+            "linestyle": _LINES[models.index(row.model) % len(_LINES)],
+            "label": textwrap.fill(row.label if len(models) == 1 else f"{row.label}, {row.model}", LABEL_WIDTH),
         }
         for row in table.rows
     ]
 
 
+def _legend(axes: Axes, lines_of: Axes) -> None:
+    axes.legend(
+        *lines_of.get_legend_handles_labels(), frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5)
+    )
+
+
 def _draw_results(nll: Axes, units: Axes, table: Table, styles: list[dict[str, Any]]) -> None:
-    x_of = _columns_axis((nll, units), table)
-    for row, style in zip(table.rows, styles, strict=True):
-        _draw_row(nll, units, row, x_of, style)
-    nll.set_ylabel("test NLL (nats)")
-    units.set_ylabel("active units, all layers")
-    units.set_ylim(bottom=0)
+    def published(cell: Cell) -> tuple[float | None, float | None]:
+        return (cell.paper.nll, sum(cell.paper.active_units)) if cell.paper else (None, None)
+
+    _draw_cells((nll, units), table, styles, lambda cell: (cell.nll, sum(cell.active_units)), lambda cell: (cell.se, 0))
+    _draw_cells(
+        (nll, units),
+        table,
+        [style | {"linestyle": "none", "markerfacecolor": "none", "markersize": 8, "label": None} for style in styles],
+        published,
+    )
+    _name_axes(nll, units, table, styles, ("test NLL (nats)", "active units, all layers"))
+    _from_zero(units, table)
 
 
 def _draw_snrs(generative: Axes, inference: Axes, table: Table, styles: list[dict[str, Any]]) -> None:
-    x_of = _columns_axis((generative, inference), table)
-    for row, style in zip(table.rows, styles, strict=True):
-        _draw_snr(generative, inference, row, x_of, style)
-    for axes, name in ((generative, "θ"), (inference, "φ")):
-        axes.set_ylabel(f"gradient SNR of {name}")
-        axes.set_ylim(bottom=0)
+    plots = (generative, inference)
+    _draw_cells(plots, table, styles, lambda cell: cell.gradient_snr or (None, None))
+    _name_axes(*plots, table, styles, ("gradient SNR of θ", "gradient SNR of φ"))
+    for axes in plots:
+        _from_zero(axes, table)
+
+
+def _draw_cells(
+    plots: tuple[Axes, Axes],
+    table: Table,
+    styles: list[dict[str, Any]],
+    values: Callable[[Cell], tuple[float | None, float | None]],
+    errors: Callable[[Cell], tuple[float, float]] = lambda cell: (0, 0),
+) -> None:
+    """A line per row over the columns; of a single column, a mark per row, the rows one below the other."""
+    x_of = _positions(table)
+    for place, (row, style) in enumerate(zip(table.rows, styles, strict=True)):
+        for part, axes in enumerate(plots):
+            cells = [(x, row.cells[column]) for column, x in x_of.items() if column in row.cells]
+            points = [
+                (x, values(cell)[part], errors(cell)[part]) for x, cell in cells if values(cell)[part] is not None
+            ]
+            if not points:
+                continue
+            x, y, error = zip(*points, strict=True)
+            look = {"capsize": 2, "markersize": 5} | style
+            bars = error if any(error) else None
+            if len(x_of) > 1:
+                axes.errorbar(x, y, yerr=bars, **look)
+            else:
+                axes.errorbar(y, [place] * len(y), xerr=bars, **look | {"linestyle": "none"})
+
+
+def _name_axes(left: Axes, right: Axes, table: Table, styles: list[dict[str, Any]], names: tuple[str, str]) -> None:
+    x_of = _positions(table)
+    single = len(x_of) == 1
+    for axes, name in zip((left, right), names, strict=True):
+        if single:
+            axes.set_xlabel(f"{name}, {table.by}={table.columns[0]}")
+            axes.set_ylim(len(table.rows) - 0.5, -0.5)
+            axes.set_yticks(
+                range(len(table.rows)), [style["label"] for style in styles] if axes is left else [], fontsize=8
+            )
+            continue
+        if all(x > 0 for x in x_of.values()) and _numbers(table):
+            axes.set_xscale("log")
+            axes.minorticks_off()
+        axes.set_xticks(list(x_of.values()), list(x_of))
+        axes.set_xlabel(table.by)
+        axes.set_ylabel(name)
+    if not single:
+        _legend(right, right)
+
+
+def _from_zero(axes: Axes, table: Table) -> None:
+    if len(table.columns) == 1:
+        axes.set_xlim(0, 1.08 * axes.get_xlim()[1])
+    else:
+        axes.set_ylim(0, 1.08 * axes.get_ylim()[1])
+
+
+def _numbers(table: Table) -> bool:
+    return all(as_number(column) is not None for column in table.columns)
+
+
+def _positions(table: Table) -> dict[str, float]:
+    """Where each column lies: at its number, or one after the other."""
+    if _numbers(table):
+        return {column: as_number(column) or 0.0 for column in table.columns}
+    return {column: float(position) for position, column in enumerate(table.columns)}
 
 
 def _draw_curves(epochs: Axes, minutes: Axes, table: Table, styles: list[dict[str, Any]]) -> None:
@@ -89,56 +189,19 @@ def _draw_curves(epochs: Axes, minutes: Axes, table: Table, styles: list[dict[st
             for axes, key in ((epochs, EPOCH), (minutes, MINUTES)):
                 points = [(point[key], point[VAL_NLL]) for point in curve if key in point]
                 look = style | {"label": label, "alpha": 0.3 + 0.7 * position, "markersize": 3}
-                axes.plot([x for x, _ in points], [nll for _, nll in points], **look)
+                if points:
+                    axes.plot([x for x, _ in points], [nll for _, nll in points], **look)
     for axes, name in ((epochs, "epochs"), (minutes, "minutes of training")):
         axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.xaxis.set_major_formatter("{x:g}")
         axes.xaxis.set_minor_formatter(NullFormatter())
         axes.set_xlabel(name)
         axes.set_ylabel("validation NLL (nats)")
+        if not axes.lines:
+            axes.set_axis_off()  # records of older versions hold no minutes
+    _legend(minutes, epochs)
 
 
 def _curve(cell: Cell) -> list[dict[str, float]]:
     return [row for row in read_metrics(cell.runs[0].folder) if math.isfinite(row.get(VAL_NLL, math.nan))]
-
-
-def _columns_axis(plots: tuple[Axes, Axes], table: Table) -> dict[str, float]:
-    """Where each column lies on the plots' axes: at its number, or one after the other."""
-    numbers = [as_number(column) for column in table.columns]
-    if any(number is None for number in numbers):
-        x_of = {column: float(position) for position, column in enumerate(table.columns)}
-    else:
-        x_of = {column: number or 0.0 for column, number in zip(table.columns, numbers, strict=True)}
-    for axes in plots:
-        if all(number is not None and number > 0 for number in numbers):
-            axes.set_xscale("log")
-            axes.minorticks_off()
-        axes.set_xticks(list(x_of.values()), list(x_of))
-        axes.set_xlabel(table.by)
-    return x_of
-
-
-def _draw_row(nll: Axes, units: Axes, row: Row, x_of: dict[str, float], style: dict[str, Any]) -> None:
-    columns = [column for column in x_of if column in row.cells]
-    cells = [row.cells[column] for column in columns]
-    x = [x_of[column] for column in columns]
-    nll.errorbar(x, [cell.nll for cell in cells], [cell.se for cell in cells], capsize=2, markersize=5, **style)
-    units.plot(x, [sum(cell.active_units) for cell in cells], markersize=5, **style)
-    hollow: dict[str, Any] = {
-        "color": style["color"],
-        "marker": style["marker"],
-        "linestyle": "none",
-        "markerfacecolor": "none",
-    }
-    papers = [(position, cell.paper) for position, cell in zip(x, cells, strict=True) if cell.paper]
-    if papers:
-        x = [position for position, _ in papers]
-        nll.plot(x, [paper.nll for _, paper in papers], markersize=8, **hollow)
-        units.plot(x, [sum(paper.active_units) for _, paper in papers], markersize=8, **hollow)
-
-
-def _draw_snr(generative: Axes, inference: Axes, row: Row, x_of: dict[str, float], style: dict[str, Any]) -> None:
-    cells = [(x, row.cells[column].gradient_snr) for column, x in x_of.items() if column in row.cells]
-    for part, axes in enumerate((generative, inference)):
-        points = [(x, snr[part]) for x, snr in cells if snr]
-        axes.plot([x for x, _ in points], [snr for _, snr in points], markersize=5, **style)

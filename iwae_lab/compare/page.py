@@ -13,7 +13,7 @@ from PIL import Image, ImageOps
 from plotly.offline import get_plotlyjs
 
 from iwae_lab.compare.report import format_units, legend
-from iwae_lab.compare.runs import Run, differences
+from iwae_lab.compare.runs import Run
 from iwae_lab.compare.tables import Cell, Row, Table
 from iwae_lab.console.atomic import write_atomically
 from iwae_lab.evaluation.keys import (
@@ -31,7 +31,9 @@ __all__ = ["write_page"]
 
 MAX_GRIDS = 60  # sample grids in a page, some 15 kB each
 GRID_PIXELS = 300  # ten 28×28 images and their frames, as they were drawn
+MAX_CURVES = 500  # runs whose curves are in a page, some 2 kB each
 CURVE_POINTS = 100
+_COLUMNS = ("model", "objective", "k")  # of the page's table of runs
 CURVES = (VAL_BOUND, TRAIN_BOUND, VAL_NLL)
 
 
@@ -57,21 +59,32 @@ def write_page(path: Path, tables: list[Table], notes: list[str]) -> None:
 
 
 def _tables(tables: list[Table]) -> list[dict[str, Any]]:
-    with_grid = _first_of_each_cell(tables)[:MAX_GRIDS]
+    cells = [cell for table in tables for row in table.rows for cell in row.own_cells.values()]
+    shown = [run for cell in cells for run in cell.runs[:1]] + [run for cell in cells for run in cell.runs[1:]]
+    with_curves = {run.record.run_id for run in shown[:MAX_CURVES]}
+    with_grid = {run.record.run_id for run in shown[: min(MAX_GRIDS, len(cells))]}
     return [
         {
             "protocol": table.protocol,
             "by": table.by,
             "columns": table.columns,
             "rows": [_row(row) for row in table.rows],
-            "runs": _runs(table, {run.record.run_id for run in with_grid}),
+            "runs": [
+                {
+                    "row": index,
+                    "column": column,
+                    "differs": _pairs(row.setting | ({} if table.by in _COLUMNS else {table.by: column})),
+                    **_run(run),
+                    "curves": _curves(run.folder) if run.record.run_id in with_curves else {},
+                    "samples": _picture(run) if run.record.run_id in with_grid else None,
+                }
+                for index, row in enumerate(table.rows)
+                for column, cell in row.own_cells.items()
+                for run in cell.runs
+            ],
         }
         for table in tables
     ]
-
-
-def _first_of_each_cell(tables: list[Table]) -> list[Run]:
-    return [cell.runs[0] for table in tables for row in table.rows for cell in row.own_cells.values()]
 
 
 def _row(row: Row) -> dict[str, Any]:
@@ -99,19 +112,7 @@ def _cell(cell: Cell) -> dict[str, Any]:
     }
 
 
-def _runs(table: Table, with_grid: set[str]) -> list[dict[str, Any]]:
-    described = []
-    for index, row in enumerate(table.rows):
-        for column, cell in row.own_cells.items():
-            described += [(index, column, run) for run in cell.runs]
-    differs = differences([run for _, _, run in described])
-    return [
-        {"row": row, "column": column, "differs": _pairs(differ), **_run(run, run.record.run_id in with_grid)}
-        for (row, column, run), differ in zip(described, differs, strict=True)
-    ]
-
-
-def _run(run: Run, with_grid: bool) -> dict[str, Any]:
+def _run(run: Run) -> dict[str, Any]:
     record, metrics = run.record, run.record.metrics
     return {
         "id": record.run_id,
@@ -127,9 +128,7 @@ def _run(run: Run, with_grid: bool) -> dict[str, Any]:
         "total": sum(run.active_units),
         "epochs": record.epochs,
         "minutes": round(record.train_seconds / 60, 1),
-        "curves": _curves(run.folder),
         "variances": [[_log10(v) for v in layer] for layer in metrics.get(TEST_UNIT_VARIANCES, [])],
-        "samples": _picture(run.folder / "figures" / "samples.png") if with_grid else None,
     }
 
 
@@ -169,8 +168,9 @@ def _thin(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
     return [points[i] for i in sorted(wanted)]
 
 
-def _picture(path: Path) -> str | None:
-    """A grid of images as a data URI, small and in 16 greys."""
+def _picture(run: Run) -> str | None:
+    """A run's grid of samples as a data URI, small and in 16 greys."""
+    path = run.folder / "figures" / "samples.png"
     if not path.exists():
         return None
     with Image.open(path) as image:

@@ -20,6 +20,7 @@ __all__ = ["Found", "Run", "as_number", "differences", "find_runs", "known_key",
 IDENTITY = ("run_id", "dataset", "binarization", "protocol", "model", "objective", "k", "schedule", "seed", "status")
 # Keys whose values make, or go with, the protocol.
 PROTOCOL_KEYS = re.compile(r"protocol|binarization|(dataset|evaluation)(\..*)?")
+Setting = tuple[tuple[str, str], ...]
 ALIASES = {"epochs": "schedule.epochs"}
 
 
@@ -80,7 +81,7 @@ class Found:
 
 def text(value: Any) -> str:
     """A value as a person would type it: null, true, 0.001, [200,200]."""
-    if isinstance(value, float):
+    if type(value) in (int, float):
         return repr(value).removesuffix(".0")
     return value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
 
@@ -202,22 +203,23 @@ def differences(runs: list[Run]) -> list[dict[str, str]]:
 
     A group's own keys (objective.alpha) count only among runs with the same option of that group (objective).
     """
-    scopes: dict[tuple[str, str | None], list[Run]] = defaultdict(list)
-    for run in runs:
-        for group in {_group(key) for key in run.setting}:
-            scopes[group, run.setting.get(group)].append(run)
-    found: dict[str, dict[str, str]] = {run.record.run_id: {} for run in runs}
+    distinct = {tuple(run.setting.items()): run.setting for run in runs}  # far fewer than runs: seeds share them
+    scopes: dict[tuple[str, str | None], list[Setting]] = defaultdict(list)
+    for items, setting in distinct.items():
+        for group in {_group(key) for key in setting}:
+            scopes[group, setting.get(group)].append(items)
+    found: dict[Setting, dict[str, str]] = {items: {} for items in distinct}
     for (group, _), members in scopes.items():
         values = defaultdict(set)
-        for run in members:
-            for key, value in run.setting.items():
+        for items in members:
+            for key, value in items:
                 if _group(key) == group:
                     values[key].add(value)
         for key, present in sorted(values.items()):
-            if len(present) > 1 or any(key not in run.setting for run in members):
-                for run in members:
-                    found[run.record.run_id][key] = run.setting.get(key, "absent")
-    return [found[run.record.run_id] for run in runs]
+            if len(present) > 1 or any(key not in distinct[items] for items in members):
+                for items in members:
+                    found[items][key] = distinct[items].get(key, "absent")
+    return [found[tuple(run.setting.items())] for run in runs]
 
 
 def _group(key: str) -> str:
