@@ -178,3 +178,18 @@ def test_page_and_plots_follow_the_color_scheme(page):
         looks.add(page.execute_script(look))
     backgrounds, titles = zip(*(found.split("),") for found in looks), strict=True)
     assert len(set(backgrounds)) == len(set(titles)) == 2
+
+
+def test_one_run_is_a_mark_and_its_histogram_stands_on_the_axis(page, tmp_path):
+    make_run(tmp_path / "runs", k=50)
+    page.get(write(tmp_path / "runs", tmp_path / "out").as_uri())
+    wait_for(page, "return document.querySelectorAll('#variances .point').length > 0")
+    assert page.execute_script("return document.querySelectorAll('#nll .js-line').length") == 0
+    assert page.find_element("css selector", "#nll .xtitle").text == "test NLL (nats), k=50"
+    edges = """const bars = [...document.querySelectorAll('#variances .point')].map(bar => bar.getBoundingClientRect());
+               const axis = document.querySelector('#variances .xtick text').getBoundingClientRect();
+               return [Math.max(...bars.map(bar => bar.bottom)), axis.top]"""
+    bottom, labels = page.execute_script(edges)
+    assert 0 <= labels - bottom < 15
+    ticks = page.find_elements("css selector", "#variances .ytick text")
+    assert ticks[0].text == "0" and len(ticks) >= 2

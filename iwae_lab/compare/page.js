@@ -4,34 +4,14 @@
   const dark = matchMedia("(prefers-color-scheme: dark)");
   const MAX_CHOSEN = 8; // chosen at first
   const MAX_TICKED = 24; // by one click
+  const MAX_LISTED = 200; // rows of a table in the document
+  const MAX_DRAWN = 40; // rows in the plots against columns
   const FILTER_DELAY = 120; // ms after the last key
   const THRESHOLD = -2; // log10 of the variance above which a unit is active
   const BIN = 0.25;
   const PALETTE = {
-    light: [
-      "#2f6db5",
-      "#c8402f",
-      "#2d8a57",
-      "#9a4fa8",
-      "#d08a1d",
-      "#178f9c",
-      "#7a6a1f",
-      "#d4629a",
-      "#5b6270",
-      "#8a5a3c",
-    ],
-    dark: [
-      "#7fb0ee",
-      "#f0806c",
-      "#6cc795",
-      "#cf93dc",
-      "#ecb55a",
-      "#5cc6d2",
-      "#c9b95f",
-      "#f09cc4",
-      "#a9b1be",
-      "#c99a7a",
-    ],
+    light: "#2f6db5 #c8402f #2d8a57 #9a4fa8 #d08a1d #178f9c #7a6a1f #d4629a #5b6270 #8a5a3c".split(" "),
+    dark: "#7fb0ee #f0806c #6cc795 #cf93dc #ecb55a #5cc6d2 #c9b95f #f09cc4 #a9b1be #c99a7a".split(" "),
   };
   const SYMBOLS = ["circle", "square", "diamond", "triangle-up", "cross"];
   const CURVES = {
@@ -81,7 +61,7 @@
   const rowName = (row) => [row.objective, ...row.setting].join(" ");
   const further = (run) => run.differs.filter((pair) => !/^(k|model|objective)=/.test(pair));
   const searched = (run) =>
-    [run.id, run.model, run.objective, `k=${run.k}`, `seed=${run.seed}`, ...run.differs].map((part) =>
+    [run.id, run.model, run.objective, `model=${run.model}`, `objective=${run.objective}`, `k=${run.k}`, `seed=${run.seed}`, ...run.differs].map((part) =>
       part.toLowerCase(),
     );
 
@@ -119,7 +99,7 @@
     });
     const fill = (sorted) =>
       body.replaceChildren(
-        ...sorted.map((item) =>
+        ...sorted.slice(0, MAX_LISTED).map((item) =>
           element(
             "tr",
             each(item),
@@ -128,6 +108,7 @@
             ),
           ),
         ),
+        ...(sorted.length > MAX_LISTED ? [more(sorted.length - MAX_LISTED, columns.length)] : []),
       );
     fill(items);
     return element(
@@ -136,6 +117,9 @@
       element("table", { class: className }, element("thead", {}, element("tr", {}, ...heads)), body),
     );
   }
+
+  const more = (count, colspan) =>
+    element("tr", {}, element("td", { class: "empty", colspan }, `${count} more: sort or filter to see them.`));
 
   function compare(value, sign) {
     return (a, b) => {
@@ -301,19 +285,25 @@
 
   function drawAgainstColumns() {
     const { table } = view;
-    const shown = new Set(shownRuns().map((run) => run.row));
+    const shown = [...new Set(shownRuns().map((run) => run.row))];
+    const lowest = (index) => Math.min(...Object.values(table.rows[index].cells).map((cell) => cell.nll));
+    const drawn = new Set(shown.sort((a, b) => lowest(a) - lowest(b)).slice(0, MAX_DRAWN));
+    byId("undrawn").textContent =
+      drawn.size < shown.length ? `Drawn are the ${drawn.size} of ${shown.length} rows with the lowest NLL.` : "";
+    const single = table.columns.length === 1;
     const models = [...new Set(table.rows.map((row) => row.model))];
     const names = [...new Set(table.rows.map(rowName))];
     const traces = { nll: [], total: [] };
     const entries = [];
     table.rows.forEach((row, index) => {
-      if (!shown.has(index)) return;
+      if (!drawn.has(index)) return;
       const columns = table.columns.filter((name) => row.cells[name]);
       const cells = columns.map((name) => row.cells[name]);
       const name = `${rowName(row)}, ${row.model}`;
       entries.push({ name, color: color(names.indexOf(rowName(row))), dotted: models.indexOf(row.model) > 0 });
       const base = {
         x: columns,
+        row: index,
         name: escaped(name),
         mode: "lines+markers",
         line: {
@@ -325,6 +315,7 @@
       };
       const paper = (y, text) => ({
         x: columns.filter((_, i) => cells[i].paper),
+        row: index,
         y,
         text,
         name: escaped(`${name}, paper`),
@@ -363,12 +354,26 @@
       }
     });
     legend("rows", entries);
-    plot("nll", traces.nll, { xaxis: columnAxis(), yaxis: { title: { text: "test NLL (nats)" } } });
-    plot("units", traces.total, {
-      xaxis: columnAxis(),
-      yaxis: { title: { text: "active units, all layers" }, rangemode: "tozero" },
-    });
+    const draw = (id, traces, axis) => {
+      if (!single) return plot(id, traces, { xaxis: columnAxis(), yaxis: axis });
+      const title = { text: `${axis.title.text}, ${table.by}=${table.columns[0]}` };
+      const rows = { visible: false, autorange: "reversed" }; // the legend names them
+      return plot(id, traces.map(lying), { xaxis: { ...axis, title }, yaxis: rows, height: 140 + 18 * drawn.size });
+    };
+    draw("nll", traces.nll, { title: { text: "test NLL (nats)" } });
+    draw("units", traces.total, { title: { text: "active units, all layers" }, rangemode: "tozero" });
   }
+
+  // A trace over a single column as marks, each row at a height of its own.
+  const lying = (trace) => ({
+    ...trace,
+    x: trace.y,
+    y: trace.y.map(() => trace.row),
+    mode: "markers",
+    error_x: trace.error_y,
+    error_y: undefined,
+    hovertemplate: trace.hovertemplate.replace("%{x}", escaped(trace.x[0] ?? "")),
+  });
 
   function drawChosen() {
     const runs = chosenRuns();
@@ -449,12 +454,13 @@
       const counts = new Array(bins).fill(0);
       run.variances[view.layer].forEach((value) => counts[Math.floor((value - low) / BIN)]++);
       const suffix = position ? String(position + 1) : "";
-      const top = 1 - position / drawn.length;
+      const bottom = 1 - (position + 1) / drawn.length;
+      const top = bottom + 0.86 / drawn.length;
       const most = Math.max(...counts);
       layout["yaxis" + suffix] = {
-        domain: [top - 0.86 / drawn.length, top],
-        showgrid: false,
-        tickvals: [most],
+        domain: [bottom, top],
+        nticks: 4,
+        tickformat: "d",
         range: [0, most * 1.6],
       };
       const active = run.variances[view.layer].filter((value) => value > THRESHOLD).length;
@@ -551,7 +557,6 @@
     byId("filter").value = view.words.join(" ");
     byId("filter").oninput = filter;
     byId("hollow").hidden = !table.rows.some((row) => Object.values(row.cells).some((cell) => cell.paper));
-    for (const place of document.querySelectorAll(".by")) place.textContent = table.by;
     for (const tab of document.querySelectorAll("nav button")) {
       tab.setAttribute("aria-selected", String(tab.dataset.protocol === table.protocol));
     }

@@ -41,7 +41,7 @@ def write_page(path: Path, tables: list[Table], notes: list[str]) -> None:
     """Write the page: sortable tables, plots, sample grids; the data, the code and plotly are inlined."""
     data = {
         "created": datetime.now(UTC).strftime("%d %B %Y, %H:%M UTC"),
-        "legend": legend(tables),
+        "legend": [*legend(tables), *_left_out(sum(len(table.runs) for table in tables))],
         "notes": notes,
         "tables": _tables(tables),
     }
@@ -56,6 +56,10 @@ def write_page(path: Path, tables: list[Table], notes: list[str]) -> None:
     for mark, content in inlined.items():
         page = page.replace(mark, content)
     write_atomically(path, page)
+
+
+def _left_out(runs: int) -> list[str]:
+    return [f"Training curves: {MAX_CURVES} of {runs} runs, first one a cell."] if runs > MAX_CURVES else []
 
 
 def _tables(tables: list[Table]) -> list[dict[str, Any]]:
