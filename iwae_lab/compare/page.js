@@ -459,7 +459,7 @@
       const most = Math.max(...counts);
       layout["yaxis" + suffix] = {
         domain: [bottom, top],
-        nticks: 4,
+        nticks: 3,
         tickformat: "d",
         range: [0, most * 1.6],
       };
