@@ -45,9 +45,15 @@ def keep_output_from_failing() -> None:
         if stream is None:  # the process was started without it
             setattr(sys, name, lossy_text(Lossy(os.devnull, "w")))
             continue
-        replaced = not isinstance(stream, io.TextIOWrapper) or stream.fileno() != descriptor
-        if replaced or isinstance(getattr(stream.buffer, "raw", None), Lossy):
+        if not _writes_to(stream, descriptor) or isinstance(getattr(stream.buffer, "raw", None), Lossy):
             continue
         with contextlib.suppress(OSError):
             stream.flush()
         setattr(sys, name, lossy_text(Lossy(descriptor, "w", closefd=False), stream.encoding))
+
+
+def _writes_to(stream: Any, descriptor: int) -> bool:
+    try:
+        return isinstance(stream, io.TextIOWrapper) and stream.fileno() == descriptor
+    except (OSError, ValueError):  # no file, or a closed one
+        return False
