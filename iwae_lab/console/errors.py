@@ -52,6 +52,8 @@ def explain(error: BaseException) -> str:
         return _explain_configuration(error)
     if isinstance(error, OSError) and error.filename is not None and error.strerror:
         return _one_line(f"{error.filename}: {error.strerror}")
+    if "Config group override must be a string" in str(error):  # Hydra's, without the group
+        return "GROUP=null: expected the name of one of the group's options"
     return _one_line(f"{type(error).__name__}: {error}")
 
 
@@ -64,7 +66,7 @@ def _explain_configuration(error: BaseException) -> str:
         if not siblings and (node := getattr(error.__cause__, "parent_node", None)) is not None:
             key, siblings = name, [k for k in node if k not in ("name", "_target_")]
         expected = f"; expected one of {', '.join(siblings)}" if siblings else ""
-        return f"{missing[1]}: no such key{did_you_mean(key, siblings)}{expected}"
+        return f"{missing[1]}: no such key{did_you_mean(key, [*siblings, 'name'])}{expected}"
     if missing := re.search(r"Could not find '(\w+)/([^']*)'\s*Available options in '\w+':((?:\n\t\w+)*)", text):
         group, name, options = missing[1], missing[2], missing[3].split()
         return f"{group}={name}: no such option{did_you_mean(name, options)}; expected one of {', '.join(options)}"

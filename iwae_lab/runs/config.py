@@ -146,6 +146,13 @@ def check(cfg: DictConfig) -> Config:
             raise error.__cause__ from None
         raise
     assert isinstance(config, Config)
+    for kind, prefix in _nodes():
+        keys = [f.name for f in dataclasses.fields(kind)]
+        for key in OmegaConf.select(cfg, prefix[:-1]) if prefix else cfg:
+            if key not in keys:  # +key=value takes the schema away
+                raise UserError(
+                    f"{prefix}{key}: no such key{did_you_mean(key, keys)}; expected one of {', '.join(keys)}"
+                )
     for group in GROUPS:
         node = getattr(config, group)
         require(group, node, isinstance(node, dict), "the keys of an option, _target_ among them")
@@ -172,8 +179,8 @@ class Node:
     arguments: dict[str, Any]
 
     @classmethod
-    def of(cls, node: dict[str, Any], key: str) -> Self:
-        """The node that stands under `key`, checked against the signature of its class.
+    def of(cls, node: dict[str, Any], key: str, base: type = object) -> Self:
+        """The node that stands under `key`, checked against the signature of its class, which is a `base`.
 
         A parameter without annotation, or keyword-only, is given by the program and no key of the node.
         """
@@ -183,18 +190,22 @@ class Node:
             kind = get_class(target)
         except Exception as error:  # whatever importing the user's module raises
             raise UserError(f"{key}._target_={target}: expected a class to import ({error})") from None
+        _check_subclass(kind, base, key)
         hints = typing.get_type_hints(kind.__init__)  # type: ignore[misc]
         fields = []
         for name, parameter in inspect.signature(kind).parameters.items():
             if parameter.kind is parameter.POSITIONAL_OR_KEYWORD and name in hints:
                 default = MISSING if parameter.default is parameter.empty else parameter.default
                 fields.append((name, hints[name], field(default_factory=functools.partial(copy.copy, default))))
-        given = {name: value for name, value in node.items() if name not in ("_target_", "name")}
+        no_arguments = ("_target_", "name") if key in GROUPS else ("_target_",)
+        given = {name: value for name, value in node.items() if name not in no_arguments}
         names = [name for name, *_ in fields]
         for name in given:
             if name not in names:
                 expected = f"expected one of {', '.join(names)}" if names else f"{kind.__name__} has no parameters"
-                raise UserError(f"{key}.{name}={given[name]}: no such key{did_you_mean(name, names)}; {expected}")
+                raise UserError(
+                    f"{key}.{name}={given[name]}: no such key{did_you_mean(name, [*names, 'name'])}; {expected}"
+                )
         schema = OmegaConf.structured(dataclasses.make_dataclass(kind.__name__, fields))
         for name, value in given.items():
             try:
@@ -209,13 +220,17 @@ class Node:
 
     def build(self, base: type[T], **given: Any) -> T:
         """An instance of the class, which must be a `base`, with the keyword-only arguments `given`."""
-        if not issubclass(self.target, base) or inspect.isabstract(self.target):
-            target = f"{self.target.__module__}.{self.target.__qualname__}"
-            raise UserError(f"{self.key}._target_={target}: expected a subclass of {base.__name__}, complete")
+        _check_subclass(self.target, base, self.key)
         try:
             return self.target(**self.arguments, **given)
         except UserError as error:
             raise UserError(f"{self.key}.{error}") from None
+
+
+def _check_subclass(kind: type, base: type, key: str) -> None:
+    if not issubclass(kind, base) or inspect.isabstract(kind):
+        target = f"{kind.__module__}.{kind.__qualname__}"
+        raise UserError(f"{key}._target_={target}: expected a subclass of {base.__name__}, complete")
 
 
 def build(base: type[T], node: dict[str, Any], key: str, **given: Any) -> T:

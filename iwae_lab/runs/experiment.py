@@ -7,8 +7,9 @@ from typing import Any, Optional, cast
 
 import torch
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
-from iwae_lab.console.errors import UserError, require
+from iwae_lab.console.errors import UserError, explain, require
 from iwae_lab.data.base import Dataset, resolve_data_dir
 from iwae_lab.data.protocol import Data, prepare
 from iwae_lab.loggers.base import RunLogger
@@ -153,7 +154,7 @@ def resolve(cfg: DictConfig | dict[str, Any]) -> Experiment:
         composed=cast(dict[str, Any], OmegaConf.to_container(cfg)),
         config=config,
         nodes=nodes,
-        loggers={key: Node.of(node, f"logger.{key}") for key, node in config.logger.items()},
+        loggers={key: Node.of(node, f"logger.{key}", RunLogger) for key, node in config.logger.items()},
         dataset=nodes["dataset"].build(Dataset),
         objective=objective,
         schedule=schedule,
@@ -188,7 +189,10 @@ def _precision(config: Config, device: torch.device, batch_size: int) -> str:
 def _first(cfg: DictConfig, config: Config) -> Experiment | None:
     """The stage to run first, where `init_from` describes one. Where it names a run, that must be finished."""
     if isinstance(config.init_from, dict):
-        return resolve(first_stage(cfg))
+        try:
+            return resolve(first_stage(cfg))
+        except (UserError, OmegaConfBaseException) as error:
+            raise UserError(f"init_from: {explain(error)}") from None
     if isinstance(config.init_from, str):
         folder = Path(config.init_from)
         there = (folder / "result.json").is_file()

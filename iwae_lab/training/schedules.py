@@ -21,7 +21,7 @@ class Schedule(ABC):
         for name, value in (("epochs", epochs), ("batch_size", batch_size)):
             if value < 1:
                 raise UserError(f"{name}={value}: expected an integer of at least 1")
-        if not learning_rate > 0:
+        if not 0 < learning_rate < float("inf"):
             raise UserError(f"learning_rate={learning_rate}: expected a number above 0")
         self.epochs = epochs
         self.batch_size = batch_size
