@@ -26,7 +26,8 @@ KINDS = {
         "schedule.learning_rate=fast", "schedule.learning_rate=null", "schedule.learning_rate=[1]", "model.latents=5",
         "model.latents=[a]", "model.latents=null", "model.hidden=[5]", "model.hidden=8", "model.hidden=[[a]]",
         "optimizer.beta1=x", "optimizer.eps={a: 1}", "objective=renyi objective.alpha=x", "runs_dir=null",
-        "runs_dir=[a]", "threads=[2]", "noise=[iid]", "precision=[32]", "init_from=5", "init_from=[a]", "init_from=true",
+        "runs_dir=[a]", "threads=[2]", "noise=[iid]", "precision=[32]", "init_from=5", "init_from=[a]",
+        "init_from=true",
         "dataset=npz dataset.path=[a]", "logger.wandb.tags=x", "logger.wandb.init_timeout=soon", "logger.csv=5",
         "objective=piwae objective.groups=x", "objective=tvo objective=[]",
     ],
@@ -45,7 +46,8 @@ KINDS = {
     "unknown": [
         "kk=5", "sed=1", "evaluation.kk=5", "evaluation.image=5", "trainer.device=2", "schedule.epoch=2",
         "schedule.passes=2", "optimizer.beta3=0", "model.latent=[5]", "objective.alpha=0", "dataset.split=1",
-        "logger.wandb.projct=a", "logger.csv.path=a", "+kk=5", "+evaluation.kk=5", "+schedule.shape=1", "+objective.m=2",
+        "logger.wandb.projct=a", "logger.csv.path=a", "+kk=5", "+evaluation.kk=5", "+schedule.shape=1",
+        "+objective.m=2",
         "+logger.csv.name=a", "+model.depth=3", "+dataset.url=a", "~nope", "+trainer.gpus=1", "+a.b.c=1",
     ],
     "group": [
@@ -62,7 +64,8 @@ KINDS = {
         "runs_dir='a\0b'", f"runs_dir={'x' * 300}", "data_dir=/no/such/folder", "data_dir=''", "data_dir=/etc/passwd",
         "init_from=/no/such/run", "init_from=''", "init_from=/etc/passwd", "init_from='~'",
         "dataset=npz dataset.path=/no/such.npz", "dataset=npz dataset.path=''", "dataset=npz dataset.path=/etc",
-        "dataset=npz dataset.path=/etc/passwd", "dataset=npz dataset.path=/dev/null", f"dataset=npz dataset.path={'x' * 300}",
+        "dataset=npz dataset.path=/etc/passwd", "dataset=npz dataset.path=/dev/null",
+        f"dataset=npz dataset.path={'x' * 300}",
     ],
     "name": [
         "objective.name=null", "objective.name=''", "objective.name=my/iwae", "objective.name=../iwae",
@@ -183,3 +186,75 @@ def test_a_record_with_any_other_value_is_read_or_refused_in_one_line(
         find_runs([tmp_path])
     except UserError as error:
         assert str(path) in str(error)
+
+
+def checkpoint(**entries: Any) -> bytes:
+    file = io.BytesIO()
+    torch.save(entries, file)
+    return file.getvalue()
+
+
+WHOLE = checkpoint(state_dict={}, epoch=1)
+GARBAGE = {"empty": b"", "text": b"no such thing", "null": b"\0" * 100, "binary": bytes(range(256)) * 4}
+READERS: dict[str, Callable[[Path], Any]] = {
+    "result.json": lambda path: read_record(path.parent),
+    "metrics.csv": lambda path: read_metrics(path.parent),
+    "checkpoints/last.ckpt": lambda path: checkpoint_to_resume(path.parent, {}),
+    "weights.safetensors": read_tensors,
+    "weights.npz": read_tensors,
+    "weights.pt": read_tensors,
+    "map.yaml": lambda path: read_map(str(path)),
+}
+FILES = [(name, content) for name in READERS for content in GARBAGE.values()] + [
+    ("result.json", b"[]"),
+    ("result.json", b"{}"),
+    ("result.json", RECORD.read_bytes()[:-5]),
+    ("result.json", b'{"version": 9}'),
+    ("result.json", json.dumps(json.loads(RECORD.read_text()) | {"new_field": 1}).encode()),
+    ("result.json", json.dumps(json.loads(RECORD.read_text()) | {"passes": 1}).encode()),
+    ("result.json", json.dumps(json.loads(RECORD.read_text()) | {"metrics": {}}).encode()),
+    ("metrics.csv", b"step,train/bound\n40,-200.5,7\n"),
+    ("metrics.csv", b"step,train/bound\n40,abc\n"),
+    ("metrics.csv", b"epoch,train/bound\n1,-200\n"),
+    ("metrics.csv", b"step,epoch\n40.5,1\n"),
+    ("checkpoints/last.ckpt", WHOLE[: len(WHOLE) // 2]),
+    ("checkpoints/last.ckpt", checkpoint(weights=1)),
+    ("checkpoints/last.ckpt", checkpoint(state_dict={"model.other": torch.ones(2)}, epoch=1)),
+    ("map.yaml", b"layers: [1]"),
+    ("map.yaml", b"layers: {a: b}\nscael: sigma"),
+    ("map.yaml", b"layers: {a: b"),
+]
+
+
+@pytest.mark.parametrize(("name", "content"), FILES)
+def test_a_bad_file_is_one_line(name: str, content: bytes, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(content)
+    if name == "metrics.csv" and not content:
+        assert read_metrics(tmp_path) == []
+        return
+    assert str(path) in refusal(lambda: READERS[name](path), tmp_path, capsys)
+
+
+class Executed:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (Path("executed"),)
+
+
+@pytest.mark.parametrize("name", ["checkpoints/last.ckpt", "weights.pt"])
+def test_nothing_in_a_checkpoint_is_executed(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(checkpoint(state_dict={"a": Executed()}, epoch=1))
+    refusal(lambda: READERS[name](path), tmp_path, capsys)
+
+
+@pytest.mark.parametrize("command", [["train.py", "objective=iwea"], ["train.py", "--nope"], ["train.py", "k=0"]])
+def test_through_the_real_command_line(command: list[str], cli: Callable[..., Any], tmp_path: Path) -> None:
+    done = cli(*command, f"runs_dir={tmp_path / 'runs'}")
+    assert done.returncode == (2 if "--nope" in command else 1)
+    assert "Traceback" not in done.stderr and not (tmp_path / "runs").exists()

@@ -148,11 +148,10 @@ def check(cfg: DictConfig) -> Config:
     assert isinstance(config, Config)
     for kind, prefix in _nodes():
         keys = [f.name for f in dataclasses.fields(kind)]
-        for key in OmegaConf.select(cfg, prefix[:-1]) if prefix else cfg:
-            if key not in keys:  # +key=value takes the schema away
-                raise UserError(
-                    f"{prefix}{key}: no such key{did_you_mean(key, keys)}; expected one of {', '.join(keys)}"
-                )
+        for key in map(str, OmegaConf.select(cfg, prefix[:-1]) if prefix else cfg):
+            if key not in keys:  # which +key=value can add to a schema
+                hint = did_you_mean(key, keys)
+                raise UserError(f"{prefix}{key}: no such key{hint}; expected one of {', '.join(keys)}")
     for group in GROUPS:
         node = getattr(config, group)
         require(group, node, isinstance(node, dict), "the keys of an option, _target_ among them")
