@@ -1,5 +1,6 @@
 """Bad input: one line that names it, exit code 1, nothing written or deleted; a misspelt key is told the right one."""
 
+import io
 import json
 import time
 from collections.abc import Callable, Iterator
@@ -7,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from conftest import ROOT, TINY
 from hydra import compose, initialize_config_dir
 from hypothesis import HealthCheck, given, settings
@@ -14,8 +16,10 @@ from hypothesis import strategies as st
 
 from iwae_lab.compare.runs import find_runs
 from iwae_lab.console.errors import UserError, one_line_errors
-from iwae_lab.runs.record import read_record
+from iwae_lab.runs.record import read_metrics, read_record
 from iwae_lab.runs.run import run
+from iwae_lab.runs.weights import read_map, read_tensors
+from iwae_lab.training.checkpoints import checkpoint_to_resume
 
 KINDS = {
     "wrong type": [

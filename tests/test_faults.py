@@ -14,6 +14,7 @@ import pytest
 from conftest import ROOT, TINY, records
 from omegaconf import DictConfig
 
+from iwae_lab.console.atomic import write_atomically
 from iwae_lab.console.errors import one_line_errors
 from iwae_lab.console.locks import locked
 from iwae_lab.runs.run import run
@@ -48,7 +49,13 @@ FAULTS = [
 ]
 
 
-@pytest.mark.parametrize(("call", "name", "number"), FAULTS)
+QUICK = [("write", "next.ckpt", 2), ("replace", "result.json", 2)]  # the others are marked slow
+
+
+@pytest.mark.parametrize(
+    ("call", "name", "number"),
+    [fault if fault in QUICK else pytest.param(*fault, marks=pytest.mark.slow) for fault in FAULTS],
+)
 def test_a_fault_of_the_disk_is_one_line_and_the_run_resumes_to_the_same_numbers(
     call: str,
     name: str,
@@ -167,16 +174,31 @@ def test_checkpoints_do_not_pass_through_the_temporary_directory(
     checked(tmp_path / "runs", undisturbed)
 
 
-@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
-def test_where_there_are_no_locks_work_goes_on(
-    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("call", ["fsync", "replace"])
+def test_what_was_there_stays_if_it_can_not_be_replaced(
+    call: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    def refuse(*_: Any) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    path = tmp_path / "result.json"
+    write_atomically(path, "before")
+    monkeypatch.setattr(os, call, refuse)
+    with pytest.raises(OSError, match="Input/output error: .*/result.json'$"):
+        write_atomically(path, "after")
+    assert path.read_text() == "before" and list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP])
+def test_where_there_are_no_locks_work_goes_on(number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fcntl = pytest.importorskip("fcntl")
+    said: list[str] = []
 
     def flock(*_: Any) -> None:
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(fcntl, "flock", flock)
-    monkeypatch.setattr("iwae_lab.console.locks.log.parent.propagate", True, raising=False)
+    monkeypatch.setattr("iwae_lab.console.locks.log.warning", lambda text, *values: said.append(text % values))
     with locked(tmp_path / "a.lock", "a run"):
         pass
+    assert said == [f"the file system of {tmp_path} has no locks: start no second process on a run"]
