@@ -39,9 +39,9 @@ def measured(run: TrainedRun, precision: str) -> Record:
     or again is not. A test NLL in bf16 is under no protocol of a record.
     """
     config, device = run.experiment.config, run.experiment.device
-    test, val = run.data.test.to(device), run.data.val.to(device)
+    test, val, train = (part.to(device) for part in (run.data.test, run.data.val, run.data.train_draw()))
     with shown("evaluation") as progress:
-        found = measure(run.model, test, val, config.evaluation.k, config.compile, precision, progress)
+        found = measure(run.model, test, val, train, config.evaluation.k, config.compile, precision, progress)
     protocol = run.data.protocol + ("" if found.precision == "32" else f", in {found.precision}")
     return dataclasses.replace(run.record, protocol=protocol, metrics=run.record.metrics | found.metrics())
 

@@ -29,6 +29,7 @@ def make_run(
     error: str | None = None,
     finished: str = "2026-01-01T01:00:00+00:00",
     pictures: bool = False,
+    train_gap: float | None = None,
     **overrides: Any,
 ) -> Path:
     """Write a run folder and give its path; `overrides` are keys of the configuration, with __ for dots."""
@@ -66,6 +67,8 @@ def make_run(
         "test/nll_active_only": nll + 0.01,
         "val/nll": nll + 0.3,
     }
+    if train_gap is not None:
+        metrics["test/overfitting/gap"] = train_gap
     identity = {key: value for key, value in config.items() if key not in NOT_HASHED}
     identity["init_from"] = Path(config["init_from"]).name if config["init_from"] else None
     name = run_id(identity)

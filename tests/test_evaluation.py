@@ -229,12 +229,14 @@ def test_overfitting_is_the_difference_to_equally_many_training_images() -> None
         optimizer.zero_grad()
         (-iwae_bound(model.log_weights(train[:20].float(), 5)).mean()).backward()
         optimizer.step()
-    found = overfitting(model, train, val, test, 100)
+    found = overfitting(model, train, val, likelihood(model, test, 100))
     for part, x in ((found.train, train), (found.val, val), (found.test, test)):
-        assert torch.equal(part.bound, likelihood(model, x[:20], 100).bound)
-    assert found.gap == pytest.approx(found.test.nll - found.train.nll)
+        assert torch.equal(part, likelihood(model, x[:20], 100).bound)
+    nll = {name: likelihood(model, x[:20], 100) for name, x in (("train", train), ("test", test))}
+    assert found.gap == pytest.approx(nll["test"].nll - nll["train"].nll)
+    assert found.gap_se == pytest.approx((nll["test"].nll_se ** 2 + nll["train"].nll_se ** 2) ** 0.5)
     assert found.gap > 5 * found.gap_se > 0
-    assert overfitting(model, train, val, train, 100).gap == 0
+    assert overfitting(model, train, val, likelihood(model, train, 700)).gap == 0
 
 
 ARCHITECTURES = [HierarchicalModel, SigmoidBeliefNetwork]
@@ -328,7 +330,7 @@ def test_inactive_units_of_any_model_are_removed() -> None:
         model.encoder[0].heads.weight[[1, 3, 5, 7]] = 0
         model.decoder[0].up.weight[1] = 0  # what units 1 and 3 say is noise, and 3's is heard
         model.decoder[0].up.weight[3].mul_(0.01)
-    found = measure(model, x, x, 600)
+    found = measure(model, x, x, x, 600)
     assert found.units.active[0].tolist() == [True, False, True, False]
     assert found.metrics()["test/nll_active_only_k"] == 500
     difference = found.test.bounds[500] - found.active_only
@@ -346,7 +348,7 @@ def test_a_unit_that_carries_nothing_can_be_removed_at_no_loss() -> None:
         mean.weight[2] = 0
         log_std.weight.zero_()
         model.decoder[0].body[0].weight[:, 2] = 0
-    found = measure(model, images(60), images(20), 2000)
+    found = measure(model, images(60), images(20), images(20), 2000)
     assert found.units.active[0].tolist() == [True, True, False, True, True]
     difference = found.test.bounds[500] - found.active_only
     assert difference.mean().abs() < 4 * difference.std() / 60**0.5 < 0.1
@@ -359,8 +361,8 @@ def test_in_bf16_only_where_the_nll_stays_the_same(model: HierarchicalModel, sca
     with torch.no_grad():
         for parameter in model.decoder.parameters():
             parameter.mul_(scale)
-    exact = measure(model, images(50), images(20), 100)
-    found = measure(model, images(50), images(20), 100, precision="bf16")
+    exact = measure(model, images(50), images(20), images(20), 100)
+    found = measure(model, images(50), images(20), images(20), 100, precision="bf16")
     assert torch.equal(found.test.bound, exact.test.bound) != harmless
     assert abs(found.test.nll - exact.test.nll) < 0.01
     assert found.val.nll == exact.val.nll

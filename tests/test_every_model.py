@@ -162,7 +162,7 @@ def test_autocast_leaves_densities_in_the_precision_of_the_images(name):
 def test_it_is_measured_the_same_in_whatever_batches_and_with_its_inactive_units_taken_out(name):
     model, test = small(name), images(40)
     torch.testing.assert_close(likelihood(model, test, 120, rows=50).bound, likelihood(model, test, 120).bound)
-    found = measure(model, test, images(10), 500).metrics()
+    found = measure(model, test, images(10), images(10), 500).metrics()
     assert found["test/elbo"] < -found["test/nll"] < 0
     units = [q.mean.shape[-1] for q in model.posteriors(test.double(), 1)]
     assert [len(variances) for variances in found["test/unit_variances"]] == units

@@ -27,6 +27,7 @@ _PAIRED_LEGEND = (
     "lowest: NLL minus the lowest of its model and k, ± the standard error of that difference, paired: taken over the "
     "differences of single test images (per_image.npz), as both runs were measured on the same ones."
 )
+_GAP_LEGEND = "test−train: test NLL less the NLL of as many training images, nats, mean over seeds."
 _BORROWED_LEGEND = "‡: the runs of VAE with k = 1; as an objective, IWAE with k = 1 is the same."
 
 
@@ -45,6 +46,8 @@ def _beside(cell: Cell) -> list[str]:
     lines = [f"paper {cell.paper.nll:.2f} {cell.minus_paper:+.2f}"] if cell.paper else []
     if lowest := cell.minus_lowest:
         lines.append(f"lowest {lowest.nll:+.2f} ± {lowest.se:.2f} paired")
+    if cell.train_gap is not None:
+        lines.append(f"test−train {cell.train_gap:+.2f}")
     return lines
 
 
@@ -54,7 +57,8 @@ def legend(tables: list[Table]) -> list[str]:
     paper = [_PAPER_LEGEND] if any(cell.paper for cell in cells) else []
     paired = [_PAIRED_LEGEND] if any(cell.minus_lowest for cell in cells) else []
     borrowed = [_BORROWED_LEGEND] if any(cell.borrowed for cell in cells) else []
-    return [_LEGEND, *paper, *paired, *borrowed]
+    gap = [_GAP_LEGEND] if any(cell.train_gap is not None for cell in cells) else []
+    return [_LEGEND, *paper, *paired, *gap, *borrowed]
 
 
 def print_tables(tables: list[Table], notes: list[str]) -> None:
@@ -128,7 +132,7 @@ def write_csv(path: Path, tables: list[Table]) -> None:
     head = [
         *("protocol", "model", "objective", "setting", "by", "value", "nll", "nll_se", "nll_se_over", "seeds"),
         *("active_units", "best", "paper_nll", "paper_active_units", "minus_paper"),
-        *("minus_lowest", "minus_lowest_se", "run_ids"),
+        *("minus_lowest", "minus_lowest_se", "train_gap", "run_ids"),
     ]
     file = io.StringIO()
     writer = csv.writer(file)
@@ -160,5 +164,6 @@ def _csv_line(table: Table, row: Row, column: str, cell: Cell) -> list[object]:
         format_units(list(paper.active_units)) if paper else "",
         cell.minus_paper if paper else "",
         *(cell.minus_lowest or ("", "")),
+        "" if cell.train_gap is None else cell.train_gap,
         " ".join(run.record.run_id for run in cell.runs),
     ]

@@ -12,7 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from iwae_lab.console.errors import UserError, did_you_mean
-from iwae_lab.evaluation.keys import SNR_GENERATIVE, SNR_INFERENCE, TEST_ACTIVE_UNITS, TEST_NLL, TEST_NLL_SE
+from iwae_lab.evaluation.keys import (
+    OVERFITTING_GAP,
+    SNR_GENERATIVE,
+    SNR_INFERENCE,
+    TEST_ACTIVE_UNITS,
+    TEST_NLL,
+    TEST_NLL_SE,
+)
 from iwae_lab.runs.record import Record, read_record
 
 __all__ = ["Found", "Run", "as_number", "differences", "find_runs", "known_key", "select", "sort_key", "text"]
@@ -54,6 +61,11 @@ class Run:
     def active_units(self) -> list[int]:
         """Per stochastic layer, from the image upwards."""
         return list(self.record.metrics[TEST_ACTIVE_UNITS])
+
+    @property
+    def train_gap(self) -> float | None:
+        """Test NLL less that of as many training images, nats, where it was measured."""
+        return self.record.metrics.get(OVERFITTING_GAP)
 
     @property
     def first_stage(self) -> str | None:

@@ -46,6 +46,12 @@ class Cell:
         return [statistics.fmean(layer) for layer in zip(*(run.active_units for run in self.runs), strict=True)]
 
     @property
+    def train_gap(self) -> float | None:
+        """Mean of test NLL less that of as many training images, nats, where every run has it."""
+        gaps = [run.train_gap for run in self.runs if run.train_gap is not None]
+        return statistics.fmean(gaps) if len(gaps) == len(self.runs) else None
+
+    @property
     def gradient_snr(self) -> tuple[float, float] | None:
         """Mean signal-to-noise ratio of the gradients in θ and φ at the end, where every run was diagnosed."""
         measured = [run.gradient_snr for run in self.runs]

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from iwae_lab.data.base import Dataset, Splits
-from iwae_lab.data.binarize import binarize_once
+from iwae_lab.data.binarize import binarize_once, draw_once
 
 __all__ = ["Data", "content_hash", "prepare"]
 
@@ -40,6 +40,10 @@ class Data:
     """hash of the images, before any draw"""
     whole_test: bool
     """whether all test images are tested"""
+
+    def train_draw(self) -> Tensor:
+        """One binary draw of the training images, uint8 [images, pixels]; theirs, unless they are resampled."""
+        return torch.from_numpy(draw_once(self.train.numpy(), TRAIN_SEED))
 
     def mean_image(self) -> Tensor:
         """Mean training pixels in [0, 1], float32 [height, width]."""

@@ -13,6 +13,11 @@ TEST_NLL, TEST_NLL_SE, TEST_NLL_K = "test/nll", "test/nll_se", "test/nll_k"
 TEST_ELBO, TEST_ESS = "test/elbo", "test/ess"
 TEST_ACTIVE_UNITS, TEST_UNIT_VARIANCES = "test/active_units", "test/unit_variances"
 TEST_NLL_ACTIVE_ONLY, TEST_NLL_ACTIVE_ONLY_K = "test/nll_active_only", "test/nll_active_only_k"
+TEST_ACTIVE_UNITS_LOW, TEST_ACTIVE_UNITS_HIGH = "test/active_units_low", "test/active_units_high"
+TEST_ACTIVE_UNITS_AUTHORS, TEST_UNITS_BY_KL = "test/active_units_authors", "test/units_by_kl"
+OVERFITTING_GAP, OVERFITTING_GAP_SE = "test/overfitting/gap", "test/overfitting/gap_se"
+OVERFITTING_K, OVERFITTING_IMAGES = "test/overfitting/k", "test/overfitting/images"
+OVERFITTING_NLL = "test/overfitting/nll"  # with _train, _val, _test
 TEST_PARETO = "test/pareto_k_above_0.7"
 TEST_LOG_UNIT_VARIANCES = "test/log10_unit_variances"  # with /1, /2, …; for trackers
 

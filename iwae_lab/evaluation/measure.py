@@ -8,9 +8,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from iwae_lab.evaluation.active_units import ActiveUnits, WithoutUnits, active_units
+from iwae_lab.evaluation.active_units import ActiveUnits, WithoutUnits, active_units, authors_counts
+from iwae_lab.evaluation.diagnostics import diagnose
 from iwae_lab.evaluation.keys import (
+    OVERFITTING_GAP,
+    OVERFITTING_GAP_SE,
+    OVERFITTING_IMAGES,
+    OVERFITTING_K,
+    OVERFITTING_NLL,
     TEST_ACTIVE_UNITS,
+    TEST_ACTIVE_UNITS_AUTHORS,
+    TEST_ACTIVE_UNITS_HIGH,
+    TEST_ACTIVE_UNITS_LOW,
     TEST_ELBO,
     TEST_ESS,
     TEST_NLL,
@@ -20,11 +29,13 @@ from iwae_lab.evaluation.keys import (
     TEST_NLL_SE,
     TEST_PARETO,
     TEST_UNIT_VARIANCES,
+    TEST_UNITS_BY_KL,
     VAL_NLL,
     nll_at,
     nll_se_at,
 )
 from iwae_lab.evaluation.likelihood import Likelihood, likelihood, standard_error
+from iwae_lab.evaluation.overfitting import Overfitting, overfitting
 from iwae_lab.models.base import LatentVariableModel
 
 __all__ = ["VAL_K", "Measurements", "measure"]
@@ -33,6 +44,7 @@ log = logging.getLogger("iwae_lab")
 
 VAL_K = 100  # samples of val/nll, the same for every objective and k
 ACTIVE_ONLY_K = 500  # at most, without inactive units: a tenth of the time of L_5000
+KL_K = 50  # samples of the KL of units, which is a mean over all images too
 TOLERANCE = 0.01  # nats by which a test NLL in bf16 may differ from that in fp32
 TRIED_IMAGES, TRIED_K = 2000, 500  # at most, to find out by how much it does
 
@@ -51,11 +63,17 @@ class Measurements:
     """L̂_100 of the validation images, as throughout training"""
     units: ActiveUnits
     """on the test images"""
+    authors_counts: list[int]
+    """active units per layer as the paper's authors count them, on training images"""
+    informative: list[int]
+    """units per layer whose KL on the test images is above 0.01 nats"""
+    overfitting: Overfitting
     precision: str
     """of the matrix products behind the test bounds: 32 or bf16"""
 
     def metrics(self) -> dict[str, Any]:
         """Under the record's names; nats."""
+        intervals, sets = self.units.intervals(), self.overfitting
         found = {
             TEST_NLL: self.test.nll,
             TEST_NLL_SE: self.test.nll_se,
@@ -63,11 +81,21 @@ class Measurements:
             TEST_ELBO: self.test.elbo.mean().item(),
             TEST_ESS: self.test.ess.mean().item(),
             TEST_ACTIVE_UNITS: self.units.counts,
+            TEST_ACTIVE_UNITS_LOW: [low for low, _ in intervals],
+            TEST_ACTIVE_UNITS_HIGH: [high for _, high in intervals],
+            TEST_ACTIVE_UNITS_AUTHORS: self.authors_counts,
+            TEST_UNITS_BY_KL: self.informative,
             TEST_UNIT_VARIANCES: [variances.tolist() for variances in self.units.variances],
             TEST_NLL_ACTIVE_ONLY: -self.active_only.mean().item(),
             TEST_NLL_ACTIVE_ONLY_K: self.active_only_k,
             VAL_NLL: self.val.nll,
+            OVERFITTING_K: sets.k,
+            OVERFITTING_IMAGES: len(sets.train),
+            OVERFITTING_GAP: sets.gap,
+            OVERFITTING_GAP_SE: sets.gap_se,
         }
+        for name, bound in (("train", sets.train), ("val", sets.val), ("test", sets.test)):
+            found[f"{OVERFITTING_NLL}_{name}"] = -bound.mean().item()
         for k, bound in self.test.bounds.items():
             if k < self.test.k:
                 found |= {nll_at(k): -bound.mean().item(), nll_se_at(k): standard_error(bound)}
@@ -85,6 +113,7 @@ def measure(
     model: LatentVariableModel,
     test: Tensor,
     val: Tensor,
+    train: Tensor,
     k: int,
     compile: str = "false",
     precision: str = "32",
@@ -101,16 +130,30 @@ def measure(
     units = active_units(model, test)
     active_only_k = min(k, ACTIVE_ONLY_K)
     all_active = all(bool(active.all()) for active in units.active)
-    total = len(test) * (k if all_active else k + active_only_k)
+    weighed = len(test) * k, 2 * min(map(len, (test, val, train))) * active_only_k, len(test) * active_only_k
+    total = sum(weighed[:2] if all_active else weighed)
     found = likelihood(model, test, k, compile=compile, precision=precision, progress=lambda n: progress(n * k / total))
+    sets = overfitting(
+        model, train, val, found, compile, progress=lambda done: progress((weighed[0] + done * weighed[1]) / total)
+    )
     active_only = found.bounds[active_only_k]
     if not all_active:
         without = WithoutUnits(model, units.active, units.means)
         active_only = likelihood(
             without, test, active_only_k, compile=compile, precision=precision,
-            progress=lambda n: progress((len(test) * k + n * active_only_k) / total),
+            progress=lambda n: progress((sum(weighed[:2]) + n * active_only_k) / total),
         ).bound  # fmt: skip
-    return Measurements(found, active_only, active_only_k, likelihood(model, val, VAL_K), units, precision)
+    return Measurements(
+        found,
+        active_only,
+        active_only_k,
+        likelihood(model, val, VAL_K),
+        units,
+        authors_counts(model, train),
+        diagnose(model, test, KL_K, batch=100).informative,
+        sets,
+        precision,
+    )
 
 
 def _is_harmless(model: LatentVariableModel, images: Tensor, k: int) -> bool:

@@ -123,9 +123,9 @@ def _measured(experiment: Experiment, record: Record, trained: TrainingResult, t
     """The finished record; what it has no place for is written beside it, and trackers get both."""
     config, data, device = experiment.config, experiment.data, experiment.device
     model = trained.model.to(device)
-    test, val = data.test.to(device), data.val.to(device)
+    test, val, train = (part.to(device) for part in (data.test, data.val, data.train_draw()))
     with shown("evaluation") as progress:
-        measurements = measure(model, test, val, config.evaluation.k, config.compile, progress=progress)
+        measurements = measure(model, test, val, train, config.evaluation.k, config.compile, progress=progress)
     metrics = trained.metrics() | measurements.metrics()
     for key in (VAL_NLL, TEST_NLL):
         if not math.isfinite(metrics[key]):

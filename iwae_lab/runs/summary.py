@@ -1,11 +1,19 @@
 """The table shown when a run ends or is measured again."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from iwae_lab.console.tables import print_rows
 from iwae_lab.evaluation.keys import (
+    OVERFITTING_GAP,
+    OVERFITTING_GAP_SE,
+    OVERFITTING_IMAGES,
+    OVERFITTING_K,
     TEST_ACTIVE_UNITS,
+    TEST_ACTIVE_UNITS_AUTHORS,
+    TEST_ACTIVE_UNITS_HIGH,
+    TEST_ACTIVE_UNITS_LOW,
     TEST_ELBO,
     TEST_NLL,
     TEST_NLL_ACTIVE_ONLY,
@@ -13,6 +21,7 @@ from iwae_lab.evaluation.keys import (
     TEST_NLL_K,
     TEST_NLL_SE,
     TEST_PARETO,
+    TEST_UNITS_BY_KL,
     VAL_NLL,
     nll_at,
 )
@@ -30,9 +39,10 @@ def print_record(record: Record, folder: Path) -> None:
         f"test NLL (L_{metrics[TEST_NLL_K]})": f"{metrics[TEST_NLL]:.2f} ± {metrics[TEST_NLL_SE]:.2f} nats",
         **_unreliable(metrics),
         "test ELBO": f"{metrics[TEST_ELBO]:.2f} nats",
-        "active units": " + ".join(map(str, metrics[TEST_ACTIVE_UNITS])),
+        **_active_units(metrics),
         **_active_only(metrics),
         "validation NLL": f"{metrics[VAL_NLL]:.2f} nats",
+        **_overfitting(metrics),
         "training": speed,
         "folder": str(folder),
         **({"pictures": str(folder / "figures")} if (folder / "figures").is_dir() else {}),
@@ -50,6 +60,29 @@ def print_next(record: Record) -> None:
 def _unreliable(metrics: dict[str, Any]) -> dict[str, str]:
     share = metrics.get(TEST_PARETO)
     return {} if share is None else {"Pareto k̂ above 0.7": f"{share:.1%} of images: weights too heavy-tailed to trust"}
+
+
+def _active_units(metrics: dict[str, Any]) -> dict[str, str]:
+    counts = _sum(metrics[TEST_ACTIVE_UNITS])
+    if TEST_UNITS_BY_KL not in metrics:  # a record from before they were counted otherwise
+        return {"active units": counts}
+    ends = zip(metrics[TEST_ACTIVE_UNITS_LOW], metrics[TEST_ACTIVE_UNITS_HIGH], strict=True)
+    by_kl, authors = _sum(metrics[TEST_UNITS_BY_KL]), _sum(metrics[TEST_ACTIVE_UNITS_AUTHORS])
+    return {
+        "active units": f"{counts} (bootstrap, 95 %: {_sum(f'{low}–{high}' for low, high in ends)})",
+        "counted otherwise": f"{by_kl} by KL, {authors} as the paper's authors count",
+    }
+
+
+def _sum(counts: Iterable[int | str]) -> str:
+    return " + ".join(map(str, counts))
+
+
+def _overfitting(metrics: dict[str, Any]) -> dict[str, str]:
+    if OVERFITTING_GAP not in metrics:
+        return {}
+    gap, how = metrics[OVERFITTING_GAP], f"L_{metrics[OVERFITTING_K]}, {metrics[OVERFITTING_IMAGES]:,} images each"
+    return {"test − train NLL": f"{gap:.2f} ± {metrics[OVERFITTING_GAP_SE]:.2f} nats ({how})"}
 
 
 def _active_only(metrics: dict[str, Any]) -> dict[str, str]:
