@@ -5,44 +5,36 @@ RUN_DIR may also be a FILE.safetensors that python -m iwae_lab.export wrote, wit
 data_dir=DIR, accelerator=…, threads=N and compile=… are those of train.py
 precision=bf16    the test NLL with matrix products in bf16, if that moves it by at most 0.01 nats
 diagnostics=true  also effective samples, KL of layers and units, signal-to-noise ratio of the gradients
-ais=N             also log p(x) from both sides, by annealed importance sampling: N test and N simulated images
+evaluation.ais.images=N  also log p(x) by annealed importance sampling, of N test images and, from both sides, of N
+                  drawn from the model; evaluation.ais.{chains,temperatures,…} say how, as for train.py
 """
 
 import dataclasses
-import logging
 import sys
 from pathlib import Path
 
-from torch import Tensor
-
 from iwae_lab.console.errors import one_line_errors, require
 from iwae_lab.console.logs import log_to_console
-from iwae_lab.console.progress import shown
 from iwae_lab.console.tables import print_rows
-from iwae_lab.evaluation.ais import Annealing, ais, bidirectional, estimated_seconds
 from iwae_lab.evaluation.diagnostics import KL_THRESHOLD, diagnose, gradient_snr
 from iwae_lab.evaluation.keys import TEST_NLL
-from iwae_lab.evaluation.likelihood import likelihood
-from iwae_lab.evaluation.measure import measure
+from iwae_lab.runs.measured import measured
 from iwae_lab.runs.record import Record
 from iwae_lab.runs.summary import print_record
 from iwae_lab.runs.trained import TrainedRun
 from iwae_lab.training.module import SNR_IMAGES
 
-log = logging.getLogger("iwae_lab")
 
-
-def measured(run: TrainedRun, precision: str) -> Record:
+def measured_again(run: TrainedRun, precision: str) -> Record:
     """The record of a run with metrics measured anew; the folder stays as it is.
 
     With no override they are those recorded, to the last digit on the same machine if the NLL is compiled again
     or again is not. A test NLL in bf16 is under no protocol of a record.
     """
-    config, device = run.experiment.config, run.experiment.device
-    test, val, train = (part.to(device) for part in (run.data.test, run.data.val, run.data.train_draw()))
-    with shown("evaluation") as progress:
-        found = measure(run.model, test, val, train, config.evaluation.k, config.compile, precision, progress)
-    protocol = run.data.protocol + ("" if found.precision == "32" else f", in {found.precision}")
+    config = run.experiment.config
+    found = measured(run.model, run.data, config, run.experiment.device, precision)
+    used = found.always.precision
+    protocol = run.data.protocol + ("" if used == "32" else f", in {used}")
     return dataclasses.replace(run.record, protocol=protocol, metrics=run.record.metrics | found.metrics())
 
 
@@ -62,46 +54,12 @@ def diagnosed(run: TrainedRun) -> dict[str, str]:
     return rows | {f"{name}, θ": f"{snr.generative.overall:.3g}", f"{name}, φ": f"{snr.inference.overall:.3g}"}
 
 
-def annealed(run: TrainedRun, images: int) -> dict[str, str]:
-    """Annealed bounds on log p(x), and L̂_k of the same images."""
-    k, how = run.experiment.config.evaluation.k, Annealing(temperatures=100)
-    test = run.data.test[:images].to(run.experiment.device).float()
-    share = len(test) / (len(test) + 2 * images)  # of the work, before the simulated images
-    log.info("annealing: about %.0f s", estimated_seconds(run.model, test, how) / share)
-    with shown("annealing") as progress:
-        found = ais(run.model, test, how, progress=lambda done: progress(share * done))
-        simulated = bidirectional(run.model, images, how, progress=lambda done: progress(share + (1 - share) * done))
-    return {
-        f"{len(test)} test images, L_{k}": _nats(likelihood(run.model, test, k).bound),
-        f"{len(test)} test images, AIS": _nats(found.bound),
-        f"{images} simulated images, L_{k}": _nats(likelihood(run.model, simulated.images, k).bound),
-        f"{images} simulated images, AIS": _nats(simulated.lower.bound),
-        f"{images} simulated images, reverse AIS": _nats(simulated.upper.bound),
-        "gap between these two": _nats(simulated.gap),
-        "effective chains": f"{found.ess.mean():.1f} of {how.chains}",
-        "accepted moves": f"{found.acceptance.mean():.0%}",
-    }
-
-
-def _nats(values: Tensor) -> str:
-    return f"{values.mean():.2f} ± {values.std() / len(values) ** 0.5:.2f} nats"
-
-
-def _own_arguments(arguments: list[str]) -> tuple[int, str, list[str]]:
-    """The N of ais=N (0 where there is none), the P of precision=P, and the arguments that are overrides."""
-    own: dict[str, str] = {}
-    overrides = []
-    for argument in arguments:
-        key, _, value = argument.partition("=")
-        if key in ("ais", "precision"):
-            own[key] = value
-        else:
-            overrides.append(argument)
-    if (ais := own.get("ais")) is not None:
-        require("ais", ais, ais.isdecimal() and int(ais) >= 2, "a number of images, at least 2")
-    precision = own.get("precision", "32")
+def _own_arguments(arguments: list[str]) -> tuple[str, list[str]]:
+    """The P of precision=P, and the arguments that are overrides."""
+    own = [argument for argument in arguments if argument.startswith("precision=")]
+    precision = own[-1].partition("=")[2] if own else "32"
     require("precision", precision, precision in ("32", "bf16"), "one of 32, bf16")
-    return int(ais or 0), precision, overrides
+    return precision, [argument for argument in arguments if argument not in own]
 
 
 def main() -> None:
@@ -109,11 +67,11 @@ def main() -> None:
         print(__doc__)
         sys.exit(0 if len(sys.argv) > 1 else 1)
     folder = Path(sys.argv[1])
-    images, precision, overrides = _own_arguments(sys.argv[2:])
+    precision, overrides = _own_arguments(sys.argv[2:])
     log_to_console()
     run = TrainedRun.read(folder, overrides)
     run.experiment.prepare_cpu()
-    recorded, found = run.record, measured(run, precision)
+    recorded, found = run.record, measured_again(run, precision)
     print_record(found, folder)
     if found.protocol == recorded.protocol and TEST_NLL in recorded.metrics:
         ours, theirs = found.metrics[TEST_NLL], recorded.metrics[TEST_NLL]
@@ -122,8 +80,6 @@ def main() -> None:
         )
     if run.experiment.config.diagnostics:
         print_rows("diagnostics", diagnosed(run))
-    if images:
-        print_rows("log p(x), mean over images", annealed(run, images))
 
 
 if __name__ == "__main__":

@@ -87,8 +87,8 @@ def test_a_run_leaves_a_whole_record_and_is_not_run_twice(cli: Cli, tiny: list[s
     assert rounded.returncode == 0 and "precision=bf16: off by" in rounded.stderr
     given_way = "so the test NLL is in fp32" in rounded.stderr  # rounding differs from machine to machine
     assert ("bf16" in rounded.stdout, rounded.stdout.rstrip().endswith(": equal")) == (not given_way, given_way)
-    none = cli("-m", "iwae_lab.evaluate", str(folder), "ais=0")
-    assert none.returncode == 1 and none.stderr == "error: ais=0: expected a number of images, at least 2\n"
+    none = cli("-m", "iwae_lab.evaluate", str(folder), "evaluation.ais.images=1")
+    assert none.returncode == 1 and none.stderr == "error: evaluation.ais.images=1: expected 0 or at least 2\n"
     refused = cli("-m", "iwae_lab.evaluate", str(folder), "k=5")
     assert refused.returncode == 1 and refused.stderr.count("\n") == 1 and "evaluation.k" in refused.stderr
     assert (folder / "result.json").read_bytes() == before

@@ -104,7 +104,7 @@ def test_of_a_finished_run_from_the_command_line(composed, cli, tiny, tmp_path):
     record = run(composed(*tiny, *layers, "schedule.epochs=1", "objective=ciwae", "objective.learned=true"))
     folder = tmp_path / "runs" / record.run_id
     kept = (folder / "result.json").read_text()
-    done = cli("-m", "iwae_lab.evaluate", str(folder), "diagnostics=true", "ais=4")
+    done = cli("-m", "iwae_lab.evaluate", str(folder), "diagnostics=true")
     assert done.returncode == 0, done.stderr
     assert (folder / "result.json").read_text() == kept
     rows = dict(re.findall(r"│ (.*?) +│ (.*?) +│", done.stdout))
@@ -113,7 +113,3 @@ def test_of_a_finished_run_from_the_command_line(composed, cli, tiny, tmp_path):
         assert re.match(rf"[\d.]+ nats; [1-{units}] of {units} units above", rows[f"KL of layer {level}"])
     for part in "θφ":
         assert float(rows[f"gradient SNR, ciwae k=3, {part}"]) > 0
-    bounds = [f"4 simulated images, {name}" for name in ("L_20", "AIS", "reverse AIS")]
-    nats = [float(rows[name].split()[0]) for name in bounds]
-    assert nats[0] < nats[1] + 1 < nats[2] + 2
-    assert nats[2] - nats[1] < 2

@@ -19,6 +19,13 @@ OVERFITTING_GAP, OVERFITTING_GAP_SE = "test/overfitting/gap", "test/overfitting/
 OVERFITTING_K, OVERFITTING_IMAGES = "test/overfitting/k", "test/overfitting/images"
 OVERFITTING_NLL = "test/overfitting/nll"  # with _train, _val, _test
 TEST_PARETO = "test/pareto_k_above_0.7"
+AIS_IMAGES, AIS_NLL, AIS_NLL_SE = "test/ais/images", "test/ais/nll", "test/ais/nll_se"
+AIS_SAMPLING_NLL = "test/ais/sampling_nll"  # −L_k of the same images
+AIS_GAIN, AIS_GAIN_SE = "test/ais/gain", "test/ais/gain_se"  # by how much AIS is above L_k
+AIS_ESS, AIS_ACCEPTANCE = "test/ais/ess", "test/ais/acceptance"
+AIS_GAP, AIS_GAP_SE = "test/ais/gap", "test/ais/gap_se"  # bidirectional
+AIS_CHAINS, AIS_TEMPERATURES = "test/ais/chains", "test/ais/temperatures"
+AIS_LEAPFROG_STEPS = "test/ais/leapfrog_steps"
 TEST_LOG_UNIT_VARIANCES = "test/log10_unit_variances"  # with /1, /2, …; for trackers
 
 _DIAGNOSTICS = "diagnostics/"

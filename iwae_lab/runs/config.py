@@ -18,8 +18,10 @@ from omegaconf.errors import OmegaConfBaseException
 
 from iwae_lab.console.errors import CONFIGURATION_KEYS, UserError, did_you_mean, require
 from iwae_lab.console.names import check_name
+from iwae_lab.evaluation.ais import Annealing
 
 __all__ = [
+    "AIS",
     "GROUPS",
     "Config",
     "Evaluation",
@@ -43,6 +45,32 @@ T = TypeVar("T")
 
 
 @dataclass
+class AIS:
+    """Annealed importance sampling of some test images, and of as many from the model."""
+
+    images: int = 0
+    """also anneal the first n test images, and n drawn from the model (AIS and its reverse); 0: none"""
+    chains: int = Annealing.chains
+    """chains per image"""
+    temperatures: int = Annealing.temperatures
+    """steps from the start to the posterior; papers take 10,000"""
+    leapfrog_steps: int = Annealing.leapfrog_steps
+    """of the Hamiltonian move at each temperature"""
+    start: str = Annealing.start
+    """q (the encoder's posterior) or prior"""
+    schedule: str = Annealing.schedule
+    """of the temperatures: sigmoid or linear"""
+
+    def __post_init__(self) -> None:
+        require("evaluation.ais.images", self.images, self.images == 0 or self.images >= 2, "0 or at least 2")
+        self.annealing()
+
+    def annealing(self) -> Annealing:
+        """Its settings but for the images. Raises `UserError` for values out of range."""
+        return Annealing(self.chains, self.temperatures, self.leapfrog_steps, self.start, self.schedule)
+
+
+@dataclass
 class Evaluation:
     """What is measured when training ends."""
 
@@ -50,6 +78,7 @@ class Evaluation:
     """samples per image of the reported NLL"""
     images: int | None = None
     """evaluate on the first n test images; null: all"""
+    ais: AIS = field(default_factory=AIS)
 
     def __post_init__(self) -> None:
         require("evaluation.k", self.k, self.k >= 1, "an integer of at least 1")
@@ -242,10 +271,13 @@ def known_keys() -> list[str]:
     return [prefix + f.name for cls, prefix in _nodes() for f in dataclasses.fields(cls)]
 
 
-def _nodes() -> list[tuple[type, str]]:
+def _nodes(cls: type = Config, prefix: str = "") -> list[tuple[type, str]]:
     """The dataclasses of the configuration, each with what its keys begin with."""
-    nested = [(f.type, f"{f.name}.") for f in dataclasses.fields(Config) if dataclasses.is_dataclass(f.type)]
-    return [(Config, ""), *typing.cast(list[tuple[type, str]], nested)]
+    found = [(cls, prefix)]
+    for f in dataclasses.fields(cls):
+        if isinstance(f.type, type) and dataclasses.is_dataclass(f.type):
+            found += _nodes(f.type, f"{prefix}{f.name}.")
+    return found
 
 
 def _docstrings(cls: type) -> dict[str, str]:

@@ -16,14 +16,13 @@ from omegaconf import DictConfig, OmegaConf
 from iwae_lab.console.atomic import writable, write_atomically
 from iwae_lab.console.errors import Diverged, UserError, explain, require
 from iwae_lab.console.logs import log_file, log_to_console
-from iwae_lab.console.progress import shown
 from iwae_lab.console.signals import interrupt_on_signals
-from iwae_lab.evaluation.keys import TEST_NLL, VAL_NLL
-from iwae_lab.evaluation.measure import measure
+from iwae_lab.evaluation.keys import AIS_NLL, TEST_NLL, VAL_NLL
 from iwae_lab.loggers.base import RunLogger, log_finished
 from iwae_lab.runs.experiment import Experiment, resolve
 from iwae_lab.runs.folder import claimed, earlier_record, read_checkpoint, write_per_image
 from iwae_lab.runs.launch import sweep_name
+from iwae_lab.runs.measured import measured, require_measurable
 from iwae_lab.runs.record import Record, now, read_metrics
 from iwae_lab.runs.summary import print_record
 from iwae_lab.training import distributed
@@ -64,6 +63,8 @@ def _run(experiment: Experiment, on_start: Callable[[Path], None]) -> Record:
         earlier = earlier_record(folder)
         if earlier and earlier.status == "finished":
             log.info("this run is finished; force=true runs it again")
+            if (wanted := experiment.config.evaluation.ais.images) and AIS_NLL not in earlier.metrics:
+                log.info("AIS was not made: python -m iwae_lab.evaluate %s evaluation.ais.images=%d", folder, wanted)
             log_finished(experiment.trackers(earlier, sweep_name()), earlier, folder)
             print_record(earlier, folder)
             return earlier
@@ -103,8 +104,10 @@ def _fit(experiment: Experiment, precision: str, trackers: Sequence[RunLogger], 
     """Train from the same beginning in every process."""
     config, data, schedule = experiment.config, experiment.data, experiment.schedule
     pl.seed_everything(config.seed, verbose=False)
+    model = experiment.model()
+    require_measurable(model, data, config)
     training = Training(
-        experiment.model(),
+        model,
         experiment.objective,
         experiment.optimizer,
         schedule,
@@ -123,16 +126,14 @@ def _measured(experiment: Experiment, record: Record, trained: TrainingResult, t
     """The finished record; what it has no place for is written beside it, and trackers get both."""
     config, data, device = experiment.config, experiment.data, experiment.device
     model = trained.model.to(device)
-    test, val, train = (part.to(device) for part in (data.test, data.val, data.train_draw()))
-    with shown("evaluation") as progress:
-        measurements = measure(model, test, val, train, config.evaluation.k, config.compile, progress=progress)
+    measurements = measured(model, data, config, device)
     metrics = trained.metrics() | measurements.metrics()
     for key in (VAL_NLL, TEST_NLL):
         if not math.isfinite(metrics[key]):
             raise Diverged(f"{key} of the trained model is {metrics[key]}")
     write_per_image(experiment.folder, measurements.per_image())
     figures = write_figures(
-        experiment.folder / "figures", model, data.val, data.shape, measurements.units, trained.curve
+        experiment.folder / "figures", model, data.val, data.shape, measurements.always.units, trained.curve
     )
     finished = dataclasses.replace(
         record,

@@ -6,6 +6,18 @@ from typing import Any
 
 from iwae_lab.console.tables import print_rows
 from iwae_lab.evaluation.keys import (
+    AIS_ACCEPTANCE,
+    AIS_CHAINS,
+    AIS_ESS,
+    AIS_GAIN,
+    AIS_GAIN_SE,
+    AIS_GAP,
+    AIS_GAP_SE,
+    AIS_IMAGES,
+    AIS_NLL,
+    AIS_NLL_SE,
+    AIS_SAMPLING_NLL,
+    AIS_TEMPERATURES,
     OVERFITTING_GAP,
     OVERFITTING_GAP_SE,
     OVERFITTING_IMAGES,
@@ -38,6 +50,7 @@ def print_record(record: Record, folder: Path) -> None:
         "protocol": record.protocol,
         f"test NLL (L_{metrics[TEST_NLL_K]})": f"{metrics[TEST_NLL]:.2f} ± {metrics[TEST_NLL_SE]:.2f} nats",
         **_unreliable(metrics),
+        **_annealed(metrics),
         "test ELBO": f"{metrics[TEST_ELBO]:.2f} nats",
         **_active_units(metrics),
         **_active_only(metrics),
@@ -76,6 +89,20 @@ def _active_units(metrics: dict[str, Any]) -> dict[str, str]:
 
 def _sum(counts: Iterable[int | str]) -> str:
     return " + ".join(map(str, counts))
+
+
+def _annealed(metrics: dict[str, Any]) -> dict[str, str]:
+    if AIS_NLL not in metrics:
+        return {}
+    n, k, chains = metrics[AIS_IMAGES], metrics[TEST_NLL_K], metrics[AIS_CHAINS]
+    how = f"{chains} chains of {metrics[AIS_TEMPERATURES]:,} temperatures"
+    gain = f"{metrics[AIS_GAIN]:.3f} ± {metrics[AIS_GAIN_SE]:.3f}"
+    moves = f"{metrics[AIS_ESS]:.1f} effective chains, {metrics[AIS_ACCEPTANCE]:.0%} of moves accepted"
+    return {
+        f"AIS NLL of {n} test images": f"{metrics[AIS_NLL]:.2f} ± {metrics[AIS_NLL_SE]:.2f} nats ({how})",
+        f"L_{k} of the same": f"{metrics[AIS_SAMPLING_NLL]:.2f} nats; AIS is better by {gain}",
+        f"AIS gap on {n} simulated images": f"{metrics[AIS_GAP]:.3f} ± {metrics[AIS_GAP_SE]:.3f} nats; {moves}",
+    }
 
 
 def _overfitting(metrics: dict[str, Any]) -> dict[str, str]:

@@ -1,5 +1,6 @@
 """A trained run, read back from its folder or from what was exported of it."""
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from torch import Tensor
 from iwae_lab.console.errors import UserError
 from iwae_lab.data.protocol import Data
 from iwae_lab.models.base import LatentVariableModel
-from iwae_lab.runs.config import Config
+from iwae_lab.runs.config import AIS, Config
 from iwae_lab.runs.experiment import Experiment, resolve
 from iwae_lab.runs.folder import read_checkpoint
 from iwae_lab.runs.record import Record, read_record
@@ -22,7 +23,17 @@ from iwae_lab.training.checkpoints import part_of
 
 __all__ = ["OVERRIDABLE", "TrainedRun", "load"]
 
-OVERRIDABLE = ("evaluation.k", "evaluation.images", "diagnostics", "data_dir", "accelerator", "threads", "compile")
+_AIS = tuple(f"evaluation.ais.{field.name}" for field in dataclasses.fields(AIS))
+OVERRIDABLE = (
+    "evaluation.k",
+    "evaluation.images",
+    *_AIS,
+    "diagnostics",
+    "data_dir",
+    "accelerator",
+    "threads",
+    "compile",
+)
 
 
 @dataclass(frozen=True)

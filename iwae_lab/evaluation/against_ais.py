@@ -1,0 +1,86 @@
+"""How far L_k is below log p(x): against annealed importance sampling, whose own error the bidirectional gap bounds."""
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from iwae_lab.evaluation.ais import Annealed, Annealing, Sandwich, ais, bidirectional, estimated_seconds
+from iwae_lab.evaluation.keys import (
+    AIS_ACCEPTANCE,
+    AIS_CHAINS,
+    AIS_ESS,
+    AIS_GAIN,
+    AIS_GAIN_SE,
+    AIS_GAP,
+    AIS_GAP_SE,
+    AIS_IMAGES,
+    AIS_LEAPFROG_STEPS,
+    AIS_NLL,
+    AIS_NLL_SE,
+    AIS_SAMPLING_NLL,
+    AIS_TEMPERATURES,
+)
+from iwae_lab.evaluation.likelihood import standard_error
+from iwae_lab.models.base import LatentVariableModel
+
+__all__ = ["AgainstAIS", "against_ais", "estimated_seconds_of_both"]
+
+
+@dataclass(frozen=True)
+class AgainstAIS:
+    """Of the first test images, and of as many images drawn from the model."""
+
+    how: Annealing
+    annealed: Annealed
+    sampled: Tensor
+    """L̂_k of the same images, float64 [images], nats"""
+    sandwich: Sandwich
+
+    @property
+    def gain(self) -> Tensor:
+        """How much higher AIS is than L̂_k, float64 [images], nats; in expectation L̂_k is off by at least that."""
+        return self.annealed.bound - self.sampled
+
+    def metrics(self) -> dict[str, Any]:
+        """Under the record's names; nats."""
+        return {
+            AIS_IMAGES: len(self.sampled),
+            AIS_NLL: -self.annealed.mean,
+            AIS_NLL_SE: self.annealed.se,
+            AIS_SAMPLING_NLL: -self.sampled.mean().item(),
+            AIS_GAIN: self.gain.mean().item(),
+            AIS_GAIN_SE: standard_error(self.gain),
+            AIS_ESS: self.annealed.ess.mean().item(),
+            AIS_ACCEPTANCE: self.annealed.acceptance.mean().item(),
+            AIS_GAP: self.sandwich.gap.mean().item(),
+            AIS_GAP_SE: standard_error(self.sandwich.gap),
+            AIS_CHAINS: self.how.chains,
+            AIS_TEMPERATURES: self.how.temperatures,
+            AIS_LEAPFROG_STEPS: self.how.leapfrog_steps,
+        }
+
+    def per_image(self) -> dict[str, Tensor]:
+        """By name, float64 [images] on the CPU: of the first test images, and the gaps of the model's own."""
+        found = {f"ais_{name}": values for name, values in dataclasses.asdict(self.annealed).items()}
+        return {name: values.cpu() for name, values in found.items()} | {"ais_gap": self.sandwich.gap.cpu()}
+
+
+def against_ais(
+    model: LatentVariableModel,
+    images: Tensor,
+    sampled: Tensor,
+    how: Annealing,
+    progress: Callable[[float], None] = lambda fraction: None,
+) -> AgainstAIS:
+    """Anneal images [images, pixels] whose L̂_k is `sampled` [images]. Raises `UserError` for discrete latents."""
+    annealed = ais(model, images, how, progress=lambda done: progress(done / 3))
+    sandwich = bidirectional(model, len(images), how, progress=lambda done: progress((1 + 2 * done) / 3))
+    return AgainstAIS(how, annealed, sampled, sandwich)
+
+
+def estimated_seconds_of_both(model: LatentVariableModel, images: Tensor, how: Annealing) -> float:
+    """How long `against_ais` will take, from a few moves."""
+    return 3 * estimated_seconds(model, images, how)
