@@ -7,8 +7,16 @@ precision=bf16    the test NLL with matrix products in bf16, if that moves it by
 diagnostics=true  also effective samples, KL of layers and units, signal-to-noise ratio of the gradients
 evaluation.ais.images=N  also log p(x) by annealed importance sampling, of N test images and, from both sides, of N
                   drawn from the model; evaluation.ais.{chains,temperatures,…} say how, as for train.py
+
+Or measure weights that were trained elsewhere, and record them in runs_dir like a run:
+    python -m iwae_lab.evaluate --weights FILE --model one_layer --map MAP.yaml dataset=mnist [k=…] [evaluation.…=…]
+
+FILE is a .pt, .safetensors or .npz of tensors; MAP.yaml, or the name of one in iwae_lab/runs/maps, says which is which
+(iwae_lab/runs/weights.py describes it); without --map they have our names. k says with how many samples they were
+trained. Recorded weights are only measured again with force=true.
 """
 
+import argparse
 import dataclasses
 import sys
 from pathlib import Path
@@ -18,6 +26,7 @@ from iwae_lab.console.logs import log_to_console
 from iwae_lab.console.tables import print_rows
 from iwae_lab.evaluation.diagnostics import KL_THRESHOLD, diagnose, gradient_snr
 from iwae_lab.evaluation.keys import TEST_NLL
+from iwae_lab.runs.external import measure_external
 from iwae_lab.runs.measured import measured
 from iwae_lab.runs.record import Record
 from iwae_lab.runs.summary import print_record
@@ -62,7 +71,22 @@ def _own_arguments(arguments: list[str]) -> tuple[str, list[str]]:
     return precision, [argument for argument in arguments if argument not in own]
 
 
+def _external() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--weights", type=Path, required=True, metavar="FILE")
+    parser.add_argument("--model", required=True, metavar="OPTION")
+    parser.add_argument("--map", metavar="MAP.yaml")
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE")
+    arguments = parser.parse_intermixed_args()
+    log_to_console()
+    record, folder = measure_external(arguments.weights, arguments.model, arguments.map, arguments.overrides)
+    print_record(record, folder)
+
+
 def main() -> None:
+    if "--weights" in sys.argv:
+        _external()
+        return
     if len(sys.argv) < 2 or {"-h", "--help"} & set(sys.argv):
         print(__doc__)
         sys.exit(0 if len(sys.argv) > 1 else 1)

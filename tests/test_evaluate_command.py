@@ -6,14 +6,21 @@ import re
 
 import numpy as np
 import pytest
+import torch
+import yaml
 from compare_helpers import make_run
 
+from iwae_lab.console.errors import UserError
 from iwae_lab.evaluation.active_units import active_units, authors_counts
 from iwae_lab.evaluation.ais import Annealing, ais, bidirectional
 from iwae_lab.evaluation.diagnostics import diagnose
 from iwae_lab.evaluation.likelihood import likelihood
+from iwae_lab.models.hierarchical import HierarchicalModel
+from iwae_lab.models.sigmoid_belief import SigmoidBeliefNetwork
+from iwae_lab.runs.experiment import resolve
 from iwae_lab.runs.record import read_record
 from iwae_lab.runs.trained import TrainedRun
+from iwae_lab.runs.weights import load_mapped
 
 TWO_LAYERS = ["model=two_layer", "model.latents=[4,2]", "model.hidden=[[8],[8]]", "schedule.epochs=1"]
 
@@ -116,3 +123,91 @@ def test_ais_keys_that_make_no_sense_are_refused_before_training(overrides, mess
     done = cli("train.py", *tiny, *overrides)
     assert done.returncode == 1 and message in done.stderr.splitlines()[-1]
     assert not list((tmp_path / "runs").glob("*/checkpoints/*"))
+
+
+def theirs(seed: int = 0) -> tuple[HierarchicalModel, dict[str, torch.Tensor], dict[str, object]]:
+    """A model, its tensors under other names, transposed and with variances, and the map that undoes that."""
+    torch.manual_seed(seed)
+    model = HierarchicalModel([4], [[8]], mean_image=torch.rand(28, 28))
+    weights = [name.removesuffix(".weight") for name in model.state_dict() if name.endswith(".weight")]
+    layers = {name: f"net/{name}" for name in weights}
+    tensors = {f"net/{name}": value.T.clone() for name, value in model.named_parameters()}
+    for kind in ("weight", "bias"):
+        tensors[f"net/encoder.0.heads.1.{kind}"] *= 2
+    return model, tensors, {"layers": layers, "scale": "log_variance", "transposed": True}
+
+
+@pytest.fixture
+def external(cli, tmp_path):
+    """external(tensors, map, *arguments) -> what evaluate did with them."""
+
+    def evaluate(tensors, mapping, *arguments):
+        torch.save(tensors, tmp_path / "theirs.pt")
+        (tmp_path / "map.yaml").write_text(yaml.dump(mapping))
+        files = "--weights", str(tmp_path / "theirs.pt"), "--map", str(tmp_path / "map.yaml")
+        small = "evaluation.k=20", "evaluation.images=30", "threads=1", f"runs_dir={tmp_path / 'runs'}"
+        shape = "model.latents=[4]", "model.hidden=[[8]]"
+        return cli("-m", "iwae_lab.evaluate", *files, *(arguments or ("--model", "one_layer", *shape)), *small)
+
+    return evaluate
+
+
+def test_other_peoples_weights_are_recorded_and_compared_with_a_run_of_ours(cli, external, tiny, composed, tmp_path):
+    model, tensors, mapping = theirs()
+    done = external(tensors, mapping)
+    assert done.returncode == 0, done.stderr
+    (folder,) = (tmp_path / "runs").glob("mnist*")
+    record = read_record(folder)
+    assert (record.objective, record.status, record.k) == ("external", "finished", 0)
+    found = likelihood(model, resolve(composed(*tiny)).data.test, 20)
+    assert record.metrics["test/nll"] == pytest.approx(found.nll, abs=1e-4)
+    assert rows(done.stdout)["test NLL (L_20)"].startswith(f"{found.nll:.2f} ± ")
+    with np.load(folder / "per_image.npz") as per_image:
+        assert per_image["bound_20"] == pytest.approx(found.bound.numpy(), abs=1e-3)
+    assert external(tensors, mapping).stdout == done.stdout, "recorded already"
+
+    _, others, _ = theirs(1)
+    assert external(others, mapping).returncode == 0
+    assert cli("train.py", *tiny, "schedule.epochs=1").returncode == 0
+    compared = cli("-m", "iwae_lab.compare", str(tmp_path / "runs"), "--out", str(tmp_path / "out"))
+    assert compared.returncode == 0, compared.stderr
+    with (tmp_path / "out" / "comparison.csv").open(newline="") as file:
+        lines = [(line["objective"], line["protocol"], line["setting"]) for line in csv.DictReader(file)]
+    assert [objective for objective, _, _ in lines] == ["iwae", "external", "external"]
+    assert {protocol for _, protocol, _ in lines} == {record.protocol}
+    assert lines[0][2] == "" and lines[1][2] != lines[2][2]
+    assert all(re.fullmatch(r"objective.content=\w{8}", setting) for _, _, setting in lines[1:])
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    (lambda tensors, mapping: tensors.pop("net/encoder.0.heads.0.bias"),
+     "encoder.0.heads.0.bias: no tensor net/encoder.0.heads.0.bias in the file"),
+    (lambda tensors, mapping: tensors.update(steps=torch.ones(1)), "tensors of no layer of the map: steps"),
+    (lambda tensors, mapping: mapping.update(transposed=False), "expected shape [8, 784], found [784, 8] (transposed?)"),
+])  # fmt: skip
+def test_other_peoples_weights_that_do_not_fit_are_one_line(change, message, external, tmp_path):
+    _, tensors, mapping = theirs()
+    change(tensors, mapping)
+    done = external(tensors, mapping)
+    assert done.returncode == 1 and done.stderr.count("\n") == 1 and message in done.stderr
+    assert not (tmp_path / "runs").exists()
+
+
+def test_what_evaluate_can_not_use_with_other_peoples_weights_is_one_line(external):
+    _, tensors, mapping = theirs()
+    trained = external(tensors, mapping, "--model", "one_layer", "schedule.epochs=3")
+    assert trained.returncode == 1 and "schedule.epochs=3: expected keys of dataset, model" in trained.stderr
+    unknown = external(tensors, mapping, "--model", "one_laver")
+    assert unknown.returncode == 1 and "did you mean one_layer?" in unknown.stderr
+
+
+def test_a_scale_for_discrete_latents_is_one_line():
+    torch.manual_seed(0)
+    model = SigmoidBeliefNetwork([3], [[]], mean_image=torch.rand(12))
+    names = [name.removesuffix(".weight") for name, p in model.named_parameters() if p.dim() == 2]
+    mapping = {"layers": {name: name for name in [*names, "prior_logits"]}, "scale": "sigma"}
+    with pytest.raises(
+        UserError, match="map scale=sigma: expected none, as SigmoidBeliefNetwork has no Gaussian"
+    ) as error:
+        load_mapped(model, model.state_dict(), mapping)
+    assert "\n" not in str(error.value)

@@ -20,7 +20,7 @@ from iwae_lab.evaluation.keys import (
     TEST_NLL,
     TEST_NLL_SE,
 )
-from iwae_lab.runs.record import Record, read_record
+from iwae_lab.runs.record import EXTERNAL, Record, read_record
 
 __all__ = ["Found", "Run", "as_number", "differences", "find_runs", "known_key", "select", "sort_key", "text"]
 
@@ -228,9 +228,12 @@ def differences(runs: list[Run]) -> list[dict[str, str]]:
                 if _group(key) == group:
                     values[key].add(value)
         for key, present in sorted(values.items()):
-            if len(present) > 1 or any(key not in distinct[items] for items in members):
+            # weights that were trained elsewhere have no keys of a training, which sets no run apart from them
+            ours = [items for items in members if distinct[items].get("objective") != EXTERNAL]
+            if len(present) > 1 or any(key not in distinct[items] for items in ours):
                 for items in members:
-                    found[items][key] = distinct[items].get(key, "absent")
+                    if items in ours or key in distinct[items]:
+                        found[items][key] = distinct[items].get(key, "absent")
     return [found[tuple(run.setting.items())] for run in runs]
 
 

@@ -18,12 +18,16 @@ from iwae_lab.console.errors import UserError
 from iwae_lab.evaluation.keys import TEST_NLL
 
 __all__ = [
+    "EXTERNAL",
     "Record",
     "read_metrics",
     "read_record",
 ]
 
 _PACKAGES = ("iwae-lab", "torch", "pytorch-lightning", "hydra-core", "omegaconf", "numpy")
+
+
+EXTERNAL = "external"  # as an objective: trained elsewhere
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,7 @@ class Record:
     model: str
     objective: str
     k: int
+    """of training; 0 where nobody said, of weights trained elsewhere"""
     schedule: str
     seed: int
     epochs: int

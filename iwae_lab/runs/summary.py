@@ -56,7 +56,7 @@ def print_record(record: Record, folder: Path) -> None:
         **_active_only(metrics),
         "validation NLL": f"{metrics[VAL_NLL]:.2f} nats",
         **_overfitting(metrics),
-        "training": speed,
+        **({"training": speed} if record.steps else {}),
         "folder": str(folder),
         **({"pictures": str(folder / "figures")} if (folder / "figures").is_dir() else {}),
     }

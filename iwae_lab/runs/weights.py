@@ -153,6 +153,11 @@ class ScaledGaussian(nn.Module):
 
 
 def _set_scales(model: LatentVariableModel, scale: str | dict[str, str]) -> None:
+    posteriors, _ = model.conditionals(*model.sample_joint(1))
+    if not any(isinstance(q, Gaussian) for q in posteriors):
+        expected = f"none, as {type(model).__name__} has no Gaussian latents"
+        require("map scale", scale, scale == "log_sigma", expected)
+        return
     gaussian = [f"encoder.{level}" for level in range(len(model.encoder))]
     gaussian += [f"decoder.{level}" for level in range(1, len(model.decoder))]
     scales = scale if isinstance(scale, dict) else dict.fromkeys(gaussian, scale)

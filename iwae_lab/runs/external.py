@@ -1,0 +1,90 @@
+"""Weights that were trained elsewhere, measured under our protocols and recorded like a run of ours."""
+
+import dataclasses
+import hashlib
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+from hydra import compose, initialize_config_dir
+
+from iwae_lab.console.atomic import writable
+from iwae_lab.console.errors import UserError, require
+from iwae_lab.console.images import write_png
+from iwae_lab.evaluation.keys import TEST_NLL
+from iwae_lab.runs.config import CONF, register
+from iwae_lab.runs.experiment import Experiment, resolve
+from iwae_lab.runs.folder import claimed, earlier_record, write_per_image
+from iwae_lab.runs.identity import run_id
+from iwae_lab.runs.measured import measured, require_measurable
+from iwae_lab.runs.record import EXTERNAL, Record, now
+from iwae_lab.runs.weights import load_mapped, load_named, read_map, read_tensors
+from iwae_lab.training.figures import model_figures
+
+__all__ = ["measure_external"]
+
+MEASURED = ("dataset", "model", "evaluation")  # the keys that a result depends on
+KEYS = (*MEASURED, "k", "runs_dir", "data_dir", "accelerator", "threads", "compile", "force")
+
+
+def measure_external(weights: Path, model: str, map: str | None, overrides: Sequence[str] = ()) -> tuple[Record, Path]:
+    """The record of the weights in a file, and the folder under runs_dir that it is kept in.
+
+    model: an option of the group. map: see `iwae_lab.runs.weights`; None where names are ours. overrides: further keys
+    ("key=value") of the dataset, model and evaluation, where to compute, and with how many samples k the weights were
+    trained; without that, the record says k = 0. What is recorded already is only measured again with force=true.
+    Raises `UserError` for weights that don't fit, other keys, and an NLL that is not finite.
+    """
+    for override in overrides:
+        if override.lstrip("+").partition("=")[0].partition(".")[0] not in KEYS:
+            raise UserError(f"{override}: expected keys of {', '.join(KEYS)}, as nothing is trained")
+    register()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        experiment = resolve(compose("config", overrides=[f"model={model}", "logger=none", *overrides]))
+    tensors, mapping = read_tensors(weights), None if map is None else read_map(map)
+    loaded = experiment.model()
+    loaded = load_named(loaded, tensors) if mapping is None else load_mapped(loaded, tensors, mapping)
+    require_measurable(loaded, experiment.data, experiment.config)
+    content = hashlib.sha256(weights.read_bytes() + json.dumps(mapping, sort_keys=True).encode()).hexdigest()[:8]
+    trained_k = experiment.config.k if any(override.startswith("k=") for override in overrides) else 0
+    record = _record(experiment, trained_k, {"name": EXTERNAL, "content": content}, weights, map)
+    runs_dir = Path(experiment.config.runs_dir)
+    require("runs_dir", runs_dir, writable(runs_dir), "a directory that can be written")
+    folder = runs_dir / record.run_id
+    with claimed(folder, experiment.config.force):
+        earlier = earlier_record(folder)
+        if earlier is not None:
+            return earlier, folder
+        experiment.prepare_cpu()
+        loaded = loaded.to(experiment.device).eval()
+        found = measured(loaded, experiment.data, experiment.config, experiment.device)
+        metrics = found.metrics()
+        require("weights", weights, math.isfinite(metrics[TEST_NLL]), f"a finite NLL, and it is {metrics[TEST_NLL]}")
+        record = dataclasses.replace(record, status="finished", metrics=metrics, finished=now())
+        (folder / "figures").mkdir(parents=True, exist_ok=True)
+        data = experiment.data
+        for name, figure in model_figures(loaded, data.val, data.shape, found.always.units).items():
+            write_png(folder / "figures" / f"{name}.png", figure)
+        write_per_image(folder, found.per_image())
+        record.write(folder)
+    return record, folder
+
+
+def _record(experiment: Experiment, k: int, objective: dict[str, str], weights: Path, map: str | None) -> Record:
+    """The record before anything is measured. objective: what stands for the weights in its identity."""
+    identity = {key: experiment.identity[key] for key in MEASURED}
+    identity |= {"objective": objective, "k": k, "seed": 0, "init_from": None}
+    config = {key: experiment.composed[key] for key in KEYS}
+    config |= {"objective": objective | {"weights": str(weights), "map": map}, "k": k, "seed": 0, "init_from": None}
+    return dataclasses.replace(
+        experiment.record("32"),
+        run_id=run_id(identity),
+        objective=EXTERNAL,
+        k=k,
+        schedule=EXTERNAL,
+        seed=0,
+        epochs=0,
+        config=config,
+        identity=identity,
+    )
