@@ -341,12 +341,12 @@ def test_validation_nll_is_drawn_over_epochs_and_minutes(tmp_path):
     for schedule in ("fast", "quick"):
         folder = make_run(tmp_path, schedule__name=schedule)
         rows = [
-            {"epoch": 1, "minutes": 0.5, "val/nll": 99.0},
-            {"epoch": 2, "minutes": 1.0},
-            {"epoch": 3, "val/nll": 90.0},
+            {"step": 40, "epoch": 1, "minutes": 0.5, "val/nll": 99.0},
+            {"step": 80, "epoch": 2, "minutes": 1.0},
+            {"step": 120, "epoch": 3, "val/nll": 90.0},
         ]
         with (folder / "metrics.csv").open("w", newline="") as file:
-            writer = csv.DictWriter(file, ["epoch", "minutes", "val/nll"])
+            writer = csv.DictWriter(file, ["step", "epoch", "minutes", "val/nll"])
             writer.writeheader()
             writer.writerows(rows)
     epochs, minutes = draw(make_tables(find_runs([tmp_path]).runs, "k")).axes[2:]

@@ -122,5 +122,5 @@ def test_results_land_in_runs_dir_where_hydra_changes_the_directory(cli: Cli, ti
 
 
 def test_the_name_rule_refuses_other_types() -> None:
-    with pytest.raises(UserError, match="^objective.name=null: expected a name"):
+    with pytest.raises(UserError, match=r"^objective.name=null: expected a name"):
         check_name("objective.name", None)

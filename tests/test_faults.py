@@ -184,7 +184,7 @@ def test_what_was_there_stays_if_it_can_not_be_replaced(
     path = tmp_path / "result.json"
     write_atomically(path, "before")
     monkeypatch.setattr(os, call, refuse)
-    with pytest.raises(OSError, match="Input/output error: .*/result.json'$"):
+    with pytest.raises(OSError, match=r"Input/output error: .*/result.json'$"):
         write_atomically(path, "after")
     assert path.read_text() == "before" and list(tmp_path.iterdir()) == [path]
 
