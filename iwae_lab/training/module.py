@@ -150,13 +150,17 @@ class Training(pl.LightningModule):
     def training_step(self, batches: tuple[Tensor, ...], index: int) -> None:
         """A step of the optimizer on each of the batches [batch, pixels]."""
         self.step = done = self.global_step
-        rates = [self.schedule.rate((done + i) / self.steps_per_epoch) for i in range(len(batches))]
+        rates = [self.rate_of(done + i) for i in range(1, len(batches) + 1)]
         self.execute(batches, rates, self.steps - done)
         self.epoch_images += sum(len(x) for x in batches)
         progress = self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress
         for _ in batches:  # as Lightning's wrapper of an optimizer counts
             progress.increment_ready()
             progress.increment_completed()
+
+    def rate_of(self, step: int) -> float:
+        """The learning rate of a step, counted from 1. The optimizer's own is of the CUDA graph captured last."""
+        return self.schedule.rate((step - 1) / self.steps_per_epoch)
 
     def add_gradients(self, x: Tensor) -> Estimate:
         """Add the estimator to the parameters' `grad`, and the batch [batch, pixels] to the sums that the epoch
@@ -203,7 +207,7 @@ class Training(pl.LightningModule):
             TRAIN_BOUND: bound,
             TRAIN_LOSS: loss,
             TRAIN_ESS: ess,
-            LEARNING_RATE: float(self.trainer.optimizers[0].param_groups[0]["lr"]),
+            LEARNING_RATE: self.rate_of(self.global_step),
             IMAGES_PER_SECOND: images / seconds,
             MINUTES: self.seconds / 60,
         }
@@ -226,8 +230,7 @@ class Training(pl.LightningModule):
             if first is not None:
                 blame = f"first without a finite {of}: {first}"
                 break
-        rate = float(self.trainer.optimizers[0].param_groups[0]["lr"])
-        when = f"step {step} (epoch {self.current_epoch + 1}, learning rate {rate:.3g})"
+        when = f"step {step} (epoch {self.current_epoch + 1}, learning rate {self.rate_of(step):.3g})"
         return Diverged(f"training diverged: {what} at {when}; {blame}")
 
     def validate(self) -> dict[str, float]:
