@@ -113,7 +113,7 @@ def test_a_sweep_survives_a_killed_worker_and_the_same_command_completes_it(
 ) -> None:
     pytest.importorskip("hydra_plugins.hydra_joblib_launcher" if launcher == "joblib" else "submitit")
     at_a_time = ["hydra.launcher.n_jobs=2"] if launcher == "joblib" else []
-    command = ["-m", f"hydra/launcher={launcher}", *at_a_time, *tiny, "schedule.epochs=20", "seed=0,1,2,3"]
+    command = ["-m", f"hydra/launcher={launcher}", *at_a_time, *tiny, "schedule.epochs=8", "seed=0,1,2,3"]
     process = sweep(*command)
     wait_for(lambda: list(tmp_path.glob("runs/*/checkpoints/last.ckpt")))
     victim = next(job for job in jobs_of(tmp_path) if job.status == "running")
@@ -135,7 +135,7 @@ def test_a_preempted_job_of_submitit_resumes_from_its_checkpoint_to_the_same_num
     sweep: Callable[..., subprocess.Popen[str]], cli: Cli, tiny: list[str], tmp_path: Path
 ) -> None:
     pytest.importorskip("submitit")
-    run = [*tiny, "schedule.epochs=20"]
+    run = [*tiny, "schedule.epochs=8"]
     process = sweep("-m", "hydra/launcher=submitit_local", *run)
     wait_for(lambda: list(tmp_path.glob("runs/*/checkpoints/last.ckpt")))
     (first,) = jobs_of(tmp_path)
@@ -152,7 +152,7 @@ def test_a_preempted_job_of_submitit_resumes_from_its_checkpoint_to_the_same_num
     assert record["status"] == "finished"
     log = next(tmp_path.glob("runs/*/log.txt")).read_text()
     assert "interrupted" in log and "going on from" in log.partition("interrupted")[2]
-    assert cli("train.py", *run[:-2], f"runs_dir={tmp_path / 'whole'}", "schedule.epochs=20").returncode == 0
+    assert cli("train.py", *run[:-2], f"runs_dir={tmp_path / 'whole'}", "schedule.epochs=8").returncode == 0
     (whole,) = records(tmp_path / "whole")
     assert whole["metrics"] == record["metrics"]
 
