@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import logging
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,6 +24,8 @@ from iwae_lab.runs.weights import load_mapped, load_named, read_map, read_tensor
 from iwae_lab.training.figures import model_figures
 
 __all__ = ["measure_external"]
+
+log = logging.getLogger("iwae_lab")
 
 MEASURED = ("dataset", "model", "evaluation")  # the keys that a result depends on
 KEYS = (*MEASURED, "k", "runs_dir", "data_dir", "accelerator", "threads", "compile", "force")
@@ -55,6 +58,7 @@ def measure_external(weights: Path, model: str, map: str | None, overrides: Sequ
     with claimed(folder, experiment.config.force):
         earlier = earlier_record(folder)
         if earlier is not None:
+            log.info("these weights are measured; force=true measures them again")
             return earlier, folder
         experiment.prepare_cpu()
         loaded = loaded.to(experiment.device).eval()
