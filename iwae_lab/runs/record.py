@@ -110,7 +110,10 @@ def read_metrics(folder: Path) -> list[dict[str, float]]:
         return []
     try:
         with path.open(newline="") as file:
-            rows = [{key: float(value) for key, value in row.items() if value} for row in csv.DictReader(file)]
+            table = csv.DictReader(file)
+            rows = [{key: float(value) for key, value in row.items() if value} for row in table]
+            if table.fieldnames and "step" not in table.fieldnames:
+                raise ValueError("no column step")
         if not all(float(row["step"]).is_integer() for row in rows):
             raise ValueError("a step that is no integer")
     except (OSError, ValueError, TypeError, KeyError, csv.Error) as error:

@@ -84,7 +84,7 @@ def read_map(name: str) -> dict[str, Any]:
     require("map", name, path.is_file(), f"a YAML file, or one of {', '.join(shipped)}{did_you_mean(name, shipped)}")
     try:
         found = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise UserError(f"map={name}: expected YAML ({' '.join(str(error).split())})") from None
     require("map", name, isinstance(found, dict) and isinstance(found.get("layers"), dict), "a mapping with layers")
     keys = ["transposed", "layers", "scale", "ignored"]
