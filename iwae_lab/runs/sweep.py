@@ -23,7 +23,7 @@ from iwae_lab.console.signals import WARNINGS, interrupt
 from iwae_lab.evaluation.keys import TEST_NLL, VAL_NLL
 from iwae_lab.runs.gpus import take_gpus
 from iwae_lab.runs.jobs import Job, read_jobs
-from iwae_lab.runs.launch import check_launcher
+from iwae_lab.runs.launch import check_launcher, prepare_job
 from iwae_lab.runs.record import now
 from iwae_lab.runs.startup import load_run
 
@@ -100,6 +100,7 @@ def run_job(cfg: DictConfig) -> float:
         job.write(folder)
 
     try:
+        prepare_job()
         run = load_run()  # here, since the multirun's own process may not need it
         take_gpus(cfg.trainer.devices)
         record = run(cfg, note_log)
