@@ -47,7 +47,7 @@ def test_main_returns_the_validation_nll_and_infinity_for_a_failed_job(
     single = cli("train.py", *watched, PYTHONPATH=str(tmp_path))
     assert single.returncode == 0, single.stderr
     (record,) = records(tmp_path / "runs")
-    rates = "schedule.learning_rate=0.003,1e30"  # the latter makes the loss NaN
+    rates = "schedule.learning_rate=0.002,1e30"  # the latter makes the loss NaN
     multirun = cli("train.py", *watched, rates, "hydra.mode=MULTIRUN", PYTHONPATH=str(tmp_path))
     assert multirun.returncode == 1, multirun.stderr
     (other,) = (run for run in records(tmp_path / "runs") if run["status"] == "finished" and run != record)
@@ -65,7 +65,7 @@ def test_a_sweeper_gets_the_values_of_jobs_in_other_processes(
     (tmp_path / "returned.py").write_text(CALLBACK)
     file = tmp_path / "returned.jsonl"
     watched = ["+hydra.callbacks.returned._target_=returned.Returned", f"+hydra.callbacks.returned.file={file}"]
-    rates = "schedule.learning_rate=0.003,1e30"
+    rates = "schedule.learning_rate=0.002,1e30"
     done = cli("train.py", "-m", f"hydra/launcher={launcher}", *tiny, *watched, rates, PYTHONPATH=str(tmp_path))
     assert done.returncode == 1, done.stderr
     (good,) = (record for record in records(tmp_path / "runs") if record["status"] == "finished")

@@ -161,7 +161,7 @@ def test_a_preempted_job_of_submitit_resumes_from_its_checkpoint_to_the_same_num
 def test_a_schedulers_warning_interrupts_a_run_and_the_same_command_resumes_it(
     sweep: Callable[..., subprocess.Popen[str]], cli: Cli, tiny: list[str], tmp_path: Path, warning: str
 ) -> None:
-    process = sweep(*tiny, "schedule.epochs=30")
+    process = sweep(*tiny, "schedule.epochs=8")
     wait_for(lambda: list(tmp_path.glob("runs/*/checkpoints/last.ckpt")))
     process.send_signal(getattr(signal, warning))
     process.communicate(timeout=600)
@@ -169,7 +169,7 @@ def test_a_schedulers_warning_interrupts_a_run_and_the_same_command_resumes_it(
     (record,) = records(tmp_path / "runs")
     assert (record["status"], record["error"]) == ("running", "interrupted")
     if warning == "SIGUSR1":
-        done = cli("train.py", *tiny, "schedule.epochs=30")
+        done = cli("train.py", *tiny, "schedule.epochs=8")
         assert done.returncode == 0 and "going on from" in done.stderr
 
 
