@@ -24,6 +24,17 @@ TINY = [
 register()
 
 
+@pytest.fixture(autouse=True)
+def errors_stay_one_line() -> Iterator[None]:
+    """`one_line_errors` asks Hydra for tracebacks in the environment, which commands of later tests would inherit."""
+    before = os.environ.get("HYDRA_FULL_ERROR")
+    yield
+    if before is None:
+        os.environ.pop("HYDRA_FULL_ERROR", None)
+    else:
+        os.environ["HYDRA_FULL_ERROR"] = before
+
+
 @pytest.fixture
 def composed() -> Callable[..., DictConfig]:
     """composed(*overrides) -> the configuration the command line would compose."""
