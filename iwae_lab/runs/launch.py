@@ -6,11 +6,13 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import RunMode
-from omegaconf import ListConfig, OmegaConf
+from omegaconf import OmegaConf
 
 from iwae_lab.console.cores import available_cores
 from iwae_lab.console.errors import UserError
+from iwae_lab.runs.config import GROUPS
 
 __all__ = ["check_launcher", "job_threads", "name_of", "prepare_job", "sweep_name"]
 
@@ -52,10 +54,11 @@ def prepare_job() -> None:
     """
     hydra = HydraConfig.get()
     os.chdir(hydra.runtime.cwd)
-    for group, chosen in hydra.runtime.choices.items():
-        if isinstance(chosen, ListConfig):
-            options = ",".join(map(str, chosen))
-            raise UserError(f"{group}=[{options}]: expected one option; a multirun (-m) takes {group}={options}")
+    for override in OverridesParser.create().parse_overrides(list(hydra.overrides.task)):
+        if override.key_or_group in GROUPS and isinstance(options := override.value(), list):
+            listed = ",".join(map(str, options))
+            group = override.key_or_group
+            raise UserError(f"{group}=[{listed}]: expected one option; a multirun (-m) takes {group}={listed}")
 
 
 def check_launcher(multirun: Path) -> None:
