@@ -103,7 +103,7 @@ def test_a_run_leaves_a_whole_record_and_is_not_run_twice(cli: Cli, tiny: list[s
 
     (folder / "result.json").write_text(json.dumps(second | {"status": "running"}))
     resumed = cli("train.py", *tiny, "objective=iwae", "force=true")
-    assert resumed.returncode == 0 and "going on from" in resumed.stderr, "interrupted, it is not begun once more"
+    assert resumed.returncode == 0 and "resuming from" in resumed.stderr, "interrupted, it is not begun once more"
     assert list((tmp_path / "runs" / ".replaced").iterdir()) == [kept]
 
     moved = tmp_path / "moved"
@@ -213,13 +213,13 @@ def test_a_killed_run_goes_on_and_ends_as_if_it_had_not_been(
     assert process.returncode != 0
     assert json.loads((folder / "result.json").read_text())["status"] == "running"
     if kill != signal.SIGKILL:
-        assert "the same command goes on" in said
+        assert "the same command resumes" in said
     rows = (folder / "metrics.csv").read_text().count("\n") - 1
     assert 0 < rows < 12
 
     done = cli("train.py", *overrides)
     assert done.returncode == 0, done.stderr
-    assert "going on from" in done.stderr
+    assert "resuming from" in done.stderr
     (record,) = records(tmp_path / "runs")
     assert record["status"] == "finished"
     assert record["metrics"] == expected["metrics"]
@@ -252,7 +252,7 @@ def test_an_interrupt_that_python_drops_stops_the_run_all_the_same(tiny: list[st
     environment = os.environ | {"PYTHONPATH": str(tmp_path)}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert "Exception ignored in" in done.stderr
-    assert done.returncode == 1 and "the same command goes on" in done.stderr, done.stderr
+    assert done.returncode == 1 and "the same command resumes" in done.stderr, done.stderr
     (record,) = records(tmp_path / "runs")
     assert (record["status"], record["error"]) == ("running", "interrupted")
 
@@ -267,7 +267,7 @@ def test_a_run_killed_while_it_is_measured_loses_nothing(cli: Cli, tiny: list[st
     done = cli("-m", "iwae_lab.evaluate", str(folder))
     assert done.returncode == 0, done.stderr
     done = cli(*arguments)
-    assert done.returncode == 0 and "going on" in done.stderr
+    assert done.returncode == 0 and "resuming" in done.stderr
     assert "Warning" not in done.stdout + done.stderr
     (after,) = records(tmp_path / "runs")
     assert after["metrics"] == before["metrics"]

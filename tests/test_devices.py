@@ -156,7 +156,7 @@ def test_a_run_on_two_devices_is_a_run_and_goes_on_as_if_it_had_not_been_killed(
 
     done = cli("train.py", *overrides, f"runs_dir={killed}")
     assert done.returncode == 0, done.stderr
-    assert "going on from" in done.stderr
+    assert "resuming from" in done.stderr
     assert done.stderr.count("\n") == 2, "the folder and the checkpoint, and nothing that helpers say"
     (resumed,) = records(killed)
     assert (resumed["run_id"], resumed["status"]) == (record.run_id, "finished")
@@ -182,7 +182,7 @@ def test_helpers_end_with_the_run(tiny: list[str], tmp_path: Path, kill: signal.
         _, said = process.communicate(timeout=60)  # whoever lives holds stderr open
     assert process.returncode != 0
     assert "Traceback" not in said
-    assert kill == signal.SIGKILL or said.endswith("interrupted; the same command goes on from the last checkpoint\n")
+    assert kill == signal.SIGKILL or said.endswith("interrupted; the same command resumes from the last checkpoint\n")
     (record,) = records(tmp_path / "runs")
     assert record["status"] == "running"
 

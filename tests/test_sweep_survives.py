@@ -151,7 +151,7 @@ def test_a_preempted_job_of_submitit_resumes_from_its_checkpoint_to_the_same_num
     (record,) = records(tmp_path / "runs")
     assert record["status"] == "finished"
     log = next(tmp_path.glob("runs/*/log.txt")).read_text()
-    assert "interrupted" in log and "going on from" in log.partition("interrupted")[2]
+    assert "interrupted" in log and "resuming from" in log.partition("interrupted")[2]
     assert cli("train.py", *run[:-2], f"runs_dir={tmp_path / 'whole'}", "schedule.epochs=8").returncode == 0
     (whole,) = records(tmp_path / "whole")
     assert whole["metrics"] == record["metrics"]
@@ -170,7 +170,7 @@ def test_a_schedulers_warning_interrupts_a_run_and_the_same_command_resumes_it(
     assert (record["status"], record["error"]) == ("running", "interrupted")
     if warning == "SIGUSR1":
         done = cli("train.py", *tiny, "schedule.epochs=8")
-        assert done.returncode == 0 and "going on from" in done.stderr
+        assert done.returncode == 0 and "resuming from" in done.stderr
 
 
 def handled(runner: Callable[[int, object], None]) -> BaseException | None:

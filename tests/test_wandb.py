@@ -256,14 +256,14 @@ def test_a_run_that_goes_on_is_one_run_in_wandb(
         wait_for(lambda: list(tmp_path.glob("r/*/checkpoints/last.ckpt")))
         job.send_signal(signal.SIGTERM)
         _, stderr = job.communicate(timeout=60)
-        assert job.returncode != 0 and "the same command goes on" in stderr
+        assert job.returncode != 0 and "the same command resumes" in stderr
         (folder,) = run_folders(tmp_path / "r")
         assert record_of(folder)["error"] == "interrupted"
         assert 0 < len(column(folder, "step")) < 12
         if online:
             assert server.runs(project)[wandb_id(folder)]["summary"]["status"] == "failed"
         done = train(*overrides, **account)
-        assert done.returncode == 0 and "going on from" in done.stderr
+        assert done.returncode == 0 and "resuming from" in done.stderr
         if not online:
             sync(done.stderr, environment | front.environment)
         lines = front.history[wandb_id(folder)]

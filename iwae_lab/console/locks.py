@@ -19,7 +19,7 @@ NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP)
 def locked(file: Path, what: str) -> Iterator[None]:
     """Let one process at a time work on `what`; a second one waits and says so.
 
-    Where the file system has no locks, says so and goes on without.
+    Where the file system has no locks, says so and continues without.
     """
     lock = FileLock(file)
     try:

@@ -62,7 +62,7 @@ class Compiled:
         except UserError:
             raise
         except Exception as error:  # whatever the compiler raises
-            log.info("compile: not possible here, going on without (%s)", _first_line(error))
+            log.info("compile: not possible here, continuing without (%s)", _first_line(error))
             self.compiled, self.deciding, Compiled.possible = None, False, False
             return self.eager(*inputs)
 

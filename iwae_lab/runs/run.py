@@ -41,7 +41,7 @@ def run(cfg: DictConfig, on_start: Callable[[Path], None] = lambda log_path: Non
 
     on_start: called with the path of the run's log, unless the run was finished before.
 
-    A finished run is shown and left alone; an interrupted one goes on from its last checkpoint. A first
+    A finished run is shown and left alone; an interrupted one resumes from its last checkpoint. A first
     stage that `init_from` describes is run first, unless it is finished.
     Raises `UserError`, before anything is written, for a configuration that can't be run.
     """
@@ -73,7 +73,7 @@ def _run(experiment: Experiment, on_start: Callable[[Path], None]) -> Record:
                 f"{folder}: {earlier.error}; the same would happen again: expected other settings, such as a lower "
                 f"schedule.learning_rate, or force=true to train it from the start"
             )
-        record = experiment.record(earlier.precision if earlier else experiment.precision)  # it goes on as it began
+        record = experiment.record(earlier.precision if earlier else experiment.precision)  # it resumes as it began
         trackers = experiment.trackers(record, sweep_name())
         folder.mkdir(exist_ok=True)
         on_start(folder / "log.txt")
@@ -175,5 +175,5 @@ def _recorded(record: Record, folder: Path) -> Iterator[None]:
     except BaseException as stop:  # Ctrl-C, or SIGTERM, which Lightning would let end with exit code 0
         with contextlib.suppress(OSError):
             dataclasses.replace(record, error="interrupted").write(folder)
-        log.warning("interrupted; the same command goes on from the last checkpoint")
+        log.warning("interrupted; the same command resumes from the last checkpoint")
         raise stop if isinstance(stop, SystemExit) else SystemExit(1) from None  # submitit's code: queued again

@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 class Sweep(Callback):
     """Hydra callback of the process that started a multirun: knows its folder, and ends its jobs before it ends.
 
-    Has launchers go on when the process of a job is killed.
+    Has launchers continue when the process of a job is killed.
     """
 
     folder: ClassVar[Path | None] = None
@@ -82,7 +82,7 @@ def _running_elsewhere() -> list[Job]:
 
 
 def run_job(cfg: DictConfig) -> float:
-    """`run` as a job of a multirun: an error is written down, not raised, so that the others go on.
+    """`run` as a job of a multirun: an error is written down, not raised, so that the others continue.
 
     Returns the validation NLL in nats; infinity for a job that failed, which no sweeper then chooses.
     """

@@ -84,7 +84,7 @@ def average(module: nn.Module, images: int) -> None:
 
 
 class OwnNoise(pl.Callback):
-    """Gives a helper a stream of random numbers for each epoch, so that a run can go on after any of them."""
+    """Gives a helper a stream of random numbers for each epoch, so that a run can resume after any of them."""
 
     def __init__(self, seed: int) -> None:
         self.seed = seed

@@ -69,7 +69,7 @@ def fit(
     )
     last = checkpoint_to_resume(checkpoints, training.state_dict())
     if last:
-        log.info("going on from %s", last)
+        log.info("resuming from %s", last)
     try:
         trainer.fit(training, datamodule=data, ckpt_path=last, weights_only=True)
     except SystemExit as stop:  # Lightning turns Ctrl-C into it
