@@ -80,14 +80,14 @@ def train_together() -> tuple[dict[str, Trained], Tensor]:
     found = {}
     for spec in WITHOUT_CHOICES:
         state, metrics = train(spec)
-        assert torch.equal(distributed.same(state.clone()), state), f"{spec}: weights differ between devices"
+        assert torch.equal(distributed.broadcast(state.clone()), state), f"{spec}: weights differ between devices"
         found[spec] = state, metrics
     torch.manual_seed(0)
     if distributed.rank():
         distributed.OwnNoise(0).on_train_epoch_start(SimpleNamespace(current_epoch=0), None)
-    numbers = torch.zeros(distributed.count())
+    numbers = torch.zeros(distributed.world_size())
     numbers[distributed.rank()] = torch.rand(())
-    return found, distributed.total(numbers)
+    return found, distributed.all_reduce(numbers)
 
 
 def train_and_fail() -> None:
@@ -110,11 +110,11 @@ def test_two_devices_train_as_one_given_the_same_noise_and_a_failing_one_is_told
         monkeypatch.setattr(cls, name, getattr(cls, name))  # so that it takes back what `train` does
     with (
         pytest.raises(RuntimeError, match=r"^device 1 failed: ValueError: tired$"),
-        distributed.helpers(2, "cpu", train_and_fail),
+        distributed.workers(2, "cpu", train_and_fail),
     ):
         together, numbers = train_together()
-        distributed.total(torch.ones(1))
-    assert distributed.count() == 1
+        distributed.all_reduce(torch.ones(1))
+    assert distributed.world_size() == 1
     assert numbers[0] != numbers[1], "noise of its own"
     for spec, (state, metrics) in together.items():
         alone, metrics_alone = train(spec)

@@ -90,7 +90,7 @@ def _run(experiment: Experiment, on_start: Callable[[Path], None]) -> Record:
 def _train(experiment: Experiment, precision: str, trackers: Sequence[RunLogger]) -> TrainingResult:
     """Train with the help of other devices, if there are several."""
     work = _help, experiment.composed, precision, experiment.folder
-    with distributed.helpers(experiment.devices, experiment.device.type, *work):
+    with distributed.workers(experiment.devices, experiment.device.type, *work):
         return _fit(experiment, precision, trackers, experiment.folder)
 
 

@@ -35,9 +35,9 @@ class Batches:
 
     def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
         in_order = torch.randperm if self.shuffle else torch.arange
-        order = distributed.same(in_order(len(self.images), device=self.images.device))
+        order = distributed.broadcast(in_order(len(self.images), device=self.images.device))
         for indices in order.split(self.batch_size * self.together):
-            shares = [distributed.share(batch) for batch in indices.split(self.batch_size)]
+            shares = [distributed.shard(batch) for batch in indices.split(self.batch_size)]
             yield resample(self.images[torch.cat(shares)]).split([len(share) for share in shares])
 
 

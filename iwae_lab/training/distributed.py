@@ -28,12 +28,12 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, distributed, nn
 
-__all__ = ["OwnNoise", "average", "count", "helpers", "rank", "same", "share", "total"]
+__all__ = ["OwnNoise", "all_reduce", "average_gradients", "broadcast", "rank", "shard", "workers", "world_size"]
 
 PATIENCE = timedelta(hours=1)  # while rank 0 validates and saves
 
 
-def count() -> int:
+def world_size() -> int:
     """How many devices train together."""
     return distributed.get_world_size() if distributed.is_initialized() else 1
 
@@ -43,33 +43,33 @@ def rank() -> int:
     return distributed.get_rank() if distributed.is_initialized() else 0
 
 
-def same(tensor: Tensor) -> Tensor:
+def broadcast(tensor: Tensor) -> Tensor:
     """Rank 0's values of `tensor`, on every device."""
-    if count() > 1:
+    if world_size() > 1:
         distributed.broadcast(tensor, src=0)
     return tensor
 
 
-def share(batch: Tensor) -> Tensor:
+def shard(batch: Tensor) -> Tensor:
     """This device's rows of a batch; none, where there are fewer rows than devices before it."""
-    return batch[rank() :: count()]
+    return batch[rank() :: world_size()]
 
 
-def total(tensor: Tensor) -> Tensor:
+def all_reduce(tensor: Tensor) -> Tensor:
     """The sum of `tensor` over all devices."""
-    if count() > 1:
+    if world_size() > 1:
         distributed.all_reduce(tensor)
     return tensor
 
 
 @torch.no_grad()
-def average(module: nn.Module, images: int) -> None:
+def average_gradients(module: nn.Module, images: int) -> None:
     """Replace gradients by their mean over the images of all devices, and buffers (running means) likewise.
 
     images: how many of them this device's gradients are the mean over. A parameter without a gradient counts as
     one whose gradient is zero.
     """
-    if count() == 1:
+    if world_size() == 1:
         return
     tensors = [buffer for buffer in module.buffers() if buffer.is_floating_point()]
     for parameter in module.parameters():
@@ -78,7 +78,7 @@ def average(module: nn.Module, images: int) -> None:
                 parameter.grad = torch.zeros_like(parameter)
             tensors.append(parameter.grad)
     flat = torch.cat([tensor.flatten() for tensor in tensors] + [tensors[0].new_ones(1)])
-    *means, weight = total(flat * images).split([tensor.numel() for tensor in tensors] + [1])
+    *means, weight = all_reduce(flat * images).split([tensor.numel() for tensor in tensors] + [1])
     for tensor, mean in zip(tensors, means, strict=True):
         tensor.copy_((mean / weight).view_as(tensor))
 
@@ -95,7 +95,7 @@ class OwnNoise(pl.Callback):
 
 
 @contextlib.contextmanager
-def helpers(devices: int, kind: str, work: Callable[..., None], *arguments: Any) -> Iterator[None]:
+def workers(devices: int, kind: str, work: Callable[..., None], *arguments: Any) -> Iterator[None]:
     """Run `work(*arguments)` in a process for each device but the first, beside what is done inside.
 
     kind: "cpu" or "cuda". CPU threads are divided. What is given must be picklable. Helpers get neither Ctrl-C nor

@@ -136,7 +136,7 @@ class Training(pl.LightningModule):
     def on_train_start(self) -> None:
         optimizer = self.optimizers(use_pl_optimizer=False)
         assert isinstance(optimizer, torch.optim.Optimizer)
-        graphs = self.device.type == "cuda" and distributed.count() == 1 and self.objective.compilable
+        graphs = self.device.type == "cuda" and distributed.world_size() == 1 and self.objective.compilable
         self.execute = Steps(self.add_gradients, optimizer, self.compute, graphs=graphs)
 
     def on_train_epoch_start(self) -> None:
@@ -179,7 +179,7 @@ class Training(pl.LightningModule):
         self.epoch_sums.add_(means, alpha=share)
         with products_for_training(self.device):
             estimate.backward(self.model)
-        distributed.average(self, share)
+        distributed.average_gradients(self, share)
         self.step += 1
         if (
             self.device.type == "cpu" and distributed.rank() == 0 and not estimate.loss.isfinite()
@@ -193,7 +193,7 @@ class Training(pl.LightningModule):
 
     def on_train_epoch_end(self) -> None:
         counted = self.epoch_sums.new_tensor([self.epoch_images])
-        *sums, images = distributed.total(torch.cat([self.epoch_sums, counted])).tolist()
+        *sums, images = distributed.all_reduce(torch.cat([self.epoch_sums, counted])).tolist()
         bound, loss, ess = (value / images for value in sums)
         if not np.isfinite(loss):
             raise self.diverged(f"the mean loss of the epoch is {loss}", self.global_step)
