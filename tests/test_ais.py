@@ -22,7 +22,9 @@ STARTS = ["q", "prior"]
 
 
 @pytest.mark.parametrize("start", STARTS)
-@pytest.mark.parametrize("layers", [1, 2, 3])
+@pytest.mark.parametrize(
+    "layers", [1, pytest.param(2, marks=pytest.mark.slow), pytest.param(3, marks=pytest.mark.slow)]
+)
 def test_both_bounds_close_in_on_log_p(layers, start):
     model = linear_gaussian(layers)
     gaps = []
@@ -40,7 +42,7 @@ def test_both_bounds_close_in_on_log_p(layers, start):
 @pytest.mark.parametrize("how", [
     Annealing(1, 3), Annealing(3, 3), Annealing(2, 3, start="prior"), Annealing(2, 4, 2, schedule="linear"),
 ])  # fmt: skip
-@pytest.mark.parametrize("layers", [1, 2, 3])
+@pytest.mark.parametrize("layers", [1, 2, pytest.param(3, marks=pytest.mark.slow)])
 def test_w_is_unbiased_for_p_and_its_reverse_for_one_over_p(layers, how):
     """So also with a poor encoder and few temperatures, whatever the chains' number, start and schedule."""
     model = linear_gaussian(layers)
