@@ -191,8 +191,8 @@ def _flat(config: dict[str, Any]) -> dict[str, str]:
 def _setting(record: Record, records: dict[str, tuple[Path, Record]]) -> dict[str, str]:
     setting = {key: value for key, value in record.identity.items() if key != "seed"}
     setting["precision"] = record.precision  # which "auto" chose
-    if record.identity["init_from"] is not None:
-        setting["init_from"] = _origin(Path(record.config["init_from"]), records)
+    if record.identity.get("init_from") is not None:
+        setting["init_from"] = _origin(Path(str(record.config.get("init_from"))), records)
     return _flat(setting)
 
 
