@@ -141,6 +141,6 @@ class Unannotated:
 
 def test_a_parameter_without_annotation_is_no_key() -> None:
     node = {"_target_": f"{__name__}.Unannotated"}
-    assert Node.of(node, "objective").arguments == {"beta": 1.0}
+    assert Node.of(node, "objective", object).arguments == {"beta": 1.0}
     with pytest.raises(UserError, match=r"^objective\.alpha=1: no such key"):
-        Node.of(node | {"alpha": 1}, "objective")
+        Node.of(node | {"alpha": 1}, "objective", object)

@@ -207,7 +207,7 @@ class Node:
     arguments: dict[str, Any]
 
     @classmethod
-    def of(cls, node: dict[str, Any], key: str, base: type = object) -> Self:
+    def of(cls, node: dict[str, Any], key: str, base: type) -> Self:
         """The node that stands under `key`, checked against the signature of its class, which is a `base`.
 
         A parameter without annotation, or keyword-only, is given by the program and no key of the node.
@@ -263,7 +263,7 @@ def _check_subclass(kind: type, base: type, key: str) -> None:
 
 def build(base: type[T], node: dict[str, Any], key: str, **given: Any) -> T:
     """An instance of `base`: of the class of the node under `key`, with the keyword-only arguments `given`."""
-    return Node.of(node, key).build(base, **given)
+    return Node.of(node, key, base).build(base, **given)
 
 
 def known_keys() -> list[str]:

@@ -17,7 +17,7 @@ from iwae_lab.models.base import LatentVariableModel
 from iwae_lab.models.precision import fastest_precision
 from iwae_lab.objectives.annealing import annealings
 from iwae_lab.objectives.base import Objective
-from iwae_lab.runs.config import GROUPS, Config, Node, check, first_stage
+from iwae_lab.runs.config import Config, Node, check, first_stage
 from iwae_lab.runs.identity import identity, run_id
 from iwae_lab.runs.launch import job_threads
 from iwae_lab.runs.record import Record, read_record
@@ -25,6 +25,15 @@ from iwae_lab.training.optimizers.base import OptimizerFactory
 from iwae_lab.training.schedules import Schedule
 
 __all__ = ["Experiment", "resolve"]
+
+BASES: dict[str, type] = {
+    "dataset": Dataset,
+    "model": LatentVariableModel,
+    "objective": Objective,
+    "schedule": Schedule,
+    "optimizer": OptimizerFactory,
+}
+"""What the class is that each group's option names."""
 
 
 @dataclass(frozen=True)
@@ -136,12 +145,12 @@ def resolve(cfg: DictConfig | dict[str, Any]) -> Experiment:
     config = check(cfg)
     annealed = annealings(config.objective)
     start = {name: annealing.start for name, annealing in annealed.items()}
-    nodes = {group: Node.of(getattr(config, group), group) for group in GROUPS if group != "objective"}
-    nodes["objective"] = Node.of(config.objective | start, "objective")
+    given = {group: getattr(config, group) for group in BASES} | {"objective": config.objective | start}
+    nodes = {group: Node.of(given[group], group, base) for group, base in BASES.items()}
     objective = nodes["objective"].build(Objective)
     if annealed:
         end = {name: annealing.end for name, annealing in annealed.items()}
-        Node.of(config.objective | end, "objective").build(Objective)  # which both ends have to be
+        Node.of(config.objective | end, "objective", Objective).build(Objective)  # which both ends have to be
     for name, annealing in annealed.items():
         can_change = isinstance(getattr(objective, name, None), float)
         expected = "a value, as this parameter can't change with the epoch"
