@@ -195,7 +195,14 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return runs
 
 
-@pytest.mark.parametrize("kill", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    "kill",
+    [
+        pytest.param(signal.SIGKILL, marks=pytest.mark.slow),
+        signal.SIGTERM,
+        pytest.param(signal.SIGINT, marks=pytest.mark.slow),
+    ],
+)
 def test_a_killed_run_goes_on_and_ends_as_if_it_had_not_been(
     cli: Cli, tiny: list[str], tmp_path: Path, uninterrupted: Path, kill: signal.Signals
 ) -> None:
@@ -277,6 +284,7 @@ def test_a_run_killed_while_it_is_measured_loses_nothing(cli: Cli, tiny: list[st
     assert all(row["diagnostics/ess"] for row in rows)
 
 
+@pytest.mark.slow
 def test_tasks_and_ranks_of_a_cluster_change_nothing(tiny: list[str], tmp_path: Path) -> None:
     slurm = {"SLURM_JOB_ID": "1", "SLURM_JOB_NAME": "a", "SLURM_NTASKS": "4", "SLURM_PROCID": "1", "RANK": "1"}
     command = [sys.executable, "train.py", *tiny]  # not forked: Lightning reads the rank when it is imported
@@ -313,6 +321,7 @@ def test_help_lists_groups_options_and_keys_without_importing_torch() -> None:
         assert word in done.stdout
 
 
+@pytest.mark.slow
 def test_init_from_starts_with_another_runs_weights(cli: Cli, tiny: list[str], tmp_path: Path) -> None:
     assert cli("train.py", *tiny, "objective=vae").returncode == 0
     (first,) = records(tmp_path / "runs")

@@ -16,6 +16,7 @@ from iwae_lab.models.distributions import Bernoulli
 from iwae_lab.objectives.base import Estimate
 from iwae_lab.runs.run import run
 
+WITHOUT_VARIANTS = [pytest.param(spec, marks=[pytest.mark.slow] if " " in spec else []) for spec in ALL]
 needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
 
 
@@ -63,6 +64,7 @@ def test_auto_compiles_where_the_steps_left_repay_it_and_keeps_what_is_faster(
     assert tried == (steps * eager > 300)
 
 
+@pytest.mark.slow
 @needs_compiler
 def test_neither_a_ragged_batch_nor_validation_is_compiled(tiny, composed, capfd, monkeypatch):
     """4,000 images in batches of 96 leave 64; the run validates after each of its two epochs."""
@@ -75,7 +77,7 @@ def test_neither_a_ragged_batch_nor_validation_is_compiled(tiny, composed, capfd
     assert counters["stats"]["unique_graphs"] == len(made) > 0
 
 
-@pytest.mark.parametrize("spec", ALL)
+@pytest.mark.parametrize("spec", WITHOUT_VARIANTS)
 def test_what_counts_as_compilable_is_one_graph_for_every_batch_and_changes_no_buffer(spec):
     """Of another noise and another global random state each."""
     model, made = linear_gaussian(2), objective(spec)

@@ -67,7 +67,7 @@ class TestNoise:
 
 
 class TestObjectives:
-    @pytest.mark.parametrize("by", COUPLED)
+    @pytest.mark.parametrize("by", [pytest.param("antithetic", marks=pytest.mark.slow), "rqmc"])
     @pytest.mark.parametrize("spec", COUPLABLE)
     def test_gradient_is_that_of_what_it_claims_to_maximise(self, spec, by):
         check_gradient(spec, layers=2, k=3, data=50, noise=by)

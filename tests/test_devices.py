@@ -134,6 +134,7 @@ def test_more_devices_than_there_are_are_refused(
     assert not (tmp_path / "runs" / ".locks").exists(), "nothing was started"
 
 
+@pytest.mark.slow
 def test_a_run_on_two_devices_is_a_run_and_goes_on_as_if_it_had_not_been_killed(
     cli: Cli, composed: Composed, tiny: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
