@@ -22,7 +22,8 @@ import torch
 from torch import Generator, Tensor
 
 from iwae_lab.bounds import ess, iwae_bound
-from iwae_lab.console.errors import UserError, require
+from iwae_lab.console.errors import UserError
+from iwae_lab.evaluation.annealing import STARTS, Annealing
 from iwae_lab.evaluation.likelihood import standard_error
 from iwae_lab.models.base import LatentVariableModel
 from iwae_lab.models.distributions import Bernoulli, Distribution, Gaussian
@@ -34,41 +35,8 @@ ROWS, CUDA_ROWS = 2000, 50_000  # chains moved at a time
 PILOT_CHAINS = 4
 ACCEPTANCE = 0.8  # the target of the pilot chains
 TIMED_MOVES = 3
-STARTS, SCHEDULES = ("q", "prior"), ("sigmoid", "linear")
 
 Progress = Callable[[float], None]
-
-
-@dataclass(frozen=True)
-class Annealing:
-    """Settings of annealed importance sampling. Raises `UserError` for values out of range.
-
-    chains: per image. temperatures: steps from the start to the posterior; the papers take 10,000. leapfrog_steps: of
-    the Hamiltonian move at each. start: see the module. schedule: of β from 0 to 1, "linear" or "sigmoid", which is
-    denser at both ends (Wu et al. 2017, with their δ = 4).
-    """
-
-    chains: int = 16
-    temperatures: int = 1000
-    leapfrog_steps: int = 5
-    start: str = "q"
-    schedule: str = "sigmoid"
-
-    def __post_init__(self) -> None:
-        for key in ("chains", "temperatures", "leapfrog_steps"):
-            value = getattr(self, key)
-            require(f"evaluation.ais.{key}", value, value >= 1, "an integer of at least 1")
-        for key, known in (("start", STARTS), ("schedule", SCHEDULES)):
-            value = getattr(self, key)
-            require(f"evaluation.ais.{key}", value, value in known, f"one of {', '.join(known)}")
-
-    def betas(self) -> list[float]:
-        """β from 0 to 1, `temperatures` + 1 of them."""
-        even = torch.linspace(0, 1, self.temperatures + 1, dtype=torch.float64)
-        if self.schedule == "linear":
-            return even.tolist()
-        sigmoid = (8 * even - 4).sigmoid()
-        return ((sigmoid - sigmoid[0]) / (sigmoid[-1] - sigmoid[0])).tolist()
 
 
 @dataclass(frozen=True)

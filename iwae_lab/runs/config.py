@@ -18,7 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from iwae_lab.console.errors import CONFIGURATION_KEYS, UserError, did_you_mean, require
 from iwae_lab.console.names import check_name
-from iwae_lab.evaluation.ais import Annealing
+from iwae_lab.evaluation.annealing import Annealing
 
 __all__ = [
     "AIS",

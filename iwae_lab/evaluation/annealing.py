@@ -1,0 +1,42 @@
+"""How to anneal from an initial distribution to the posterior. Without torch, since the configuration checks it."""
+
+import math
+from dataclasses import dataclass
+
+from iwae_lab.console.errors import require
+
+__all__ = ["SCHEDULES", "STARTS", "Annealing"]
+
+STARTS, SCHEDULES = ("q", "prior"), ("sigmoid", "linear")
+
+
+@dataclass(frozen=True)
+class Annealing:
+    """Settings of annealed importance sampling. Raises `UserError` for values out of range.
+
+    chains: per image. temperatures: steps from the start to the posterior; the papers take 10,000. leapfrog_steps: of
+    the Hamiltonian move at each. start: see the module. schedule: of β from 0 to 1, "linear" or "sigmoid", which is
+    denser at both ends (Wu et al. 2017, with their δ = 4).
+    """
+
+    chains: int = 16
+    temperatures: int = 1000
+    leapfrog_steps: int = 5
+    start: str = "q"
+    schedule: str = "sigmoid"
+
+    def __post_init__(self) -> None:
+        for key in ("chains", "temperatures", "leapfrog_steps"):
+            value = getattr(self, key)
+            require(f"evaluation.ais.{key}", value, value >= 1, "an integer of at least 1")
+        for key, known in (("start", STARTS), ("schedule", SCHEDULES)):
+            value = getattr(self, key)
+            require(f"evaluation.ais.{key}", value, value in known, f"one of {', '.join(known)}")
+
+    def betas(self) -> list[float]:
+        """From 0 to 1, one more than there are temperatures."""
+        even = [i / self.temperatures for i in range(self.temperatures + 1)]
+        if self.schedule == "linear":
+            return even
+        first, *inner, last = (1 / (1 + math.exp(4 - 8 * share)) for share in even)
+        return [0.0, *((value - first) / (last - first) for value in inner), 1.0]
