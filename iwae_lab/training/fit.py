@@ -75,4 +75,5 @@ def fit(
     except SystemExit as stop:  # Lightning turns Ctrl-C into it
         raise (stop.__context__ if isinstance(stop.__context__, KeyboardInterrupt) else stop) from None
     seconds = training.seconds
-    return TrainingResult(training.model, trainer.global_step, seconds, training.images_seen / seconds, training.curve)
+    rate = training.images_seen / max(seconds, 1e-9)  # a coarse clock may say zero
+    return TrainingResult(training.model, trainer.global_step, seconds, rate, training.curve)

@@ -208,7 +208,7 @@ class Training(pl.LightningModule):
             TRAIN_LOSS: loss,
             TRAIN_ESS: ess,
             LEARNING_RATE: self.rate_of(self.global_step),
-            IMAGES_PER_SECOND: images / seconds,
+            IMAGES_PER_SECOND: images / max(seconds, 1e-9),  # of a coarse clock
             MINUTES: self.seconds / 60,
         }
         if distributed.rank() == 0 and self.current_epoch + 1 in self.schedule.evaluation_epochs():
