@@ -24,7 +24,7 @@ __all__ = ["CheckpointFiles", "LastCheckpoint", "checkpoint_to_resume", "load_ch
 
 log = logging.getLogger("iwae_lab")
 
-LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
+LAST, PREVIOUS, DAMAGED = "last.ckpt", "previous.ckpt", "damaged.ckpt"
 
 
 def part_of(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
@@ -69,6 +69,7 @@ def checkpoint_to_resume(folder: Path, state: Mapping[str, Tensor]) -> Path | No
             continue
         if problems:
             log.warning("%s; what was trained after epoch %d is lost and trained again", *problems, found["epoch"] + 1)
+            os.replace(folder / LAST, folder / DAMAGED)  # else the next save would make it the previous one
         return path
     if problems:
         raise UserError(f"{'; '.join(problems)}; force=true trains from the start")
