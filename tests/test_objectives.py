@@ -82,8 +82,14 @@ def claims(spec: str, k: int) -> tuple[Objective, torch.Tensor]:
 
 
 class TestEveryObjective:
-    @pytest.mark.parametrize("layers", [1, 2, 3])
-    @pytest.mark.parametrize("spec", ALL)
+    @pytest.mark.parametrize(
+        ("spec", "layers"),
+        [
+            pytest.param(spec, layers, marks=[pytest.mark.slow] if " " in spec and layers > 1 else [])
+            for spec in ALL
+            for layers in (1, 2, 3)
+        ],
+    )
     def test_gradient_is_that_of_what_it_claims_to_maximise(self, spec, layers):
         check_gradient(spec, layers, k={1: 8, 2: 3, 3: 2}[layers])
 
