@@ -142,7 +142,7 @@ def keys(hydra: None) -> list[str]:
     return [key for key in leaves(cfg) if len(key.rpartition(".")[2]) > 3]
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(derandomize=True, max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_a_misspelt_key_is_told_the_right_one_at_any_depth(
     data: st.DataObject, keys: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -170,7 +170,7 @@ JSON = st.recursive(
 RECORD = next((ROOT / "sweeps" / "records").rglob("result.json"))
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(derandomize=True, max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_a_record_with_any_other_value_is_read_or_refused_in_one_line(
     data: st.DataObject, tmp_path: Path, capsys: pytest.CaptureFixture[str]
