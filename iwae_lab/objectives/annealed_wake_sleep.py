@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from iwae_lab.bounds import normalized_weights
-from iwae_lab.console.errors import UserError
+from iwae_lab.console.errors import require
 from iwae_lab.models.base import LatentVariableModel
 from iwae_lab.objectives.base import Estimate, Objective
 from iwae_lab.objectives.hamiltonian import Chains, Point
@@ -32,8 +32,7 @@ class AnnealedWakeSleep(Objective):
 
     def __init__(self, temperatures: int = 5) -> None:
         super().__init__()
-        if temperatures < 1:
-            raise UserError(f"temperatures={temperatures}: expected an integer of at least 1")
+        require("temperatures", temperatures, temperatures >= 1, "an integer of at least 1")
         self.temperatures = temperatures
         self.register_buffer("step", torch.tensor(0.5))
 

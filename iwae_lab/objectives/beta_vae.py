@@ -5,7 +5,7 @@ import math
 from torch import Tensor
 
 from iwae_lab.bounds import elbo
-from iwae_lab.console.errors import UserError
+from iwae_lab.console.errors import require
 from iwae_lab.models.base import LatentVariableModel
 from iwae_lab.objectives.base import Estimate, Objective
 
@@ -24,8 +24,7 @@ class BetaVAE(Objective):
 
     def __init__(self, beta: float = 1.0) -> None:
         super().__init__()
-        if not 0 <= beta < math.inf:
-            raise UserError(f"beta={beta}: expected a number of at least 0")
+        require("beta", beta, 0 <= beta < math.inf, "a number of at least 0")
         self.beta = beta
 
     @property

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from iwae_lab.bounds import elbo, iwae_bound
-from iwae_lab.console.errors import UserError
+from iwae_lab.console.errors import UserError, require
 from iwae_lab.models.base import LatentVariableModel
 from iwae_lab.objectives.base import Estimate, Objective
 
@@ -23,8 +23,7 @@ class CIWAE(Objective):
 
     def __init__(self, beta: float = 0.5, learned: bool = False) -> None:
         super().__init__()
-        if not 0 <= beta <= 1:
-            raise UserError(f"beta={beta}: expected a number from 0 to 1")
+        require("beta", beta, 0 <= beta <= 1, "a number from 0 to 1")
         if learned and beta in (0, 1):
             raise UserError(f"beta={beta}: expected a number between 0 and 1 to learn from")
         self.beta_logit = nn.Parameter(torch.logit(torch.tensor(beta))) if learned else None

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from iwae_lab.bounds import elbo, iwae_bound, log_sum_of_others, normalized_weights
-from iwae_lab.console.errors import UserError
+from iwae_lab.console.errors import UserError, require
 from iwae_lab.models.base import LatentVariableModel
 from iwae_lab.models.distributions import Bernoulli, Distribution
 from iwae_lab.objectives.base import Estimate, Objective
@@ -26,8 +26,7 @@ class DisARM(Objective):
 
     def __init__(self, bound: str = "iwae") -> None:
         super().__init__()
-        if bound not in ("iwae", "elbo"):
-            raise UserError(f"bound={bound}: expected iwae or elbo")
+        require("bound", bound, bound in ("iwae", "elbo"), "iwae or elbo")
         self.bound = bound
 
     def forward(self, model: LatentVariableModel, x: Tensor, k: int) -> Estimate:

@@ -3,7 +3,7 @@
 from torch import Tensor
 
 from iwae_lab.bounds import iwae_bound, normalized_weights
-from iwae_lab.console.errors import UserError
+from iwae_lab.console.errors import require
 from iwae_lab.models.base import LatentVariableModel
 from iwae_lab.objectives.base import Estimate, ImportanceWeighted
 
@@ -19,8 +19,7 @@ class DReGAlpha(ImportanceWeighted):
 
     def __init__(self, alpha: float = 0.5) -> None:
         super().__init__()
-        if not 0 <= alpha <= 1:
-            raise UserError(f"alpha={alpha}: expected a number from 0 to 1")
+        require("alpha", alpha, 0 <= alpha <= 1, "a number from 0 to 1")
         self.alpha = alpha
 
     def forward(self, model: LatentVariableModel, x: Tensor, k: int) -> Estimate:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from iwae_lab.bounds import normalized_weights
-from iwae_lab.console.errors import UserError
+from iwae_lab.console.errors import require
 from iwae_lab.models.base import LatentVariableModel, Noise
 from iwae_lab.models.distributions import Distribution
 from iwae_lab.objectives.base import Estimate, ImportanceWeighted
@@ -54,8 +54,7 @@ class Resampling:
     """Weighs k samples without a graph and chooses m of them, or all where k ≤ m."""
 
     def __init__(self, kept: int) -> None:
-        if kept < 1:
-            raise UserError(f"kept={kept}: expected an integer of at least 1")
+        require("kept", kept, kept >= 1, "an integer of at least 1")
         self.kept = kept
 
     @torch.no_grad()

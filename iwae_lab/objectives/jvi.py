@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from iwae_lab.console.errors import UserError
+from iwae_lab.console.errors import UserError, require
 from iwae_lab.models.base import LatentVariableModel
 from iwae_lab.objectives.base import Estimate, Objective
 
@@ -22,8 +22,7 @@ class JVI(Objective):
 
     def __init__(self, order: int = 1) -> None:
         super().__init__()
-        if order not in (1, 2):
-            raise UserError(f"order={order}: expected 1 or 2")
+        require("order", order, order in (1, 2), "1 or 2")
         self.order = order
 
     def forward(self, model: LatentVariableModel, x: Tensor, k: int) -> Estimate:

@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from iwae_lab.console.errors import UserError
+from iwae_lab.console.errors import require
 from iwae_lab.models.base import LatentVariableModel
 from iwae_lab.objectives.base import Estimate, ImportanceWeighted
 
@@ -19,8 +19,7 @@ class MIWAE(ImportanceWeighted):
 
     def __init__(self, groups: int = 5) -> None:
         super().__init__()
-        if groups < 1:
-            raise UserError(f"groups={groups}: expected an integer of at least 1")
+        require("groups", groups, groups >= 1, "an integer of at least 1")
         self.groups = groups
 
     def forward(self, model: LatentVariableModel, x: Tensor, k: int) -> Estimate:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from iwae_lab.bounds import iwae_bound, normalized_weights
-from iwae_lab.console.errors import UserError
+from iwae_lab.console.errors import require
 from iwae_lab.models.base import LatentVariableModel
 from iwae_lab.objectives.base import Estimate, Objective
 
@@ -31,8 +31,7 @@ class MLMC(Objective):
 
     def __init__(self, levels: int | None = 10) -> None:
         super().__init__()
-        if levels is not None and levels < 1:
-            raise UserError(f"levels={levels}: expected null or an integer of at least 1")
+        require("levels", levels, levels is None or levels >= 1, "null or an integer of at least 1")
         self.levels = levels
 
     def forward(self, model: LatentVariableModel, x: Tensor, k: int) -> Estimate:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from iwae_lab.bounds import iwae_bound, log_sum_of_others, normalized_weights
-from iwae_lab.console.errors import UserError
+from iwae_lab.console.errors import UserError, require
 from iwae_lab.models.base import LatentVariableModel
 from iwae_lab.objectives.base import Estimate, ImportanceWeighted
 
@@ -26,10 +26,8 @@ class OVIS(ImportanceWeighted):
 
     def __init__(self, gamma: float = 0.0, auxiliary: int = 0) -> None:
         super().__init__()
-        if not 0 <= gamma <= 1:
-            raise UserError(f"gamma={gamma}: expected a number from 0 to 1")
-        if auxiliary < 0:
-            raise UserError(f"auxiliary={auxiliary}: expected an integer of at least 0")
+        require("gamma", gamma, 0 <= gamma <= 1, "a number from 0 to 1")
+        require("auxiliary", auxiliary, auxiliary >= 0, "an integer of at least 0")
         if auxiliary and gamma:
             raise UserError(f"gamma={gamma}: expected 0 with objective.auxiliary={auxiliary}, the Monte Carlo form")
         self.gamma = gamma

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from iwae_lab.bounds import iwae_bound, normalized_weights
-from iwae_lab.console.errors import UserError
+from iwae_lab.console.errors import require
 from iwae_lab.models.base import LatentVariableModel
 from iwae_lab.objectives.base import Estimate, ImportanceWeighted
 
@@ -23,8 +23,7 @@ class Reinforce(ImportanceWeighted):
 
     def __init__(self, decay: float = 0.9) -> None:
         super().__init__()
-        if not 0 <= decay < 1:
-            raise UserError(f"decay={decay}: expected a number from 0 to below 1")
+        require("decay", decay, 0 <= decay < 1, "a number from 0 to below 1")
         self.decay = decay
         self.register_buffer("baseline", torch.tensor(torch.nan))
 

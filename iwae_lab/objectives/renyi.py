@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from iwae_lab.bounds import elbo, iwae_bound
-from iwae_lab.console.errors import UserError
+from iwae_lab.console.errors import require
 from iwae_lab.models.base import LatentVariableModel
 from iwae_lab.objectives.base import Estimate, Objective
 
@@ -25,8 +25,7 @@ class Renyi(Objective):
 
     def __init__(self, alpha: float = 0.5) -> None:
         super().__init__()
-        if not math.isfinite(alpha):
-            raise UserError(f"alpha={alpha}: expected a finite number; objective=vr_max is the limit α → −∞")
+        require("alpha", alpha, math.isfinite(alpha), "a finite number; objective=vr_max is the limit α → −∞")
         self.alpha = alpha
         self.is_bound = alpha >= 0
 

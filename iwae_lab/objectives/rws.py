@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from iwae_lab.bounds import normalized_weights
-from iwae_lab.console.errors import UserError
+from iwae_lab.console.errors import require
 from iwae_lab.models.base import LatentVariableModel
 from iwae_lab.objectives.base import Estimate, ImportanceWeighted
 
@@ -23,8 +23,7 @@ class RWS(ImportanceWeighted):
 
     def __init__(self, inference: str = "wake") -> None:
         super().__init__()
-        if inference not in ("wake", "sleep", "both"):
-            raise UserError(f"inference={inference}: expected wake, sleep or both")
+        require("inference", inference, inference in ("wake", "sleep", "both"), "wake, sleep or both")
         self.sleep_share = {"wake": 0.0, "both": 0.5, "sleep": 1.0}[inference]
 
     def forward(self, model: LatentVariableModel, x: Tensor, k: int) -> Estimate:

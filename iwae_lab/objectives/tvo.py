@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from iwae_lab.bounds import elbo
-from iwae_lab.console.errors import UserError
+from iwae_lab.console.errors import UserError, require
 from iwae_lab.models.base import LatentVariableModel
 from iwae_lab.objectives.base import Estimate, Objective
 
@@ -26,10 +26,8 @@ class TVO(Objective):
 
     def __init__(self, intervals: int = 5, first: float = 0.03, betas: list[float] | None = None) -> None:
         super().__init__()
-        if intervals < 1:
-            raise UserError(f"intervals={intervals}: expected an integer of at least 1")
-        if not 0 < first < 1:
-            raise UserError(f"first={first}: expected a number between 0 and 1")
+        require("intervals", intervals, intervals >= 1, "an integer of at least 1")
+        require("first", first, 0 < first < 1, "a number between 0 and 1")
         if betas is None:
             betas = [0.0] + [first ** (1 - i / (intervals - 1)) for i in range(intervals - 1)]
         edges = [*betas, 1.0]

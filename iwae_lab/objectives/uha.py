@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from iwae_lab.console.errors import UserError
+from iwae_lab.console.errors import require
 from iwae_lab.models.base import LatentVariableModel
 from iwae_lab.objectives.base import Estimate, ImportanceWeighted
 from iwae_lab.objectives.hamiltonian import Chains
@@ -35,12 +35,9 @@ class UHA(ImportanceWeighted):
 
     def __init__(self, steps: int = 5, step_size: float = 0.1, persistence: float = 0.9, learned: bool = True) -> None:
         super().__init__()
-        if steps < 0:
-            raise UserError(f"steps={steps}: expected an integer of at least 0")
-        if not 0 < step_size < 1:
-            raise UserError(f"step_size={step_size}: expected a number between 0 and 1")
-        if not 0 <= persistence < 1:
-            raise UserError(f"persistence={persistence}: expected a number from 0 to below 1")
+        require("steps", steps, steps >= 0, "an integer of at least 0")
+        require("step_size", step_size, 0 < step_size < 1, "a number between 0 and 1")
+        require("persistence", persistence, 0 <= persistence < 1, "a number from 0 to below 1")
         self.steps = steps
         learned = learned and steps > 0
         self.step_logits = nn.Parameter(torch.full((steps,), step_size).logit(), requires_grad=learned)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from iwae_lab.bounds import iwae_bound
-from iwae_lab.console.errors import UserError
+from iwae_lab.console.errors import UserError, require
 from iwae_lab.models.base import LatentVariableModel
 from iwae_lab.objectives.base import Estimate, ImportanceWeighted
 
@@ -27,8 +27,7 @@ class UStatistic(ImportanceWeighted):
 
     def __init__(self, groups: int = 5, permutations: int | None = 20) -> None:
         super().__init__()
-        if groups < 2:
-            raise UserError(f"groups={groups}: expected an integer of at least 2")
+        require("groups", groups, groups >= 2, "an integer of at least 2")
         if permutations is not None and permutations < 1:
             raise UserError(f"permutations={permutations}: expected null or an integer of at least 1")
         self.groups = groups

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from iwae_lab.console.errors import UserError
+from iwae_lab.console.errors import require
 from iwae_lab.models.base import LatentVariableModel
 from iwae_lab.objectives.base import Estimate, Objective
 from iwae_lab.objectives.renyi import renyi_bound
@@ -23,8 +23,7 @@ class VRIWAE(Objective):
 
     def __init__(self, alpha: float = 0.5) -> None:
         super().__init__()
-        if not 0 <= alpha <= 1:
-            raise UserError(f"alpha={alpha}: expected a number from 0 to 1")
+        require("alpha", alpha, 0 <= alpha <= 1, "a number from 0 to 1")
         self.alpha = alpha
 
     def forward(self, model: LatentVariableModel, x: Tensor, k: int) -> Estimate:
