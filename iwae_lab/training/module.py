@@ -170,14 +170,13 @@ class Training(pl.LightningModule):
             x = x.new_zeros(1, x.shape[1])
         with products_for_training(self.device):
             *found, means = self.compute(x, calls_left=self.steps - self.global_step)
-        estimate = Estimate(*found)
-        if estimate.log_w.shape[-1] % len(x):
-            raise UserError(
-                f"objective={type(self.objective).__name__}: expected log_w [k, batch], here of a batch of {len(x)}, "
-                f"found {list(estimate.log_w.shape)}"
-            )
-        self.epoch_sums.add_(means, alpha=share)
-        with products_for_training(self.device):
+            estimate = Estimate(*found)
+            if estimate.log_w.shape[-1] % len(x):
+                raise UserError(
+                    f"objective={type(self.objective).__name__}: expected log_w [k, batch], here of a batch of "
+                    f"{len(x)}, found {list(estimate.log_w.shape)}"
+                )
+            self.epoch_sums.add_(means, alpha=share)
             estimate.backward(self.model)
         distributed.average_gradients(self, share)
         self.step += 1
