@@ -94,17 +94,22 @@ def test_several_options_of_a_group_are_refused(cli: Cli, tmp_path: Path) -> Non
     assert not (tmp_path / "runs").exists()
 
 
-def test_a_launcher_in_an_experiment_file_is_refused(cli: Cli, tmp_path: Path) -> None:
+@pytest.mark.parametrize("experiments, jobs", [("mine", 2), ("mine,other", 0)])
+def test_a_launcher_in_an_experiment_file_is_used_or_refused(
+    cli: Cli, tiny: list[str], tmp_path: Path, experiments: str, jobs: int
+) -> None:
+    """Refused where experiments are swept over, since Hydra then launches before it reads them."""
     pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
     (tmp_path / "conf/experiment").mkdir(parents=True)
-    (tmp_path / "conf/experiment/mine.yaml").write_text(
-        "# @package _global_\ndefaults:\n  - override /hydra/launcher: joblib\n"
-    )
+    for name in ("mine", "other"):
+        (tmp_path / f"conf/experiment/{name}.yaml").write_text(
+            "# @package _global_\ndefaults:\n  - override /hydra/launcher: joblib\n"
+        )
     search = f"hydra.searchpath=[{tmp_path / 'conf'}]"
-    done = cli("train.py", "-m", search, f"runs_dir={tmp_path / 'runs'}", "experiment=mine", "seed=0,1")
-    assert done.returncode == 1
-    assert "hydra/launcher=joblib: expected on the command line" in done.stderr
-    assert not records(tmp_path / "runs")
+    done = cli("train.py", "-m", search, *tiny, "schedule.epochs=1", f"experiment={experiments}", "seed=0,1")
+    assert done.returncode == (not jobs), done.stderr
+    assert len(records(tmp_path / "runs")) == jobs
+    assert jobs or "hydra/launcher=joblib: expected on the command line" in done.stderr
 
 
 def test_bad_data_leave_no_run_folder(cli: Cli, tmp_path: Path) -> None:
