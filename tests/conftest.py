@@ -1,13 +1,20 @@
 """Fixtures shared by all tests: the command line, tiny runs, real data where it is."""
 
+import atexit
 import json
 import os
+import secrets
+import shutil
+import signal
 import subprocess
 import sys
+import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
@@ -15,8 +22,22 @@ from omegaconf import DictConfig
 from iwae_lab.runs.config import register
 
 ROOT = Path(__file__).parent.parent
+
+
+def blobs() -> Path:
+    """A .npz of 1,000 training, 60 validation and 60 test images: a bright spot somewhere on a dark ground."""
+    folder = tempfile.mkdtemp(prefix="iwae_lab-tests-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    centres = np.random.RandomState(0).uniform(6, 22, (2, 1120, 1))
+    rows, columns = (np.exp(-(((np.arange(28) - centre) / 4) ** 2)) for centre in centres)
+    grey = (255 * rows[:, :, None] * columns[:, None, :]).astype(np.uint8)
+    path = Path(folder) / "blobs.npz"
+    np.savez(path, train=grey[:1000], val=grey[1000:1060], test=grey[1060:])
+    return path
+
+
 TINY = [
-    "logger=csv", "threads=1",
+    "logger=csv", "threads=1", "dataset=npz", f"dataset.path={blobs()}", "dataset.name=blobs",
     "schedule.epochs=2", "schedule.batch_size=100", "k=3", "evaluation.k=20", "evaluation.images=30",
     "model.latents=[4]", "model.hidden=[[8]]",
 ]  # fmt: skip
@@ -59,29 +80,73 @@ def zygote() -> Iterator[subprocess.Popen[str]]:
         process.stdin.close()
 
 
-def ask(
-    zygote: subprocess.Popen[str],
-    folder: Path,
-    arguments: Sequence[str],
-    environment: Mapping[str, str],
-    cwd: Path = ROOT,
-) -> subprocess.CompletedProcess[str]:
-    """What `python *arguments` did in `cwd`; its output is kept in `folder`."""
-    stdout, stderr = folder / ".stdout", folder / ".stderr"
-    request = {
-        "argv": arguments, "cwd": str(cwd), "env": dict(environment), "stdout": str(stdout), "stderr": str(stderr)
-    }  # fmt: skip
-    assert zygote.stdin and zygote.stdout
-    zygote.stdin.write(json.dumps(request) + "\n")
-    zygote.stdin.flush()
-    code = int(zygote.stdout.readline())
-    return subprocess.CompletedProcess(arguments, code, stdout.read_text(), stderr.read_text())
+class Command:
+    """`python *arguments` at work in `cwd`, the leader of a process group; its output is kept in `folder`."""
+
+    def __init__(
+        self,
+        zygote: subprocess.Popen[str],
+        folder: Path,
+        arguments: Sequence[str],
+        environment: Mapping[str, str],
+        cwd: Path = ROOT,
+    ) -> None:
+        self.zygote, self.arguments = zygote, arguments
+        name = secrets.token_hex(4)
+        self.stdout, self.stderr = folder / f".{name}.out", folder / f".{name}.err"
+        self.stderr.touch()
+        self.pid = self._ask(
+            argv=list(arguments), cwd=str(cwd), env=dict(environment), stdout=str(self.stdout), stderr=str(self.stderr)
+        )
+        self.done: subprocess.CompletedProcess[str] | None = None
+
+    def wait(self) -> subprocess.CompletedProcess[str]:
+        """What it did, once it has ended."""
+        if self.done is None:
+            code = self._ask(wait=self.pid)
+            self.done = subprocess.CompletedProcess(
+                self.arguments, code, self.stdout.read_text(), self.stderr.read_text()
+            )
+        return self.done
+
+    def kill(self) -> None:
+        """End it, and what it has started, unless it has ended."""
+        if self.done is None:
+            os.killpg(self.pid, signal.SIGKILL)
+            self.wait()
+
+    def _ask(self, **request: Any) -> int:
+        assert self.zygote.stdin and self.zygote.stdout
+        self.zygote.stdin.write(json.dumps(request) + "\n")
+        self.zygote.stdin.flush()
+        return int(self.zygote.stdout.readline())
+
+
+def wait_for(condition: Callable[[], object], seconds: float = 300) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+@pytest.fixture
+def start(zygote: subprocess.Popen[str], tmp_path: Path) -> Iterator[Callable[..., Command]]:
+    """start("train.py", *overrides) -> the command at work; what has not ended after the test is killed."""
+    started: list[Command] = []
+
+    def begin(*arguments: str, **environment: str) -> Command:
+        started.append(Command(zygote, tmp_path, arguments, os.environ | environment))
+        return started[-1]
+
+    yield begin
+    for command in started:
+        command.kill()
 
 
 @pytest.fixture
 def cli(zygote: subprocess.Popen[str], tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
     """cli("train.py", *overrides) or cli("-m", module, …) -> what `python …` did, in the root of the project."""
-    return lambda *arguments, **environment: ask(zygote, tmp_path, arguments, os.environ | environment)
+    return lambda *arguments, **environment: Command(zygote, tmp_path, arguments, os.environ | environment).wait()
 
 
 @pytest.fixture

@@ -116,7 +116,7 @@ def test_without_shuffling_every_epoch_has_the_order_given() -> None:
 
 
 def test_the_experiment_trains(cli, tiny, tmp_path) -> None:
-    done = cli("train.py", "experiment=authors", *tiny, "dataset=mnist_5k", "objective=vae")
+    done = cli("train.py", "experiment=authors", *tiny, "objective=vae")
     assert done.returncode == 0, done.stderr
     (record,) = records(tmp_path / "runs")
     assert record["schedule"] == "authors"
@@ -124,7 +124,7 @@ def test_the_experiment_trains(cli, tiny, tmp_path) -> None:
         "name": "adam_authors", "_target_": "iwae_lab.training.optimizers.adam_authors.AdamAuthors",
         "batch_size": 100, "beta1": 0.99, "beta2": 0.999, "eps": 1e-4,
     }  # fmt: skip
-    assert record["metrics"]["test/nll"] < 250
+    assert record["metrics"]["test/nll"] < 500
 
 
 @pytest.mark.parametrize("wrong", [{"batch_size": 0}, {"beta1": 0.0}, {"beta2": 1.0}, {"eps": 0.0}])

@@ -4,14 +4,13 @@ import errno
 import json
 import os
 import subprocess
-import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ROOT, TINY, records
+from conftest import TINY, Command, records
 from omegaconf import DictConfig
 
 from iwae_lab.console.atomic import write_atomically
@@ -24,10 +23,11 @@ ARGUMENTS = [*TINY, "schedule.epochs=3"]
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def undisturbed(zygote: subprocess.Popen[str], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """The record of a run that nothing disturbed, and its metrics.csv."""
     runs = tmp_path_factory.mktemp("undisturbed")
-    subprocess.run([sys.executable, "train.py", *ARGUMENTS, f"runs_dir={runs}"], cwd=ROOT, check=True)
+    done = Command(zygote, runs, ["train.py", *ARGUMENTS, f"runs_dir={runs}"], os.environ).wait()
+    assert done.returncode == 0, done.stderr
     (record,) = records(runs)
     return record | {"csv": (runs / record["run_id"] / "metrics.csv").read_text()}
 

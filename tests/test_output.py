@@ -26,8 +26,8 @@ def shell(line: str, **environment: str) -> subprocess.CompletedProcess[bytes]:
 @pytest.mark.parametrize(
     ("redirection", "environment"),
     [
-        ("", {"PYTHONIOENCODING": "ascii"}),
-        ("2>&1 | head -1", {"PYTHONUNBUFFERED": "1"}),
+        pytest.param("", {"PYTHONIOENCODING": "ascii"}, marks=pytest.mark.slow),
+        pytest.param("2>&1 | head -1", {"PYTHONUNBUFFERED": "1"}, marks=pytest.mark.slow),
         pytest.param(">/dev/full 2>/dev/full", {}, marks=needs_full),
     ],
 )

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from conftest import ROOT, ask
+from conftest import ROOT, Command
 from data_helpers import images, npz
 from omegaconf import OmegaConf
 
@@ -29,7 +29,7 @@ QUICK = [
 ]  # fmt: skip
 
 
-class Command(NamedTuple):
+class Documented(NamedTuple):
     readme: str
     line: str
     comment: str
@@ -39,13 +39,13 @@ def blocks(readme: Path, language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", readme.read_text(), re.DOTALL | re.MULTILINE)
 
 
-def commands() -> Iterator[Command]:
+def commands() -> Iterator[Documented]:
     """Every command of every bash block, continued lines joined; what pip installs is there already."""
     for readme in READMES:
         for line in "".join(blocks(readme, "bash")).replace("\\\n", " ").splitlines():
             for part in line.partition("#")[0].split("&&"):
                 if part.split()[:2] != ["pip", "install"]:
-                    yield Command(str(readme.relative_to(ROOT)), " ".join(part.split()), line.partition("#")[2])
+                    yield Documented(str(readme.relative_to(ROOT)), " ".join(part.split()), line.partition("#")[2])
 
 
 COMMANDS = list({command.line: command for command in commands()}.values())
@@ -53,7 +53,7 @@ SHORT = [command for command in COMMANDS if not LONG.search(command.comment)]
 COMPOSED = [command for command in COMMANDS if LONG.search(command.comment) and "train.py" in command.line]
 
 
-def name(command: Command) -> str:
+def name(command: Documented) -> str:
     return f"{Path(command.readme).parent.name or 'root'}: {command.line}"
 
 
@@ -82,7 +82,7 @@ def here(zygote, tmp_path_factory) -> Path:
 
 
 def python(zygote, cwd: Path, folder: Path, arguments: list[str]):
-    return ask(zygote, folder, arguments, os.environ | {"PYTHONPATH": f"{cwd}:{ROOT}"}, cwd)
+    return Command(zygote, folder, arguments, os.environ | {"PYTHONPATH": f"{cwd}:{ROOT}"}, cwd).wait()
 
 
 @pytest.mark.parametrize("command", SHORT, ids=name)

@@ -6,11 +6,11 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, records
+from conftest import Command, records, wait_for
 from hydra.core.utils import JobReturn, JobStatus
 
 from iwae_lab.console.signals import WARNINGS, interrupt_on_signals, raise_dropped_interrupt
@@ -18,13 +18,7 @@ from iwae_lab.runs.gpus import WORKER, share
 from iwae_lab.runs.jobs import Job, read_jobs, record_death
 
 Cli = Callable[..., subprocess.CompletedProcess[str]]
-
-
-def wait_for(condition: Callable[[], object], seconds: float = 600) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+Start = Callable[..., Command]
 
 
 def job(number: int, overrides: list[str], folder: Path) -> JobReturn:
@@ -77,29 +71,6 @@ def test_jobs_side_by_side_have_gpus_of_their_own() -> None:
     assert share(share(four, 3, 1), 3, 1) == ["7"], "a worker's next job finds its share"
 
 
-@pytest.fixture
-def sweep(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
-    """sweep(*arguments) -> train.py at work."""
-    started = []
-
-    def start(*arguments: str) -> subprocess.Popen[str]:
-        process = subprocess.Popen(
-            [sys.executable, "train.py", *arguments],
-            cwd=ROOT,
-            stdout=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
-        started.append(process)
-        return process
-
-    yield start
-    for process in started:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
-
-
 def jobs_of(tmp_path: Path) -> list[Job]:
     """The jobs of the multirun that started last."""
     folders = sorted(tmp_path.glob("runs/.sweeps/*"))
@@ -109,17 +80,18 @@ def jobs_of(tmp_path: Path) -> list[Job]:
 @pytest.mark.slow
 @pytest.mark.parametrize("launcher", ["joblib", "submitit_local"])
 def test_a_sweep_survives_a_killed_worker_and_the_same_command_completes_it(
-    sweep: Callable[..., subprocess.Popen[str]], cli: Cli, tiny: list[str], tmp_path: Path, launcher: str
+    start: Start, cli: Cli, tiny: list[str], tmp_path: Path, launcher: str
 ) -> None:
     pytest.importorskip("hydra_plugins.hydra_joblib_launcher" if launcher == "joblib" else "submitit")
     at_a_time = ["hydra.launcher.n_jobs=2"] if launcher == "joblib" else []
-    command = ["-m", f"hydra/launcher={launcher}", *at_a_time, *tiny, "schedule.epochs=8", "seed=0,1,2,3"]
-    process = sweep(*command)
+    command = ["-m", f"hydra/launcher={launcher}", *at_a_time, *tiny, "schedule.epochs=20", "seed=0,1,2,3"]
+    process = start("train.py", *command)
     wait_for(lambda: list(tmp_path.glob("runs/*/checkpoints/last.ckpt")))
     victim = next(job for job in jobs_of(tmp_path) if job.status == "running")
     os.kill(victim.pid, signal.SIGKILL)
-    said, _ = process.communicate(timeout=900)
-    assert process.returncode == 1, said
+    ended = process.wait()
+    said = ended.stdout
+    assert ended.returncode == 1, said
     assert "3 finished" in said and "1 killed" in said
     (told,) = (line for line in said.splitlines() if line.startswith("killed: "))
     assert f"seed={victim.number}" in told
@@ -132,45 +104,43 @@ def test_a_sweep_survives_a_killed_worker_and_the_same_command_completes_it(
 
 @pytest.mark.slow
 def test_a_preempted_job_of_submitit_resumes_from_its_checkpoint_to_the_same_numbers(
-    sweep: Callable[..., subprocess.Popen[str]], cli: Cli, tiny: list[str], tmp_path: Path
+    start: Start, cli: Cli, tiny: list[str], tmp_path: Path
 ) -> None:
     pytest.importorskip("submitit")
-    run = [*tiny, "schedule.epochs=8"]
-    process = sweep("-m", "hydra/launcher=submitit_local", *run)
+    run = [*tiny, "schedule.epochs=20"]
+    process = start("train.py", "-m", "hydra/launcher=submitit_local", *run)
     wait_for(lambda: list(tmp_path.glob("runs/*/checkpoints/last.ckpt")))
     (first,) = jobs_of(tmp_path)
     os.kill(first.pid, signal.SIGUSR2)  # which submitit's controller sends some time before the time limit
     wait_for(lambda: jobs_of(tmp_path)[0].status == "interrupted")
     (record,) = records(tmp_path / "runs")
     assert (record["status"], record["error"]) == ("running", "interrupted")
-    said, _ = process.communicate(timeout=900)
-    assert process.returncode == 0, said
-    assert "1 finished" in said
+    ended = process.wait()
+    assert ended.returncode == 0, ended.stderr
+    assert "1 finished" in ended.stdout
     (second,) = jobs_of(tmp_path)
     assert second.pid != first.pid
     (record,) = records(tmp_path / "runs")
     assert record["status"] == "finished"
     log = next(tmp_path.glob("runs/*/log.txt")).read_text()
     assert "interrupted" in log and "resuming from" in log.partition("interrupted")[2]
-    assert cli("train.py", *run[:-2], f"runs_dir={tmp_path / 'whole'}", "schedule.epochs=8").returncode == 0
+    assert cli("train.py", *run[:-2], f"runs_dir={tmp_path / 'whole'}", "schedule.epochs=20").returncode == 0
     (whole,) = records(tmp_path / "whole")
     assert whole["metrics"] == record["metrics"]
 
 
-@pytest.mark.parametrize("warning", ["SIGUSR1", "SIGUSR2", "SIGTERM"])
+@pytest.mark.parametrize("warning", ["SIGUSR1", pytest.param("SIGUSR2", marks=pytest.mark.slow)])
 def test_a_schedulers_warning_interrupts_a_run_and_the_same_command_resumes_it(
-    sweep: Callable[..., subprocess.Popen[str]], cli: Cli, tiny: list[str], tmp_path: Path, warning: str
+    start: Start, cli: Cli, tiny: list[str], tmp_path: Path, warning: str
 ) -> None:
-    process = sweep(*tiny, "schedule.epochs=8")
+    process = start("train.py", *tiny, "schedule.epochs=12")
     wait_for(lambda: list(tmp_path.glob("runs/*/checkpoints/last.ckpt")))
-    process.send_signal(getattr(signal, warning))
-    process.communicate(timeout=600)
-    assert process.returncode == 1
+    os.kill(process.pid, getattr(signal, warning))
+    assert process.wait().returncode == 1
     (record,) = records(tmp_path / "runs")
     assert (record["status"], record["error"]) == ("running", "interrupted")
-    if warning == "SIGUSR1":
-        done = cli("train.py", *tiny, "schedule.epochs=8")
-        assert done.returncode == 0 and "resuming from" in done.stderr
+    done = cli("train.py", *tiny, "schedule.epochs=12")
+    assert done.returncode == 0 and "resuming from" in done.stderr
 
 
 def handled(runner: Callable[[int, object], None]) -> BaseException | None:

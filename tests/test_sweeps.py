@@ -68,7 +68,7 @@ def test_a_missing_first_stage_is_trained_first_and_once(cli: Cli, tiny: list[st
     short = [
         f"{key}{value}" for key in ("", "init_from.") for value in ("schedule.epochs=2", "schedule.batch_size=200")
     ]
-    sweep = ["-cd", "sweeps", "-cn", "table2_finetune", "dataset=mnist_5k", "logger=csv", *tiny, *short]
+    sweep = ["-cd", "sweeps", "-cn", "table2_finetune", *tiny, *short]
     done = cli("train.py", *sweep, "cell=vae_then_iwae")
     assert done.returncode == 0, done.stderr
     first, second = sorted(records(tmp_path / "runs"), key=lambda record: record["k"])

@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -21,7 +21,7 @@ from unittest.mock import Mock
 import matplotlib
 import pytest
 import yaml
-from conftest import ROOT, TINY, ask
+from conftest import ROOT, TINY, Command, wait_for
 from PIL import Image
 from wandb.sdk.launch.sweeps.utils import create_sweep_command_args
 from wandb_helpers import OPENWANDB, STAND_IN, Front, Server
@@ -56,13 +56,24 @@ def environment(tmp_path: Path) -> dict[str, str]:
 def train(zygote: subprocess.Popen[str], environment: dict[str, str], tmp_path: Path) -> Train:
     """train(*overrides, **environment) -> what a tiny run with W&B did."""
     arguments = ["train.py", *TINY, "logger=wandb", f"runs_dir={tmp_path}/r"]
-    return lambda *overrides, **more: ask(zygote, tmp_path, [*arguments, *overrides], environment | more)
+    return lambda *overrides, **more: Command(zygote, tmp_path, [*arguments, *overrides], environment | more).wait()
 
 
-def start(environment: Mapping[str, str], tmp_path: Path, *overrides: str) -> subprocess.Popen[str]:
-    """The same, in the background."""
-    command = [sys.executable, "train.py", *TINY, "logger=wandb", f"runs_dir={tmp_path}/r", *overrides]
-    return subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
+@pytest.fixture
+def begin(
+    zygote: subprocess.Popen[str], environment: dict[str, str], tmp_path: Path
+) -> Iterator[Callable[..., Command]]:
+    """The same, at work."""
+    started: list[Command] = []
+
+    def start(*overrides: str, **more: str) -> Command:
+        arguments = ["train.py", *TINY, "logger=wandb", f"runs_dir={tmp_path}/r", *overrides]
+        started.append(Command(zygote, tmp_path, arguments, environment | more))
+        return started[-1]
+
+    yield start
+    for command in started:
+        command.kill()
 
 
 def run_folders(runs: Path) -> list[Path]:
@@ -139,7 +150,8 @@ def multirun(
     given = ["train.py", *TINY, "logger=wandb", f"runs_dir={home}/r", "hydra.mode=MULTIRUN"]
     given += ["logger.wandb.project=multi", "logger.wandb.tags=[mine]"]
     given += ["schedule.learning_rate=0.001,1e30"]  # the latter makes the loss NaN
-    done = ask(zygote, home, given, without_account(home) | server.environment | {"WANDB_TAGS": "theirs,mine"})
+    tags = {"WANDB_TAGS": "theirs,mine"}
+    done = Command(zygote, home, given, without_account(home) | server.environment | tags).wait()
     assert done.returncode == 1, done.stderr
     good, bad = sorted(run_folders(home / "r"), key=lambda folder: record_of(folder)["status"] != "finished")
     return done, good, bad
@@ -224,22 +236,22 @@ def test_an_offline_multirun_arrives_whole_by_wandb_sync(
 
 @pytest.mark.slow
 @needs_server
-def test_a_server_lost_in_mid_run_costs_nothing(environment: dict[str, str], tmp_path: Path) -> None:
+def test_a_server_lost_in_mid_run_costs_nothing(
+    environment: dict[str, str], begin: Callable[..., Command], tmp_path: Path
+) -> None:
     server = Server(tmp_path / "data").start()
-    overrides = ["schedule.epochs=12", "logger.wandb.finish_timeout=2"]
-    job = start(environment | server.environment, tmp_path, *overrides)
     try:
+        job = begin("schedule.epochs=12", "logger.wandb.finish_timeout=2", **server.environment)
         wait_for(lambda: server.runs("iwae_lab"))
         server.stop()
-        _, stderr = job.communicate(timeout=120)
-        assert job.returncode == 0, stderr
+        done = job.wait()
+        assert done.returncode == 0, done.stderr
         server.start()
-        sync(stderr, environment | server.environment)
+        sync(done.stderr, environment | server.environment)
         (folder,) = run_folders(tmp_path / "r")
         assert len(column(folder, "step")) == 12
         assert_whole(server, "iwae_lab", folder)
     finally:
-        job.kill()
         server.stop()
 
 
@@ -247,17 +259,22 @@ def test_a_server_lost_in_mid_run_costs_nothing(environment: dict[str, str], tmp
 @needs_server
 @pytest.mark.parametrize("online", [True, False])
 def test_a_run_that_goes_on_is_one_run_in_wandb(
-    server: Server, environment: dict[str, str], train: Train, tmp_path: Path, online: bool
+    server: Server,
+    environment: dict[str, str],
+    begin: Callable[..., Command],
+    train: Train,
+    tmp_path: Path,
+    online: bool,
 ) -> None:
     project = f"resumed_{online}"
     overrides = ["schedule.epochs=12", f"logger.wandb.project={project}", f"seed={int(online)}"]
     with Front(server) as front:
         account = front.environment if online else {}
-        job = start(environment | account, tmp_path, *overrides)
+        job = begin(*overrides, **account)
         wait_for(lambda: list(tmp_path.glob("r/*/checkpoints/last.ckpt")))
-        job.send_signal(signal.SIGTERM)
-        _, stderr = job.communicate(timeout=60)
-        assert job.returncode != 0 and "the same command resumes" in stderr
+        os.kill(job.pid, signal.SIGTERM)
+        ended = job.wait()
+        assert ended.returncode != 0 and "the same command resumes" in ended.stderr
         (folder,) = run_folders(tmp_path / "r")
         assert record_of(folder)["error"] == "interrupted"
         assert 0 < len(column(folder, "step")) < 12
@@ -584,6 +601,7 @@ def test_an_unreachable_server_means_offline_with_a_warning(train: Train, tmp_pa
     assert list(folder.glob("wandb/offline-run-*"))
 
 
+@pytest.mark.slow
 @needs_server
 @pytest.mark.skipif(not shutil.which("chromium"), reason="needs chromium")
 def test_the_servers_pages_show_the_runs_of_a_multirun_side_by_side(
@@ -608,10 +626,3 @@ def sync(said: str, environment: dict[str, str]) -> None:
             shlex.split(command), env=environment, cwd=environment["HOME"], capture_output=True, text=True, timeout=120
         )
         assert done.returncode == 0 and "Finished syncing" in done.stderr, done.stdout + done.stderr
-
-
-def wait_for(condition: Any, seconds: float = 120.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.1)

@@ -1,7 +1,8 @@
 """Runs Python commands in forks of a process that has imported what they need, so that a start takes no seconds.
 
-Reads a request a line from stdin, {"argv", "cwd", "env", "stdout", "stderr"}, and answers with the exit code. What
-imports read from the environment (OMP_NUM_THREADS, HYDRA_FULL_ERROR) can't be set in a request.
+Reads requests from stdin, one per line: {"argv", "cwd", "env", "stdout", "stderr"} starts a command and is answered
+with its process id, {"wait": process id} is answered with its exit code. What imports read from the environment
+(OMP_NUM_THREADS, HYDRA_FULL_ERROR) can't be set in a request.
 """
 
 import json
@@ -47,8 +48,12 @@ def run(request: dict[str, Any]) -> int:
 
 
 for line in sys.stdin:
-    if child := os.fork():
-        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+    request = json.loads(line)
+    if "wait" in request:
+        print(os.waitstatus_to_exitcode(os.waitpid(request["wait"], 0)[1]), flush=True)
+    elif child := os.fork():
+        print(child, flush=True)
     else:
         sys.stdin.close()
-        os._exit(run(json.loads(line)))
+        os.setsid()
+        os._exit(run(request))
