@@ -188,13 +188,6 @@ def test_the_traceback_is_there_for_who_asks(argument: str) -> None:
     assert done.returncode == 1 and "Traceback" in done.stderr
 
 
-def test_seeds_differ(cli: Cli, tiny: list[str], tmp_path: Path) -> None:
-    done = cli("train.py", "-m", *tiny, "seed=0,1")
-    assert done.returncode == 0, done.stderr
-    first, second = records(tmp_path / "runs")
-    assert first["metrics"]["test/nll"] != second["metrics"]["test/nll"]
-
-
 def test_a_failing_job_stops_no_other_and_is_recorded(cli: Cli, tiny: list[str], tmp_path: Path) -> None:
     """The second of three jobs diverges."""
     overrides = [*tiny, "schedule.learning_rate=0.001,1e30,0.002"]

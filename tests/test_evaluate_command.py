@@ -34,7 +34,7 @@ def test_overfitting_and_other_counts_of_units_are_in_the_record_and_the_summary
     done = cli("train.py", *tiny, *TWO_LAYERS)
     assert done.returncode == 0, done.stderr
     shown = rows(done.stdout)
-    (folder,) = (tmp_path / "runs").glob("mnist*")
+    (folder,) = (tmp_path / "runs").glob("blobs*")
     metrics = read_record(folder).metrics
     trained = TrainedRun.read(folder)
     model, data = trained.model, trained.data
@@ -81,7 +81,7 @@ def test_ais_lands_in_the_record_the_summary_and_per_image_and_changes_no_other_
     done = cli(*arguments, *AIS)
     assert done.returncode == 0, done.stderr
     assert "annealing 5 images: about" in done.stderr
-    (folder,) = (tmp_path / "runs").glob("mnist*")
+    (folder,) = (tmp_path / "runs").glob("blobs*")
     metrics, shown = read_record(folder).metrics, rows(done.stdout)
     trained = TrainedRun.read(folder)
     how = Annealing(4, 20, 2, "prior", "linear")
@@ -158,7 +158,7 @@ def test_other_peoples_weights_are_recorded_and_compared_with_a_run_of_ours(cli,
     model, tensors, mapping = theirs()
     done = external(tensors, mapping)
     assert done.returncode == 0, done.stderr
-    (folder,) = (tmp_path / "runs").glob("mnist*")
+    (folder,) = (tmp_path / "runs").glob("blobs*")
     record = read_record(folder)
     assert (record.objective, record.status, record.k) == ("external", "finished", 0)
     found = likelihood(model, resolve(composed(*tiny)).data.test, 20)

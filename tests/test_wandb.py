@@ -180,7 +180,7 @@ def test_runs_are_grouped_tagged_and_summed_up_and_a_failed_one_ends_with_code_1
     for folder, log in zip((good, bad), logs, strict=True):
         (run,) = log["run"]
         assert (run["run_id"], run["display_name"]) == (wandb_id(folder), folder.name)
-        tags = ["theirs", "mine", "mnist_5k", "one_layer", "iwae"]
+        tags = ["theirs", "mine", "blobs", "one_layer", "iwae"]
         assert run["tags"] == server.runs("multi")[wandb_id(folder)]["tags"] == tags
     (group,) = {log["run"][0]["run_group"] for log in logs}
     assert group.startswith("evaluation.images=30 evaluation.k=20 k=3 ")
