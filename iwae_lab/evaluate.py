@@ -37,8 +37,8 @@ from iwae_lab.training.module import SNR_IMAGES
 def measured_again(run: TrainedRun, precision: str) -> Record:
     """The record of a run with metrics measured anew; the folder stays as it is.
 
-    With no override they are those recorded, to the last digit on the same machine if the NLL is compiled again
-    or again is not. A test NLL in bf16 is under no protocol of a record.
+    Without overrides they equal the recorded ones, to the last digit on the same machine if `compile` chooses the
+    same again. A test NLL in bf16 belongs to no protocol.
     """
     config = run.experiment.config
     found = measured(run.model, run.data, config, run.experiment.device, precision)

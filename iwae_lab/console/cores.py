@@ -9,10 +9,9 @@ __all__ = ["available_cores"]
 
 
 def available_cores(root: Path = Path("/")) -> int:
-    """The cores of this process's affinity, or fewer: OMP_NUM_THREADS, or the CPU quota of its control groups.
+    """The smallest of: cores in this process's affinity, OMP_NUM_THREADS, and its control groups' CPU quotas.
 
-    root: of the file system, whose proc/self/cgroup and sys/fs/cgroup say what the quota is; a fraction of a core
-    is left unused.
+    root: of the file system, where proc/self/cgroup and sys/fs/cgroup give the quotas, which are rounded down.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     wanted = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()  # a list is for nested levels
@@ -22,7 +21,7 @@ def available_cores(root: Path = Path("/")) -> int:
 
 
 def _quotas(root: Path) -> list[float]:
-    """Cores that each control group of this process, and each one above it, may use."""
+    """The quotas, in cores, of this process's control groups and of all groups above them."""
     found = []
     for folder in _groups(root):
         with contextlib.suppress(OSError, ValueError, ZeroDivisionError):

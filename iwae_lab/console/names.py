@@ -1,4 +1,4 @@
-"""What a name may be that becomes part of a folder's name, of tables and of a W&B run's name."""
+"""The rule for names that become part of folders, tables and W&B runs."""
 
 import re
 
@@ -10,7 +10,7 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,31}")  # three of them make a r
 
 
 def check_name(key: str, name: object) -> str:
-    """The name as text. Raises `UserError` for what is none; an integer is one, since YAML makes it of digits."""
+    """Return the name as text; YAML reads a name of digits as an integer. Raises `UserError` for any other value."""
     text = str(name) if isinstance(name, str | int) and not isinstance(name, bool) else ""
     if not NAME.fullmatch(text):
         shown = "null" if name is None else name

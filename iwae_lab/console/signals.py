@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 
 __all__ = ["WARNINGS", "interrupt", "interrupt_on_signals", "raise_dropped_interrupt"]
 
-WARNINGS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)  # of the end of a process, some time before it
+WARNINGS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)  # sent some time before a process is killed
 
 _raised: BaseException | None = None
 
@@ -25,7 +25,7 @@ def interrupt(number: int, frame: Any) -> NoReturn:
 
 
 def _as_job_runner(handler: Callable[[int, Any], Any], number: int, frame: Any) -> None:
-    """A signal's handler: what a job runner does, where an exit or an error, as no Exception, stops what is running."""
+    """Signal handler: calls the job runner's own `handler`, and stops the running job if that exits or fails."""
     try:
         handler(number, frame)
     except SystemExit as stop:  # submitit has queued the job again; the code tells its local runner
@@ -35,7 +35,7 @@ def _as_job_runner(handler: Callable[[int, Any], Any], number: int, frame: Any) 
 
 
 def interrupt_on_signals() -> None:
-    """Make Ctrl-C and WARNINGS `interrupt`, after what a cluster's job runner does, where one handles them."""
+    """Let Ctrl-C and WARNINGS call `interrupt`, or the handler of a cluster's job runner where there is one."""
     global _raised
     _raised = None
     if threading.current_thread() is not threading.main_thread():
@@ -49,7 +49,7 @@ def interrupt_on_signals() -> None:
 
 
 def raise_dropped_interrupt() -> None:
-    """Raises the interrupt that Python dropped, if it did, as it does in destructors and callbacks."""
+    """Raise the interrupt again if Python dropped it, as it does with what destructors and callbacks raise."""
     global _raised
     if _raised is not None:
         dropped, _raised = _raised, None

@@ -16,10 +16,10 @@ __all__ = ["RunLogger", "log_finished"]
 class RunLogger(Logger):
     """Tracks one run. Called in this order: `start`, `log_figures` and `log_metrics`, `log_result`, `close`.
 
-    A tracker that is only built has no effect, so that it can be asked for `holds_result`.
+    Building a tracker has no effect, so that it can be asked for `holds_result`.
 
-    folder: the run's. record: what is known of the run before training, its protocol included. group: what the
-    multirun is called that the run belongs to, None for a single run.
+    folder: the run's. record: what is known of the run before training, its protocol included. group: the
+    name of the multirun that the run belongs to, None for a single run.
     """
 
     def __init__(self, folder: Path, record: Record, group: str | None = None) -> None:
