@@ -37,7 +37,7 @@ def blobs() -> Path:
 
 
 TINY = [
-    "logger=csv", "threads=1", "dataset=npz", f"dataset.path={blobs()}", "dataset.name=blobs",
+    "logger=csv", "threads=1", "dataset=npz", f"dataset.path={blobs()}",
     "schedule.epochs=2", "schedule.batch_size=100", "k=3", "evaluation.k=20", "evaluation.images=30",
     "model.latents=[4]", "model.hidden=[[8]]",
 ]  # fmt: skip

@@ -56,7 +56,7 @@ def test_a_run_leaves_a_whole_record(folder: Path, tmp_path: Path) -> None:
     assert set(METRICS) <= record["metrics"].keys()
     assert (record["run_id"], record["status"], record["error"]) == (folder.name, "finished", None)
     named = [record[key] for key in ("objective", "model", "dataset", "k", "epochs", "steps")]
-    assert named == ["iwae", "one_layer", "blobs", 3, 2, 20]
+    assert named == ["iwae", "one_layer", "npz", 3, 2, 20]
     assert record["metrics"]["test/nll_k"] == 20
     assert record["metrics"]["test/nll"] < 250
 

@@ -34,7 +34,7 @@ def test_overfitting_and_other_counts_of_units_are_in_the_record_and_the_summary
     done = cli("train.py", *tiny, *TWO_LAYERS)
     assert done.returncode == 0, done.stderr
     shown = rows(done.stdout)
-    (folder,) = (tmp_path / "runs").glob("blobs*")
+    (folder,) = (tmp_path / "runs").glob("npz*")
     metrics = read_record(folder).metrics
     trained = TrainedRun.read(folder)
     model, data = trained.model, trained.data
@@ -81,7 +81,7 @@ def test_ais_lands_in_the_record_the_summary_and_per_image_and_changes_no_other_
     done = cli(*arguments, *AIS)
     assert done.returncode == 0, done.stderr
     assert "annealing 5 images: about" in done.stderr
-    (folder,) = (tmp_path / "runs").glob("blobs*")
+    (folder,) = (tmp_path / "runs").glob("npz*")
     metrics, shown = read_record(folder).metrics, rows(done.stdout)
     trained = TrainedRun.read(folder)
     how = Annealing(4, 20, 2, "prior", "linear")
@@ -140,15 +140,16 @@ def theirs(seed: int = 0) -> tuple[HierarchicalModel, dict[str, torch.Tensor], d
 
 
 @pytest.fixture
-def external(cli, tmp_path):
+def external(cli, tiny, tmp_path):
     """external(tensors, map, *arguments) -> what evaluate did with them."""
 
     def evaluate(tensors, mapping, *arguments):
         torch.save(tensors, tmp_path / "theirs.pt")
         (tmp_path / "map.yaml").write_text(yaml.dump(mapping))
         files = "--weights", str(tmp_path / "theirs.pt"), "--map", str(tmp_path / "map.yaml")
-        small = "evaluation.k=20", "evaluation.images=30", "threads=1", f"runs_dir={tmp_path / 'runs'}"
-        shape = "model.latents=[4]", "model.hidden=[[8]]"
+        kept = ("threads", "dataset", "evaluation", "runs_dir")
+        small = [override for override in tiny if override.startswith(kept)]
+        shape = [override for override in tiny if override.startswith("model.")]
         return cli("-m", "iwae_lab.evaluate", *files, *(arguments or ("--model", "one_layer", *shape)), *small)
 
     return evaluate
@@ -158,7 +159,7 @@ def test_other_peoples_weights_are_recorded_and_compared_with_a_run_of_ours(cli,
     model, tensors, mapping = theirs()
     done = external(tensors, mapping)
     assert done.returncode == 0, done.stderr
-    (folder,) = (tmp_path / "runs").glob("blobs*")
+    (folder,) = (tmp_path / "runs").glob("npz*")
     record = read_record(folder)
     assert (record.objective, record.status, record.k) == ("external", "finished", 0)
     found = likelihood(model, resolve(composed(*tiny)).data.test, 20)

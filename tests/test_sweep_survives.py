@@ -30,7 +30,8 @@ def job(number: int, overrides: list[str], folder: Path) -> JobReturn:
     if overrides != ["finished"]:
         os.kill(os.getpid(), getattr(signal, overrides[0]))
         time.sleep(60)
-    time.sleep(0.2)
+    (folder / f"place {os.environ[WORKER]}").touch()
+    wait_for(lambda: len(list(folder.glob("place *"))) == 2)
     Job(number, overrides, "finished", reason=os.environ[WORKER]).write(folder)
     return JobReturn(status=JobStatus.COMPLETED, _return_value=float(number))
 

@@ -168,7 +168,7 @@ def test_every_job_of_a_multirun_arrives_as_a_run_of_its_own(server: Server, mul
     assert len(server.runs("multi")) == 2
     assert "1 finished, 1 failed" in done.stdout
     (told,) = (line for line in done.stdout.splitlines() if line.startswith("failed: "))
-    assert "the training loss became" in told and str(bad / "log.txt") in told
+    assert "training diverged: the loss is nan" in told and str(bad / "log.txt") in told
 
 
 @needs_server
@@ -180,10 +180,10 @@ def test_runs_are_grouped_tagged_and_summed_up_and_a_failed_one_ends_with_code_1
     for folder, log in zip((good, bad), logs, strict=True):
         (run,) = log["run"]
         assert (run["run_id"], run["display_name"]) == (wandb_id(folder), folder.name)
-        tags = ["theirs", "mine", "blobs", "one_layer", "iwae"]
+        tags = ["theirs", "mine", "npz", "one_layer", "iwae"]
         assert run["tags"] == server.runs("multi")[wandb_id(folder)]["tags"] == tags
     (group,) = {log["run"][0]["run_group"] for log in logs}
-    assert group.startswith("evaluation.images=30 evaluation.k=20 k=3 ")
+    assert " evaluation.images=30 evaluation.k=20 " in group
     summary = server.summary("multi", wandb_id(good))
     for key in ("val/nll", "train/loss"):
         assert summary[key] == {"min": pytest.approx(min(column(good, key)))}
@@ -622,7 +622,8 @@ def sync(said: str, environment: dict[str, str]) -> None:
     commands = re.findall("`(wandb sync .*?)`", said)
     assert commands
     for command in commands:
+        program = Path(sys.executable).with_name("wandb")
         done = subprocess.run(
-            shlex.split(command), env=environment, cwd=environment["HOME"], capture_output=True, text=True, timeout=120
+            [program, *shlex.split(command)[1:]], env=environment, cwd=environment["HOME"], capture_output=True, text=True, timeout=120
         )
         assert done.returncode == 0 and "Finished syncing" in done.stderr, done.stdout + done.stderr
