@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from iwae_lab.bounds import iwae_bound
 from iwae_lab.console.errors import UserError, require
 from iwae_lab.models.base import LatentVariableModel, Noise, fresh_noise
-from iwae_lab.objectives.annealing import Annealing
 from iwae_lab.objectives.coupling import COUPLINGS
+from iwae_lab.objectives.parameter_schedule import ParameterSchedule
 
 __all__ = ["Estimate", "ImportanceWeighted", "Objective"]
 
@@ -55,7 +55,7 @@ class Objective(nn.Module, ABC):
 
     def __init__(self) -> None:
         super().__init__()
-        self.annealed: dict[str, Annealing] = {}
+        self.annealed: dict[str, ParameterSchedule] = {}
 
     def couple(self, by: str) -> None:
         """Draw the samples of a datum by one of `COUPLINGS`.
@@ -71,16 +71,16 @@ class Objective(nn.Module, ABC):
     def forward(self, model: LatentVariableModel, x: Tensor, k: int) -> Estimate:
         """The estimate for binary images x [batch, pixels]."""
 
-    def anneal(self, name: str, annealing: Annealing) -> None:
+    def anneal(self, name: str, schedule: ParameterSchedule) -> None:
         """Let the float attribute `name` change with the epoch, as a tensor that compiled code and graphs read."""
         delattr(self, name)
-        self.register_buffer(name, torch.tensor(annealing.start), persistent=False)
-        self.annealed[name] = annealing
+        self.register_buffer(name, torch.tensor(schedule.start), persistent=False)
+        self.annealed[name] = schedule
 
     def begin_epoch(self, epochs_done: int) -> None:
         """Set the annealed parameters for the epoch after `epochs_done` finished ones."""
-        for name, annealing in self.annealed.items():
-            self.get_buffer(name).fill_(annealing.value(epochs_done))
+        for name, schedule in self.annealed.items():
+            self.get_buffer(name).fill_(schedule.value(epochs_done))
 
     def target(self, log_w: Tensor) -> Tensor | None:
         """The function of `Estimate.log_w` whose mean θ ascends, [columns]; None where there is none."""

@@ -15,8 +15,8 @@ from iwae_lab.data.protocol import Data, prepare
 from iwae_lab.loggers.base import RunLogger
 from iwae_lab.models.base import LatentVariableModel
 from iwae_lab.models.precision import fastest_precision
-from iwae_lab.objectives.annealing import annealings
 from iwae_lab.objectives.base import Objective
+from iwae_lab.objectives.parameter_schedule import parameter_schedules
 from iwae_lab.runs.config import Config, Node, check, first_stage
 from iwae_lab.runs.identity import identity, run_id
 from iwae_lab.runs.launch import job_threads
@@ -143,19 +143,19 @@ def resolve(cfg: DictConfig | dict[str, Any]) -> Experiment:
     """
     cfg = cast(DictConfig, OmegaConf.merge(OmegaConf.structured(Config), cfg))
     config = check(cfg)
-    annealed = annealings(config.objective)
-    start = {name: annealing.start for name, annealing in annealed.items()}
+    annealed = parameter_schedules(config.objective)
+    start = {name: schedule.start for name, schedule in annealed.items()}
     given = {group: getattr(config, group) for group in BASES} | {"objective": config.objective | start}
     nodes = {group: Node.of(given[group], group, base) for group, base in BASES.items()}
     objective = nodes["objective"].build(Objective)
     if annealed:
-        end = {name: annealing.end for name, annealing in annealed.items()}
+        end = {name: schedule.end for name, schedule in annealed.items()}
         Node.of(config.objective | end, "objective", Objective).build(Objective)  # which both ends have to be
-    for name, annealing in annealed.items():
+    for name, parameter_schedule in annealed.items():
         can_change = isinstance(getattr(objective, name, None), float)
         expected = "a value, as this parameter can't change with the epoch"
         require(f"objective.{name}", config.objective[name], can_change, expected)
-        objective.anneal(name, annealing)
+        objective.anneal(name, parameter_schedule)
     objective.couple(config.noise)
     schedule = nodes["schedule"].build(Schedule)
     device = _device(config.accelerator)

@@ -5,11 +5,11 @@ from typing import Any
 
 from iwae_lab.console.errors import require
 
-__all__ = ["Annealing", "annealings"]
+__all__ = ["ParameterSchedule", "parameter_schedules"]
 
 
 @dataclass(frozen=True)
-class Annealing:
+class ParameterSchedule:
     """Moves linearly from `start` in the first epoch to `end` after `epochs` epochs, and stays there."""
 
     start: float
@@ -21,7 +21,7 @@ class Annealing:
         return self.start + (self.end - self.start) * min(1.0, epochs_done / self.epochs)
 
 
-def annealings(node: Any) -> dict[str, Annealing]:
+def parameter_schedules(node: Any) -> dict[str, ParameterSchedule]:
     """Every value {from: A, to: B, epochs: N} of an objective's node, by its key. Raises `UserError` where one is
     incomplete."""
     found = {}
@@ -30,5 +30,5 @@ def annealings(node: Any) -> dict[str, Annealing]:
             numbers = set(value) == {"from", "to", "epochs"} and all(type(n) in (int, float) for n in value.values())
             valid = numbers and value["epochs"] >= 1 and value["epochs"] % 1 == 0
             require(f"objective.{name}", value, valid, "{from: A, to: B, epochs: N} with an integer N of at least 1")
-            found[name] = Annealing(float(value["from"]), float(value["to"]), int(value["epochs"]))
+            found[name] = ParameterSchedule(float(value["from"]), float(value["to"]), int(value["epochs"]))
     return found

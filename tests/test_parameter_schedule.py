@@ -12,8 +12,8 @@ from test_objectives import FOUND, ROOT, objective
 from torch.distributions import Normal, kl_divergence
 
 from iwae_lab.bounds import elbo
-from iwae_lab.objectives.annealing import Annealing
 from iwae_lab.objectives.base import Objective
+from iwae_lab.objectives.parameter_schedule import ParameterSchedule
 from iwae_lab.runs.record import read_metrics
 from iwae_lab.runs.run import run
 from iwae_lab.runs.trained import TrainedRun
@@ -31,18 +31,18 @@ def test_the_parameters_meant_to_be_annealed_are_found() -> None:
 
 
 def test_it_goes_linearly_from_one_value_to_the_other_and_stays_there() -> None:
-    annealing = Annealing(1.0, 0.0, 4)
-    assert [annealing.value(done) for done in range(7)] == [1.0, 0.75, 0.5, 0.25, 0.0, 0.0, 0.0]
+    schedule = ParameterSchedule(1.0, 0.0, 4)
+    assert [schedule.value(done) for done in range(7)] == [1.0, 0.75, 0.5, 0.25, 0.0, 0.0, 0.0]
 
 
 @pytest.mark.parametrize(("name", "key"), ANNEALED)
 def test_in_each_epoch_the_estimate_is_that_of_the_constant_value(name: str, key: str) -> None:
     """0.5 takes no rounding, and 0 and 1 are where formulas change."""
     model = linear_gaussian(2)
-    annealing = Annealing(0.5 if name == "reinforce" else 1.0, 0.0, 2)
+    schedule = ParameterSchedule(0.5 if name == "reinforce" else 1.0, 0.0, 2)
     for epoch in (3, 0, 1):
-        annealed, constant = objective(name), objective(f"{name} {key}={annealing.value(epoch)}")
-        annealed.anneal(key, annealing)
+        annealed, constant = objective(name), objective(f"{name} {key}={schedule.value(epoch)}")
+        annealed.anneal(key, schedule)
         annealed.begin_epoch(epoch)
         found, expected = (estimates(made, model, X, 4, data=5, replicates=1) for made in (annealed, constant))
         torch.testing.assert_close(found.generative, expected.generative, rtol=1e-4, atol=1e-5)
@@ -54,7 +54,7 @@ def test_code_that_was_compiled_sees_the_value_of_the_epoch(name: str, key: str)
     model, made = linear_gaussian(2), objective(name)
     if not made.compilable:
         pytest.skip("it is never compiled")
-    made.anneal(key, Annealing(1.0, 0.0, 2))
+    made.anneal(key, ParameterSchedule(1.0, 0.0, 2))
     torch.compiler.reset()
 
     def loss(x: torch.Tensor) -> torch.Tensor:
