@@ -1,15 +1,18 @@
 """Models whose log p(x), posterior and expected gradients are known, and tests of estimators against them."""
 
+import copy
+import functools
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import NamedTuple
 
 import scipy.stats
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from iwae_lab.models.base import LatentVariableModel, Noise, fresh_noise
-from iwae_lab.models.distributions import Gaussian, StandardNormal
+from iwae_lab.models.distributions import Bernoulli, Gaussian, StandardNormal
 from iwae_lab.models.sigmoid_belief import SigmoidBeliefNetwork
 from iwae_lab.objectives.base import Objective
 
@@ -114,6 +117,37 @@ def expected_target(model: SigmoidBeliefNetwork, k: int, target: Callable[[Tenso
     return (log_q[draws].sum(0).exp() * target((log_p - log_q)[draws])).sum()
 
 
+class OfEachDatum(nn.Module):
+    """A layer h [k · data, n_in] -> distribution with parameters for each datum, at first those of `layer`."""
+
+    def __init__(self, layer: nn.Module, data: int) -> None:
+        super().__init__()
+        self.function = functools.partial(functional_call, layer)
+        self.names = [name for name, _ in layer.named_parameters()]
+        self.values = nn.ParameterList(_copies(p, data) for p in layer.parameters())
+
+    def forward(self, h: Tensor) -> Gaussian | Bernoulli:
+        rows = h.unflatten(0, (-1, len(self.values[0])))
+        parameters = dict(zip(self.names, self.values, strict=True))
+        made = torch.vmap(self.function, in_dims=(0, (1,)), out_dims=1)(parameters, (rows,))
+        return type(made)(*(parameter.flatten(0, 1) for parameter in made))
+
+
+def of_each_datum(model: LatentVariableModel, data: int) -> LatentVariableModel:
+    """A copy with parameters [data, …], so that one backward pass gives the gradients of all of `data` data."""
+    made = copy.deepcopy(model)
+    made.encoder = nn.ModuleList(OfEachDatum(layer, data) for layer in model.encoder)
+    made.decoder = nn.ModuleList(OfEachDatum(layer, data) for layer in model.decoder)
+    for name, p in model.named_parameters():
+        if "." not in name:
+            setattr(made, name, _copies(p, data))
+    return made
+
+
+def _copies(p: Tensor, data: int) -> nn.Parameter:
+    return nn.Parameter(p.detach().expand(data, *p.shape).clone())
+
+
 class Gradient(NamedTuple):
     """Of θ and of φ, flat, ascending; [replicates, coordinates] where there are several."""
 
@@ -121,31 +155,58 @@ class Gradient(NamedTuple):
     inference: Tensor
 
 
-def gradient_of(model: LatentVariableModel, backward: Callable[[], None]) -> Gradient:
-    """What `backward` leaves in the gradients of `model`."""
+def gradient_of(model: LatentVariableModel, backward: Callable[[], None], data: int | None = None) -> Gradient:
+    """What `backward` leaves in the gradients of `model`; with `data`, one `of_each_datum`, [data, coordinates]."""
     model.zero_grad()
     backward()
 
     def flat(parameters: list[nn.Parameter]) -> Tensor:
-        return -torch.cat([torch.zeros_like(p).flatten() if p.grad is None else p.grad.flatten() for p in parameters])
+        gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
+        return -torch.cat([g.flatten(0 if data is None else 1) for g in gradients], dim=-1)
 
     return Gradient(flat(model.generative_parameters()), flat(model.inference_parameters()))
 
 
-def stack(gradients: Iterator[Gradient]) -> Gradient:
-    return Gradient(*(torch.stack(part) for part in zip(*gradients, strict=True)))
-
-
-def estimates(
-    objective: Objective, model: LatentVariableModel, x: Tensor, k: int, data: int = 400, replicates: int = 30
+def replicate(
+    backward: Callable[[LatentVariableModel, Tensor], None],
+    model: LatentVariableModel,
+    x: Tensor,
+    data: int,
+    replicates: int,
+    in_one_call: bool = True,
 ) -> Gradient:
-    """The estimator at `data` copies of x, `replicates` times, each from a seed of its own."""
+    """What `backward(model, x)` leaves at `data` copies of x, `replicates` times.
+
+    In one call of all copies, so the loss must be a mean over data that depend on nothing in common; or in as many
+    calls as there are replicates, each from a seed of its own.
+    """
+    if in_one_call:
+        torch.manual_seed(0)
+        n = replicates * data
+        each = of_each_datum(model, n)
+        found = gradient_of(each, lambda: backward(each, x.expand(n, -1)), n)
+        return Gradient(*(n * part.unflatten(0, (replicates, data)).mean(1) for part in found))
 
     def one(seed: int) -> Gradient:
         torch.manual_seed(seed)
-        return gradient_of(model, lambda: objective(model, x.expand(data, -1), k).backward(model))
+        return gradient_of(model, lambda: backward(model, x.expand(data, -1)))
 
-    return stack(one(seed) for seed in range(replicates))
+    return Gradient(*(torch.stack(part) for part in zip(*map(one, range(replicates)), strict=True)))
+
+
+def estimates(
+    objective: Objective,
+    model: LatentVariableModel,
+    x: Tensor,
+    k: int,
+    data: int = 30,
+    replicates: int = 100,
+    in_one_call: bool | None = None,
+) -> Gradient:
+    """The estimator at `data` copies of x, `replicates` times: in one call where the objective is `compilable`, hence
+    draws nothing that decides shapes and remembers nothing."""
+    in_one_call = objective.compilable if in_one_call is None else in_one_call
+    return replicate(lambda m, x: objective(m, x, k).backward(m), model, x, data, replicates, in_one_call)
 
 
 def reference(
@@ -154,42 +215,37 @@ def reference(
     model: LatentVariableModel,
     x: Tensor,
     samples: int,
-    data: int = 400,
-    replicates: int = 30,
+    data: int = 30,
+    replicates: int = 100,
     noise: Noise = fresh_noise,
+    in_one_call: bool = True,
 ) -> Gradient:
-    """Plain differentiation of `target` on the samples that `estimates` draws."""
+    """Plain differentiation of `target` on the samples that `estimates` draws in one call or in many."""
 
-    def one(seed: int) -> Gradient:
-        torch.manual_seed(seed)
-        log_w = model.log_weights(x.expand(data, -1), samples, noise)
-        return gradient_of(model, (-target(shape(log_w)).mean()).backward)
+    def backward(model: LatentVariableModel, x: Tensor) -> None:
+        (-target(shape(model.log_weights(x, samples, noise))).mean()).backward()
 
-    return stack(one(seed) for seed in range(replicates))
+    return replicate(backward, model, x, data, replicates, in_one_call)
 
 
-def differences(
-    objective: Objective, model: LatentVariableModel, x: Tensor, k: int, parameters: list[nn.Parameter], seed: int = 0
+def slopes(
+    objective: Objective, model: LatentVariableModel, x: Tensor, k: int, moves: list[tuple[nn.Parameter, Tensor]]
 ) -> Tensor:
-    """Ascending, flat: of the mean of the objective's target, by central differences of `parameters`, at one noise.
+    """How fast the mean of the objective's target rises where each parameter goes along its direction, at one noise.
 
-    For targets of weights that are not those of samples of q.
+    By central differences, for targets of weights that are not those of samples of q.
     """
 
-    def value() -> Tensor:
-        torch.manual_seed(seed)
-        return objective.target(objective(model, x, k).log_w).mean().detach()
+    def value(step: float) -> Tensor:
+        for parameter, direction in moves:
+            parameter.data += step * direction
+        torch.manual_seed(0)
+        found = objective.target(objective(model, x, k).log_w).mean().detach()
+        for parameter, direction in moves:
+            parameter.data -= step * direction
+        return found
 
-    found = []
-    for parameter in parameters:
-        entries = parameter.data.view(-1)
-        for i, before in enumerate(entries.tolist()):
-            entries[i] = before + 1e-5
-            above = value()
-            entries[i] = before - 1e-5
-            found.append((above - value()) / 2e-5)
-            entries[i] = before
-    return torch.stack(found)
+    return (value(1e-5) - value(-1e-5)) / 2e-5
 
 
 class Comparison(NamedTuple):

@@ -16,15 +16,15 @@ from oracle import (
     LinearGaussian,
     X,
     compare,
-    differences,
     estimates,
     every_state,
     expected_target,
     gradient_of,
     linear_gaussian,
     reference,
+    replicate,
     sigmoid_belief,
-    stack,
+    slopes,
 )
 
 from iwae_lab.bounds import elbo, iwae_bound
@@ -98,7 +98,7 @@ class TestEveryObjective:
     @pytest.mark.parametrize("layers", [1, 2, 3])
     @pytest.mark.parametrize("spec", ALL)
     def test_gradient_is_that_of_what_it_claims_to_maximise_for_every_k(self, spec, layers, k):
-        check_gradient(spec, layers, k, replicates=100)
+        check_gradient(spec, layers, k, data=400)
 
     @pytest.mark.parametrize("spec", ALL)
     def test_gradient_is_finite_and_reaches_every_parameter(self, spec):
@@ -176,7 +176,7 @@ def mean_and_error(values: torch.Tensor) -> tuple[float, float]:
     return values.mean().item(), (values.std() / len(values) ** 0.5).item()
 
 
-def check_gradient(spec: str, layers: int, k: int, data: int = 400, replicates: int = 30, noise: str = "iid") -> None:
+def check_gradient(spec: str, layers: int, k: int, data: int = 30, noise: str = "iid") -> None:
     made, log_w = claims(spec, k)
     made.couple(noise)
     model = linear_gaussian(layers)
@@ -187,26 +187,30 @@ def check_gradient(spec: str, layers: int, k: int, data: int = 400, replicates: 
     if spec.startswith(ANNEALED):
         check_gradient_at_one_noise(made, model, k)
         return
+    data, replicates = (data, 100) if made.compilable else (3 * data, 30)  # a call each
     found = estimates(made, model, X, k, data, replicates)
     for part, target in claimed.items():
         expected = reference(
-            target, lambda w: w.reshape(k, -1), model, X, log_w.numel(), data, replicates, COUPLINGS[noise]
-        )
+            target, lambda w: w.reshape(k, -1), model, X, log_w.numel(), data, replicates, COUPLINGS[noise],
+            in_one_call=made.compilable,
+        )  # fmt: skip
         comparison = compare(getattr(found, part), getattr(expected, part))
         assert comparison.agrees, (part, comparison)
 
 
 def check_gradient_at_one_noise(made: Objective, model: LinearGaussian, k: int) -> None:
-    """In the parameters of the objective, too."""
+    """In random directions of θ, of φ and of the parameters of the objective."""
     made.double()
     data = X * torch.linspace(-1, 1, 10, dtype=torch.float64).unsqueeze(-1)
     torch.manual_seed(0)
-    found = gradient_of(model, lambda: made(model, data, k).backward(model))
-    torch.testing.assert_close(found.generative, differences(made, model, data, k, model.generative_parameters()))
-    torch.testing.assert_close(found.inference, differences(made, model, data, k, model.inference_parameters()))
-    if own := [p for p in made.parameters() if p.requires_grad]:
-        gradients = torch.cat([p.grad.view(-1) for p in own])
-        torch.testing.assert_close(-gradients, differences(made, model, data, k, own))
+    made(model, data, k).backward(model)
+    own = [p for p in made.parameters() if p.requires_grad]
+    generator = torch.Generator().manual_seed(1)
+    for parameters in (model.generative_parameters(), model.inference_parameters(), own):
+        for _ in range(3):
+            moves = [(p, torch.randn(p.shape, generator=generator, dtype=torch.float64)) for p in parameters]
+            expected = sum((p.grad * direction).sum() for p, direction in moves)
+            torch.testing.assert_close(-torch.as_tensor(expected).double(), slopes(made, model, data, k, moves))
 
 
 class TestOfOneObjective:
@@ -217,11 +221,12 @@ class TestOfOneObjective:
         model = scalar_two_layer()
         made = objective("dreg")
         x = X[:, :1]
-        found = estimates(made, model, x, 3, data=4000).inference
-        iwae = reference(iwae_bound, lambda w: w, model, x, 3, data=4000).inference
+        sizes = {"data": 1000, "replicates": 30, "in_one_call": False}
+        found = estimates(made, model, x, 3, **sizes).inference
+        iwae = reference(iwae_bound, lambda w: w, model, x, 3, **sizes).inference
         assert compare(found, iwae).agrees
         for wrong in (dreg_with_detached_conditional, dreg_with_a_hook_on_every_z):
-            biased = stack(seeded_gradient(seed, model, wrong, x.expand(4000, -1)) for seed in range(30))
+            biased = replicate(lambda m, x, wrong=wrong: wrong(m, x).backward(), model, x, **sizes)
             assert not compare(biased.inference, iwae).agrees, wrong
 
     @pytest.mark.parametrize("layers", [1, 2, 3])
@@ -243,7 +248,7 @@ class TestOfOneObjective:
     @pytest.mark.parametrize(("layers", "exact"), [(2, False), (2, True), (3, True)])
     def test_gdreg_lowers_the_variance_of_every_conditional_prior_near_the_posterior(self, layers, exact):
         model = linear_gaussian(layers, exact=exact)
-        gdreg, dreg = (estimates(objective(s), model, X, 8, data=100) for s in ("gdreg", "dreg"))
+        gdreg, dreg = (estimates(objective(s), model, X, 8, in_one_call=True) for s in ("gdreg", "dreg"))
         torch.testing.assert_close(gdreg.inference, dreg.inference)
         likelihood = sum(p.numel() for p in model.decoder[0].parameters())
         torch.testing.assert_close(gdreg.generative[:, :likelihood], dreg.generative[:, :likelihood])
@@ -253,7 +258,10 @@ class TestOfOneObjective:
 
     def test_gdreg_raises_the_variance_of_some_far_from_the_posterior(self):
         model = linear_gaussian(3)
-        gdreg, dreg = (estimates(objective(s), model, X, 50, data=100).generative.var(0) for s in ("gdreg", "dreg"))
+        gdreg, dreg = (
+            estimates(objective(s), model, X, 50, data=10, in_one_call=True).generative.var(0)
+            for s in ("gdreg", "dreg")
+        )
         assert (gdreg > 3 * dreg).any() and (gdreg < dreg / 3).any()
 
     @pytest.mark.parametrize("layers", [1, 2])
@@ -289,7 +297,7 @@ class TestOfOneObjective:
         torch.manual_seed(0)
         bounds = []
         for _ in range(60):
-            estimate = made(model, X.expand(200, -1), 2)
+            estimate = made(model, X.expand(50, -1), 2)
             optimizer.zero_grad()
             estimate.backward(model)
             optimizer.step()
@@ -342,12 +350,11 @@ class TestOfOneObjective:
         model, made = linear_gaussian(layers), objective("sumo")
         truth = model.log_marginal(X).item()
         gradient = gradient_of(model, (-model.log_marginal(X).sum()).backward).generative
-        found = estimates(made, model, X, 2, data=20, replicates=800).generative
+        values = []
+        made.register_forward_hook(lambda made, given, estimate: values.append(-estimate.loss.detach()))
+        found = estimates(made, model, X, 2, data=20, replicates=500).generative
         assert compare(found, gradient).agrees
-        torch.manual_seed(0)
-        with torch.no_grad():
-            values = -torch.stack([made(model, X.expand(20, -1), 2).loss for _ in range(800)])
-        mean, error = mean_and_error(values)
+        mean, error = mean_and_error(torch.stack(values))
         assert abs(mean - truth) < 4 * error
         first_term = iwae_bound(model.log_weights(X.expand(20_000, -1), 2)).mean().item()
         assert first_term < truth - 8 * error
@@ -509,7 +516,7 @@ class TestDiscreteLatents:
     @pytest.mark.parametrize("spec", ["rws", "tvo intervals=1", "vimco", "reinforce", *SCORE_FUNCTIONS])
     def test_gradient_is_that_of_the_exact_expectation(self, spec, layers, k):
         model, made = sigmoid_belief(layers), objective(spec)
-        found = estimates(made, model, BINARY_X, k, data=2000)
+        found = estimates(made, model, BINARY_X, k, data=200)
         log_w = made(model, BINARY_X, k).log_w.detach()
         for part, target in (("generative", made.target), ("inference", made.inference_target)):
             if target(log_w) is not None:
@@ -519,7 +526,7 @@ class TestDiscreteLatents:
     @pytest.mark.parametrize("layers", [1, 2])
     def test_sleep_follows_the_log_posterior_of_all_that_the_model_dreams(self, layers):
         model = sigmoid_belief(layers)
-        found = estimates(objective("rws inference=sleep"), model, BINARY_X, 1).inference
+        found = estimates(objective("rws inference=sleep"), model, BINARY_X, 1, in_one_call=False).inference
         dreams = [every_state(model, torch.tensor([[a, b]]).double()) for a in (0, 1) for b in (0, 1)]
         gain = sum((log_p.detach().exp() * log_q).sum() for log_q, log_p in dreams)
         assert compare(found, gradient_of(model, (-gain).backward).inference).agrees
@@ -535,7 +542,7 @@ class TestDiscreteLatents:
         exact = torch.cat(gradient_of(model, (-total).backward))
         errors = []
         for k in (10, 200):
-            found = estimates(objective(f"tvo betas={betas}".replace(", ", ",")), model, BINARY_X, k, data=1000)
+            found = estimates(objective(f"tvo betas={betas}".replace(", ", ",")), model, BINARY_X, k, data=20)
             errors.append((torch.cat(found, dim=1).mean(0) - exact).norm() / exact.norm())
         assert errors[1] < 0.02 and errors[1] < errors[0] / 4
 
@@ -543,7 +550,7 @@ class TestDiscreteLatents:
     def test_exact_expectation_is_not_that_of_another_k(self, layers):
         """So the test above tells k = 2 from k = 3."""
         model = sigmoid_belief(layers)
-        found = estimates(objective("vimco"), model, BINARY_X, 2, data=2000).inference
+        found = estimates(objective("vimco"), model, BINARY_X, 2, data=200).inference
         other = gradient_of(model, (-expected_target(model, 3, iwae_bound)).backward).inference
         assert not compare(found, other).agrees
 
@@ -601,11 +608,6 @@ def scalar_two_layer():
     return LinearGaussian(
         [affine(0.3, 0.4, 0.9), affine(0.8, -0.5, 0.6)], [affine(1.1, 0.1, 0.7), affine(0.9, 0.2, 0.8)]
     )
-
-
-def seeded_gradient(seed, model, loss, x):
-    torch.manual_seed(seed)
-    return gradient_of(model, lambda: loss(model, x).backward())
 
 
 def path_weights(model, x, live):
