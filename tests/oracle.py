@@ -172,14 +172,17 @@ def replicate(
     model: LatentVariableModel,
     x: Tensor,
     data: int,
-    replicates: int,
+    replicates: int | None = None,
     in_one_call: bool = True,
 ) -> Gradient:
     """What `backward(model, x)` leaves at `data` copies of x, `replicates` times.
 
     In one call of all copies, so the loss must be a mean over data that depend on nothing in common; or in as many
-    calls as there are replicates, each from a seed of its own.
+    calls as there are replicates, each from a seed of its own. By default there are 100 replicates in one call, or in
+    many a third as many of three times the data.
     """
+    if replicates is None:
+        data, replicates = (data, 100) if in_one_call else (3 * data, 33)
     if in_one_call:
         torch.manual_seed(0)
         n = replicates * data
@@ -200,7 +203,7 @@ def estimates(
     x: Tensor,
     k: int,
     data: int = 30,
-    replicates: int = 100,
+    replicates: int | None = None,
     in_one_call: bool | None = None,
 ) -> Gradient:
     """The estimator at `data` copies of x, `replicates` times: in one call where the objective is `compilable`, hence
@@ -216,7 +219,7 @@ def reference(
     x: Tensor,
     samples: int,
     data: int = 30,
-    replicates: int = 100,
+    replicates: int | None = None,
     noise: Noise = fresh_noise,
     in_one_call: bool = True,
 ) -> Gradient:

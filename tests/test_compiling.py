@@ -7,7 +7,7 @@ import pytest
 import torch
 from conftest import records
 from oracle import X, linear_gaussian
-from test_objectives import ALL, objective
+from test_objectives import ALL, by_default, objective
 from torch._dynamo.utils import counters
 
 from iwae_lab.console.errors import UserError
@@ -16,7 +16,6 @@ from iwae_lab.models.distributions import Bernoulli
 from iwae_lab.objectives.base import Estimate
 from iwae_lab.runs.run import run
 
-WITHOUT_VARIANTS = [pytest.param(spec, marks=[pytest.mark.slow] if " " in spec else []) for spec in ALL]
 needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
 
 
@@ -25,7 +24,7 @@ needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="needs a
 def test_compiled_it_gives_the_same_loss_log_weights_and_gradients(spec):
     found = []
     for mode in ("false", "true"):
-        model, made = linear_gaussian(2), objective(spec)
+        model, made = linear_gaussian(1 if spec == "iwae" else 2), objective(spec)
         if not made.compilable:
             pytest.skip("it is never compiled")
 
@@ -77,10 +76,11 @@ def test_neither_a_ragged_batch_nor_validation_is_compiled(tiny, composed, capfd
     assert counters["stats"]["unique_graphs"] == len(made) > 0
 
 
-@pytest.mark.parametrize("spec", WITHOUT_VARIANTS)
-def test_what_counts_as_compilable_is_one_graph_for_every_batch_and_changes_no_buffer(spec):
+@pytest.mark.parametrize("layers", [1, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("spec", by_default(ALL))
+def test_what_counts_as_compilable_is_one_graph_for_every_batch_and_changes_no_buffer(spec, layers):
     """Of another noise and another global random state each."""
-    model, made = linear_gaussian(2), objective(spec)
+    model, made = linear_gaussian(layers), objective(spec)
     torch.compiler.reset()
     counters.clear()
     buffers = [buffer.clone() for buffer in made.buffers()]
@@ -101,7 +101,14 @@ def test_a_users_error_is_no_reason_to_go_on_eagerly(monkeypatch):
 
 
 def test_without_a_compiler_one_line_says_so_and_the_run_goes_on(cli, tiny, tmp_path):
-    done = cli("train.py", *tiny, "compile=true", PATH=str(tmp_path), TORCHINDUCTOR_CACHE_DIR=str(tmp_path / "cache"))
+    done = cli(
+        "train.py",
+        *tiny,
+        "schedule.epochs=1",
+        "compile=true",
+        PATH=str(tmp_path),
+        TORCHINDUCTOR_CACHE_DIR=str(tmp_path / "cache"),
+    )
     assert done.returncode == 0, done.stderr
     assert (done.stdout + done.stderr).count("compile: not possible here, continuing without") == 1
     assert "Traceback" not in done.stderr
@@ -110,7 +117,7 @@ def test_without_a_compiler_one_line_says_so_and_the_run_goes_on(cli, tiny, tmp_
 
 
 @needs_compiler
-@pytest.mark.parametrize("units", [784, 50], ids=["in groups", "not in groups"])
+@pytest.mark.parametrize("units", [784, pytest.param(50, marks=pytest.mark.slow)], ids=["in groups", "not in groups"])
 def test_compiled_pixels_have_the_same_log_probability_and_gradient(units):
     h = torch.linspace(-5, 5, 7 * units, dtype=torch.float64).view(7, units).requires_grad_()
     x = (torch.arange(units) % 2).double()

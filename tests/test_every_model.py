@@ -11,7 +11,7 @@ from conftest import records
 from data_helpers import npz
 from omegaconf import OmegaConf
 from test_cuda_by_construction import META, NoCopies
-from test_objectives import ALL, FOR_DISCRETE, objective
+from test_objectives import ALL, FOR_DISCRETE, by_default, objective
 from torch._dynamo.utils import counters
 
 from iwae_lab.bounds import iwae_bound
@@ -119,7 +119,7 @@ def noise_of_images(start: int):
 
 
 @every_model
-@pytest.mark.parametrize("spec", ALL)
+@pytest.mark.parametrize("spec", by_default(ALL))
 def test_every_objective_has_a_finite_gradient_in_every_parameter_or_refuses(name, spec):
     model, made = small(name), objective(spec)
     x = images(3).double()

@@ -4,7 +4,9 @@ import itertools
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -69,6 +71,11 @@ def objective(spec: str) -> Objective:
     name, *overrides = spec.split()
     node = OmegaConf.merge(OmegaConf.load(ROOT / f"conf/objective/{name}.yaml"), OmegaConf.from_dotlist(overrides))
     return build(Objective, OmegaConf.to_container(node), "objective")
+
+
+def by_default(specs: Iterable[str]) -> list[Any]:
+    """For a parametrised test: each objective with its defaults; with other parameters it is slow."""
+    return [pytest.param(spec, marks=[pytest.mark.slow] if " " in spec else []) for spec in specs]
 
 
 def claims(spec: str, k: int) -> tuple[Objective, torch.Tensor]:
@@ -187,11 +194,10 @@ def check_gradient(spec: str, layers: int, k: int, data: int = 30, noise: str = 
     if spec.startswith(ANNEALED):
         check_gradient_at_one_noise(made, model, k)
         return
-    data, replicates = (data, 100) if made.compilable else (3 * data, 30)  # a call each
-    found = estimates(made, model, X, k, data, replicates)
+    found = estimates(made, model, X, k, data)
     for part, target in claimed.items():
         expected = reference(
-            target, lambda w: w.reshape(k, -1), model, X, log_w.numel(), data, replicates, COUPLINGS[noise],
+            target, lambda w: w.reshape(k, -1), model, X, log_w.numel(), data, noise=COUPLINGS[noise],
             in_one_call=made.compilable,
         )  # fmt: skip
         comparison = compare(getattr(found, part), getattr(expected, part))
@@ -221,7 +227,7 @@ class TestOfOneObjective:
         model = scalar_two_layer()
         made = objective("dreg")
         x = X[:, :1]
-        sizes = {"data": 1000, "replicates": 30, "in_one_call": False}
+        sizes = {"data": 1000, "replicates": 20, "in_one_call": False}
         found = estimates(made, model, x, 3, **sizes).inference
         iwae = reference(iwae_bound, lambda w: w, model, x, 3, **sizes).inference
         assert compare(found, iwae).agrees

@@ -1,5 +1,6 @@
 """Parameters of objectives that change with the epoch, and the weighted KL that warms up by them."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,8 +13,10 @@ from test_objectives import FOUND, ROOT, objective
 from torch.distributions import Normal, kl_divergence
 
 from iwae_lab.bounds import elbo
+from iwae_lab.console.errors import UserError
 from iwae_lab.objectives.base import Objective
 from iwae_lab.objectives.parameter_schedule import ParameterSchedule
+from iwae_lab.runs.experiment import resolve
 from iwae_lab.runs.record import read_metrics
 from iwae_lab.runs.run import run
 from iwae_lab.runs.trained import TrainedRun
@@ -51,7 +54,7 @@ def test_in_each_epoch_the_estimate_is_that_of_the_constant_value(name: str, key
 
 @pytest.mark.parametrize(("name", "key"), ANNEALED)
 def test_code_that_was_compiled_sees_the_value_of_the_epoch(name: str, key: str) -> None:
-    model, made = linear_gaussian(2), objective(name)
+    model, made = linear_gaussian(1), objective(name)
     if not made.compilable:
         pytest.skip("it is never compiled")
     made.anneal(key, ParameterSchedule(1.0, 0.0, 2))
@@ -112,14 +115,21 @@ def test_a_run_warms_up_goes_on_where_it_stopped_and_is_another_than_a_constant_
     curves = [read_metrics(tmp_path / place / record.run_id) for place in ("whole", "runs")]
     assert [row["train/loss"] for row in curves[0]] == [row["train/loss"] for row in curves[1]]
     assert record.config["objective"]["beta"] == {"from": 0, "to": 1, "epochs": 3}
-    assert record.run_id != run(composed(*tiny, "objective=beta_vae", "schedule.epochs=4")).run_id
+    assert record.run_id != resolve(composed(*tiny, "objective=beta_vae", "schedule.epochs=4")).run_id
     assert float(TrainedRun.read(tmp_path / "runs" / record.run_id, []).experiment.objective.beta) == 1.0
+
+
+def test_what_is_no_schedule_is_refused_in_a_line(cli: Callable[..., object], tiny: list[str], tmp_path: Path) -> None:
+    done = cli("train.py", *tiny, "objective=renyi", "objective.alpha={from: 1, to: 0}")
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: objective.alpha={'from': 1, 'to': 0}: expected {from: A, to: B, epochs: N}")
+    assert len(done.stderr.splitlines()) == 1
+    assert not records(tmp_path / "runs")
 
 
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["objective=renyi", "objective.alpha={from: 1, to: 0}"], "objective.alpha={'from': 1, 'to': 0}: expected"),
         (["objective=renyi", "objective.alpha={from: 1, to: 0, epochs: 0}"], "an integer N of at least 1"),
         (["objective=renyi", "objective.alpha={from: 1, to: 0, epochs: 1.5}"], "an integer N of at least 1"),
         (["objective=renyi", "objective.alpha={from: a, to: 0, epochs: 2}"], "{from: A, to: B, epochs: N}"),
@@ -140,10 +150,8 @@ def test_a_run_warms_up_goes_on_where_it_stopped_and_is_another_than_a_constant_
         (["optimizer.beta1={from: 1, to: 0, epochs: 2}"], "optimizer.beta1="),
     ],
 )
-def test_what_is_no_annealing_is_refused_in_a_line(
-    cli: Callable[..., object], tiny: list[str], tmp_path: Path, overrides: list[str], message: str
+def test_what_is_no_schedule_is_refused_by_name(
+    composed: Callable[..., DictConfig], overrides: list[str], message: str
 ) -> None:
-    done = cli("train.py", *tiny, *overrides)
-    assert done.returncode == 1
-    assert message in done.stderr and len(done.stderr.splitlines()) == 1, done.stderr
-    assert not records(tmp_path / "runs")
+    with pytest.raises(UserError, match=re.escape(message)):
+        resolve(composed(*overrides))

@@ -48,7 +48,7 @@ def test_is_the_papers_fit_in_whatever_chunks(k: int, scale: float) -> None:
 
 @pytest.mark.parametrize("shape", [0.2, 0.5, 1.0])
 def test_finds_the_shape_of_a_pareto_tail(shape: float) -> None:
-    u = torch.rand(20_000, 50, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    u = torch.rand(20_000, 20, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     found = k_hat(-shape * u.log())
     assert found.mean().item() == pytest.approx(shape, abs=0.05)
     log_w = (-shape * u.log())[:, 0].numpy()
@@ -59,7 +59,7 @@ def test_finds_the_shape_of_a_pareto_tail(shape: float) -> None:
 
 def test_of_a_gaussian_proposal_is_known_in_closed_form() -> None:
     """Where q is s times as wide as p in one dimension, P(w > t) falls like t^(−1/k) with k = 1 − s²."""
-    z = torch.randn(50_000, 40, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    z = torch.randn(20_000, 20, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     for s in (0.4, 0.7):
         log_w = 0.5 * z.square() * (1 - s**2)
         assert k_hat(log_w).mean().item() == pytest.approx(1 - s**2, abs=0.1)

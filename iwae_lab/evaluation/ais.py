@@ -151,7 +151,12 @@ def bidirectional(
 
 
 def estimated_seconds(
-    model: LatentVariableModel, images: Tensor, how: Annealing | None = None, *, rows: int | None = None
+    model: LatentVariableModel,
+    images: Tensor,
+    how: Annealing | None = None,
+    *,
+    rows: int | None = None,
+    clock: Callable[[], float] = time.monotonic,
 ) -> float:
     """How long `ais` will take, from a few moves of its first batch; `bidirectional` takes twice that."""
     how = how or Annealing()
@@ -166,7 +171,7 @@ def estimated_seconds(
         state, _ = path.move(state, 0.5, step)
         if x.is_cuda:
             torch.cuda.synchronize(x.device)
-        marks.append(time.monotonic())
+        marks.append(clock())
     per_move = (marks[-1] - marks[0]) / TIMED_MOVES
     return per_move * how.temperatures * (1 + PILOT_CHAINS / how.chains) * len(images) / len(x)
 
