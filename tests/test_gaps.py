@@ -48,7 +48,7 @@ def test_there_is_nothing_to_gain_on_an_exact_posterior(layers):
         torch.testing.assert_close(gap, torch.zeros(2, dtype=torch.float64), atol=2e-3, rtol=0)
 
 
-@pytest.mark.parametrize("layers", [2, 3])
+@pytest.mark.parametrize("layers", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_every_layer_is_optimised_and_the_bounds_stay_in_order(layers):
     model = linear_gaussian(layers)
     x = torch.cat([X, 3 * X, -X])

@@ -88,7 +88,12 @@ def test_beta_weighs_the_divergence_of_posterior_from_prior(beta: float) -> None
     assert objective(f"beta_vae beta={beta}").is_bound == (beta >= 1)
 
 
-WARM_UP = ["objective=beta_vae", "objective.beta={from: 0, to: 1, epochs: 3}", "schedule.epochs=4"]
+WARM_UP = [
+    "objective=beta_vae",
+    "objective.beta={from: 0, to: 1, epochs: 3}",
+    "schedule.epochs=4",
+    "schedule.batch_size=1000",
+]
 
 
 def test_a_run_warms_up_goes_on_where_it_stopped_and_is_another_than_a_constant_one(
@@ -115,7 +120,7 @@ def test_a_run_warms_up_goes_on_where_it_stopped_and_is_another_than_a_constant_
     curves = [read_metrics(tmp_path / place / record.run_id) for place in ("whole", "runs")]
     assert [row["train/loss"] for row in curves[0]] == [row["train/loss"] for row in curves[1]]
     assert record.config["objective"]["beta"] == {"from": 0, "to": 1, "epochs": 3}
-    assert record.run_id != resolve(composed(*tiny, "objective=beta_vae", "schedule.epochs=4")).run_id
+    assert record.run_id != resolve(composed(*tiny, "objective=beta_vae", *WARM_UP[2:])).run_id
     assert float(TrainedRun.read(tmp_path / "runs" / record.run_id, []).experiment.objective.beta) == 1.0
 
 
