@@ -25,8 +25,8 @@ KINDS = {
     "wrong type": [
         "k=abc", "k=1.5", "k=null", "k=[1]", "k={a: 1}", "k=true", "seed=x", "seed=0.5", "seed=null",
         "evaluation.k=many", "evaluation.k=2.5", "evaluation.images=all", "evaluation=5", "evaluation=null",
-        "trainer=2", "trainer.devices=two", "trainer.devices=null", "diagnostics=maybe", "force=perhaps",
-        "force=null", "schedule.epochs=2.5", "schedule.epochs=[1]", "schedule.epochs=many", "schedule.batch_size=x",
+        "diagnostics=maybe", "force=perhaps", "force=null",
+        "schedule.epochs=2.5", "schedule.epochs=[1]", "schedule.epochs=many", "schedule.batch_size=x",
         "schedule.learning_rate=fast", "schedule.learning_rate=null", "schedule.learning_rate=[1]", "model.latents=5",
         "model.latents=[a]", "model.latents=null", "model.hidden=[5]", "model.hidden=8", "model.hidden=[[a]]",
         "optimizer.beta1=x", "optimizer.eps={a: 1}", "objective=renyi objective.alpha=x", "runs_dir=null",
@@ -37,8 +37,8 @@ KINDS = {
     ],
     "range": [
         "k=0", "k=-1", "seed=-1", "seed=4294967296", "evaluation.k=0", "evaluation.images=0", "evaluation.images=1",
-        "evaluation.images=-3", "trainer.devices=0", "trainer.devices=-1", "trainer.devices=1000",
-        "schedule.epochs=0", "schedule.epochs=-2", "schedule.batch_size=0", "schedule.batch_size=-1",
+        "evaluation.images=-3", "schedule.epochs=0", "schedule.epochs=-2", "schedule.batch_size=0",
+        "schedule.batch_size=-1",
         "schedule.learning_rate=-1", "schedule.learning_rate=nan", "schedule.learning_rate=inf", "threads=0",
         "threads=-1", "threads=1.5", "threads=many", "noise=white", "noise=''", "precision=16", "precision=fp64",
         "accelerator=tpu", "accelerator=''", "compile=maybe", "optimizer.beta1=1", "optimizer.beta1=-0.1",
@@ -48,7 +48,7 @@ KINDS = {
         "dataset.binarization=''", "schedule.constant=2", "schedule.constant=-1",
     ],
     "unknown": [
-        "kk=5", "sed=1", "evaluation.kk=5", "evaluation.image=5", "trainer.device=2", "schedule.epoch=2",
+        "kk=5", "sed=1", "evaluation.kk=5", "evaluation.image=5", "trainer.devices=2", "trainer=2", "schedule.epoch=2",
         "schedule.passes=2", "optimizer.beta3=0", "model.latent=[5]", "objective.alpha=0", "dataset.split=1",
         "logger.wandb.projct=a", "logger.csv.path=a", "+kk=5", "+evaluation.kk=5", "+schedule.shape=1",
         "+objective.m=2",

@@ -127,7 +127,7 @@ def test_whatever_changes_the_result_changes_the_identity(override: str, compose
 
 
 @pytest.mark.parametrize(
-    "override", ["logger=none", "accelerator=cpu", "trainer.devices=2", "runs_dir=elsewhere", "threads=1", "force=true",
+    "override", ["logger=none", "accelerator=cpu", "runs_dir=elsewhere", "threads=1", "force=true",
                  "compile=false", "diagnostics=true", "evaluation.images=500", "evaluation.images=9999",
                  "evaluation.ais.images=5"],
 )  # fmt: skip

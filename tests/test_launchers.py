@@ -17,6 +17,21 @@ Cli = Callable[..., subprocess.CompletedProcess[str]]
 
 LAUNCHERS = {"basic": "hydra", "joblib": "hydra_plugins.hydra_joblib_launcher", "submitit_local": "submitit"}
 
+SEEN = """
+import os
+from iwae_lab.loggers.base import RunLogger
+
+class Seen(RunLogger):
+    def __init__(self, **given):
+        super().__init__(**given)
+
+    def start(self, rows):
+        (self.folder / "gpus").write_text(os.environ["CUDA_VISIBLE_DEVICES"])
+
+    def log_metrics(self, metrics, step=None):
+        pass
+"""
+
 
 @pytest.fixture(params=LAUNCHERS)
 def launcher(request: pytest.FixtureRequest) -> str:
@@ -75,11 +90,17 @@ def test_an_interrupted_sweep_stops_at_checkpoints_and_goes_on(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("launcher", ["basic", "joblib", "submitit_local"], indirect=True)
-def test_the_cores_are_divided_among_the_jobs_that_run_at_a_time(
+def test_jobs_that_run_at_a_time_divide_the_cores_and_have_a_gpu_each(
     cli: Cli, tiny: list[str], tmp_path: Path, launcher: str
 ) -> None:
-    done = cli("train.py", "-m", f"hydra/launcher={launcher}", *tiny, "threads=auto", "seed=0,1")
+    (tmp_path / "seen.py").write_text(SEEN)
+    visible = {"PYTHONPATH": f"{ROOT}{os.pathsep}{tmp_path}", "CUDA_VISIBLE_DEVICES": "4,7"}
+    seen, gpus = "+logger.seen._target_=seen.Seen", {"submitit_local": ["hydra.launcher.gpus_per_node=2"]}
+    multirun = ["-m", f"hydra/launcher={launcher}", *gpus.get(launcher, []), *tiny, seen, "threads=auto", "seed=0,1"]
+    done = cli("train.py", *multirun, **visible)
     assert done.returncode == 0, done.stderr
     cores = len(os.sched_getaffinity(0))
     expected = cores if launcher == "basic" else 1  # the others run as many jobs at a time as there are cores, or more
     assert [record["threads"] for record in records(tmp_path / "runs")] == [expected] * 2
+    found = sorted(path.read_text() for path in tmp_path.glob("runs/*/gpus"))
+    assert found == {"basic": ["4,7", "4,7"], "joblib": ["4", "7"], "submitit_local": ["0", "1"]}[launcher]

@@ -14,7 +14,7 @@ from conftest import Command, records, wait_for
 from hydra.core.utils import JobReturn, JobStatus
 
 from iwae_lab.console.signals import WARNINGS, interrupt_on_signals, raise_dropped_interrupt
-from iwae_lab.runs.gpus import WORKER, share
+from iwae_lab.runs.gpus import WORKER
 from iwae_lab.runs.jobs import Job, read_jobs, record_death
 
 Cli = Callable[..., subprocess.CompletedProcess[str]]
@@ -61,15 +61,6 @@ def test_a_job_that_died_before_it_said_anything_is_listed(tmp_path: Path) -> No
     record_death(tmp_path, 3, ["k=5", "hydra.verbose=false"], "its process ended")
     (job,) = read_jobs(tmp_path)
     assert (job.number, job.overrides, job.status, job.reason) == (3, ["k=5"], "killed", "its process ended")
-
-
-def test_jobs_side_by_side_have_gpus_of_their_own() -> None:
-    four = ["4", "5", "6", "7"]
-    assert [share(four, index, 1) for index in range(6)] == [["4"], ["5"], ["6"], ["7"], ["4"], ["5"]]
-    assert [set(share(four, index, 2)) for index in range(3)] == [{"4", "6"}, {"5", "7"}, {"4", "6"}]
-    assert share(four, 1, 8) == four, "too few, which is then said"
-    assert share([], 1, 1) == []
-    assert share(share(four, 3, 1), 3, 1) == ["7"], "a worker's next job finds its share"
 
 
 def jobs_of(tmp_path: Path) -> list[Job]:

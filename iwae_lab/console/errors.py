@@ -11,6 +11,7 @@ from iwae_lab.console.output import keep_output_from_failing
 
 __all__ = [
     "CONFIGURATION_KEYS",
+    "REMOVED_KEYS",
     "Diverged",
     "UserError",
     "did_you_mean",
@@ -20,6 +21,7 @@ __all__ = [
 ]
 
 CONFIGURATION_KEYS: list[str] = []  # filled in by the schema, for messages about misspelt ones
+REMOVED_KEYS: dict[str, str] = {}  # likewise: what to do instead of a key of earlier versions
 FULL_ERROR = os.environ.get("HYDRA_FULL_ERROR") == "1"  # as the user set it
 
 
@@ -61,6 +63,8 @@ def _explain_configuration(error: BaseException) -> str:
     text = f"{error}\n{error.__cause__ or ''}"
     if missing := re.search(r"Could not override '([^']*)'", text):
         key = missing[1]
+        if key in REMOVED_KEYS:
+            return f"{key}: no such key; {REMOVED_KEYS[key]}"
         group, _, name = key.rpartition(".")
         siblings = [k for k in CONFIGURATION_KEYS if k.rpartition(".")[0] == group]
         if not siblings and (node := getattr(error.__cause__, "parent_node", None)) is not None:

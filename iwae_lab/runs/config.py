@@ -16,7 +16,7 @@ from hydra.utils import get_class
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from iwae_lab.console.errors import CONFIGURATION_KEYS, UserError, did_you_mean, require
+from iwae_lab.console.errors import CONFIGURATION_KEYS, REMOVED_KEYS, UserError, did_you_mean, require
 from iwae_lab.console.names import check_name
 from iwae_lab.evaluation.annealing import Annealing
 
@@ -26,7 +26,6 @@ __all__ = [
     "Config",
     "Evaluation",
     "Node",
-    "Trainer",
     "build",
     "check",
     "first_stage",
@@ -87,17 +86,6 @@ class Evaluation:
 
 
 @dataclass
-class Trainer:
-    """How training is spread."""
-
-    devices: int = 1
-    """GPUs of this machine (or CPU processes) that share every batch in training; evaluation is on one"""
-
-    def __post_init__(self) -> None:
-        require("trainer.devices", self.devices, self.devices >= 1, "an integer of at least 1")
-
-
-@dataclass
 class Config:
     """One job: the groups chosen, and the keys that stand beside them."""
 
@@ -114,7 +102,6 @@ class Config:
     seed: int = 0
     """seed of initialisation, batches, binarization and noise"""
     evaluation: Evaluation = field(default_factory=Evaluation)
-    trainer: Trainer = field(default_factory=Trainer)
     init_from: Any = None
     """start from the weights and optimizer state of a run: its folder, or the keys it differs in (then run first)"""
     runs_dir: str = "runs"
@@ -324,3 +311,6 @@ def help_text() -> str:
 
 
 CONFIGURATION_KEYS[:] = known_keys()
+REMOVED_KEYS["trainer.devices"] = (
+    "a run trains on one device; to use several, run a job on each: python train.py -m hydra/launcher=joblib seed=0,1"
+)

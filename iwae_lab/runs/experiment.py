@@ -50,8 +50,6 @@ class Experiment:
     schedule: Schedule
     optimizer: OptimizerFactory
     device: torch.device
-    devices: int
-    """that share every batch in training"""
     precision: str
     """of training's matrix products: 32 or bf16"""
     threads: int
@@ -169,7 +167,6 @@ def resolve(cfg: DictConfig | dict[str, Any]) -> Experiment:
         schedule=schedule,
         optimizer=nodes["optimizer"].build(OptimizerFactory),
         device=device,
-        devices=_devices(config.trainer.devices, device, schedule.batch_size),
         precision=_precision(config, device, schedule.batch_size),
         threads=job_threads() if config.threads == "auto" else int(config.threads),
         first=_first(cfg, config),
@@ -181,14 +178,6 @@ def _device(accelerator: str) -> torch.device:
     if accelerator == "gpu" and not has_gpu:
         raise UserError("accelerator=gpu: expected auto or cpu, since torch sees no GPU here")
     return torch.device("cuda" if has_gpu and accelerator != "cpu" else "cpu")
-
-
-def _devices(wanted: int, device: torch.device, batch_size: int) -> int:
-    if device.type == "cuda" and wanted > torch.cuda.device_count():
-        raise UserError(f"trainer.devices={wanted}: expected at most {torch.cuda.device_count()}, the GPUs here")
-    if wanted > batch_size:
-        raise UserError(f"trainer.devices={wanted}: expected at most schedule.batch_size={batch_size}")
-    return wanted
 
 
 def _precision(config: Config, device: torch.device, batch_size: int) -> str:

@@ -14,7 +14,6 @@ __all__ = ["NOT_HASHED", "identity", "run_id"]
 NOT_HASHED = (
     "logger",
     "accelerator",
-    "trainer",
     "runs_dir",
     "data_dir",
     "threads",

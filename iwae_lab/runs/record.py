@@ -82,6 +82,7 @@ def read_record(folder: Path) -> Record:
             _check_type(f.name, getattr(record, f.name), _HINTS[f.name])
         if record.status == "finished" and not isinstance(record.metrics.get(TEST_NLL), float | int):
             raise ValueError("it is finished, without a test/nll")
+        record.config.pop("trainer", None)  # of versions that could train one run on several devices
         return record
     except (OSError, ValueError, TypeError) as error:
         raise UserError(f"{path}: expected the record of a run ({error})") from None

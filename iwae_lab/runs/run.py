@@ -7,10 +7,8 @@ import math
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import pytorch_lightning as pl
-import torch
 from omegaconf import DictConfig, OmegaConf
 
 from iwae_lab.console.atomic import writable, write_atomically
@@ -25,7 +23,6 @@ from iwae_lab.runs.launch import sweep_name
 from iwae_lab.runs.measured import measured, require_measurable
 from iwae_lab.runs.record import Record, now, read_metrics
 from iwae_lab.runs.summary import print_record
-from iwae_lab.training import distributed
 from iwae_lab.training.batches import ImageData
 from iwae_lab.training.figures import write_figures
 from iwae_lab.training.fit import TrainingResult, fit
@@ -88,20 +85,6 @@ def _run(experiment: Experiment, on_start: Callable[[Path], None]) -> Record:
 
 
 def _train(experiment: Experiment, precision: str, trackers: Sequence[RunLogger]) -> TrainingResult:
-    """Train with the help of other devices, if there are several."""
-    work = _help, experiment.composed, precision, experiment.folder
-    with distributed.workers(experiment.devices, experiment.device.type, *work):
-        return _fit(experiment, precision, trackers, experiment.folder)
-
-
-def _help(composed: dict[str, Any], precision: str, folder: Path) -> None:
-    """What the process of another device does for the run in `folder`."""
-    torch.set_flush_denormal(True)
-    _fit(resolve(composed), precision, [], folder)
-
-
-def _fit(experiment: Experiment, precision: str, trackers: Sequence[RunLogger], folder: Path) -> TrainingResult:
-    """Train from the same beginning in every process."""
     config, data, schedule = experiment.config, experiment.data, experiment.schedule
     pl.seed_everything(config.seed, verbose=False)
     model = experiment.model()
@@ -119,7 +102,7 @@ def _fit(experiment: Experiment, precision: str, trackers: Sequence[RunLogger], 
     if experiment.init_from is not None:
         training.start_from(read_checkpoint(experiment.init_from))
     images = ImageData(data.train, data.val, data.shape, schedule.batch_size, schedule.shuffle)
-    return fit(training, images, experiment.device.type, config.seed, trackers, folder)
+    return fit(training, images, experiment.device.type, trackers, experiment.folder)
 
 
 def _measured(experiment: Experiment, record: Record, trained: TrainingResult, trackers: Sequence[RunLogger]) -> Record:

@@ -21,7 +21,7 @@ from omegaconf import DictConfig
 from iwae_lab.console.errors import UserError, explain
 from iwae_lab.console.signals import WARNINGS, interrupt
 from iwae_lab.evaluation.keys import TEST_NLL, VAL_NLL
-from iwae_lab.runs.gpus import take_gpus
+from iwae_lab.runs.gpus import take_gpu
 from iwae_lab.runs.jobs import Job, read_jobs
 from iwae_lab.runs.launch import check_launcher, prepare_job
 from iwae_lab.runs.record import now
@@ -102,7 +102,7 @@ def run_job(cfg: DictConfig) -> float:
     try:
         prepare_job()
         run = load_run()  # here, since the multirun's own process may not need it
-        take_gpus(cfg.trainer.devices)
+        take_gpu()
         record = run(cfg, note_log)
         job.run_id, job.nll = record.run_id, record.metrics[TEST_NLL]
         job.status = "skipped" if (record.finished or "") < start else "finished"

@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 from iwae_lab.data.binarize import resample
-from iwae_lab.training import distributed
 
 __all__ = ["Batches", "ImageData"]
 
@@ -16,8 +15,8 @@ class Batches:
     """Freshly binarized batches of images that stay on their device; one iteration is an epoch.
 
     images: grey levels, uint8 [images, pixels]. Yields tuples of batches, float32 [batch, pixels], of `TOGETHER`
-    images or one batch; the epoch's last batch may be smaller. With several devices, each gets its share of the
-    same batches. shuffle: whether every epoch takes the images in a new random order, or all in the order given.
+    images or one batch; the epoch's last batch may be smaller. shuffle: whether every epoch takes the images in a new
+    random order, or all in the order given.
     """
 
     TOGETHER = 400  # images, since Lightning's loop costs a millisecond per item
@@ -35,10 +34,9 @@ class Batches:
 
     def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
         in_order = torch.randperm if self.shuffle else torch.arange
-        order = distributed.broadcast(in_order(len(self.images), device=self.images.device))
+        order = in_order(len(self.images), device=self.images.device)
         for indices in order.split(self.batch_size * self.together):
-            shares = [distributed.shard(batch) for batch in indices.split(self.batch_size)]
-            yield resample(self.images[torch.cat(shares)]).split([len(share) for share in shares])
+            yield resample(self.images[indices]).split(self.batch_size)
 
 
 class ImageData(pl.LightningDataModule):

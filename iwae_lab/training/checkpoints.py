@@ -69,8 +69,7 @@ def checkpoint_to_resume(folder: Path, state: Mapping[str, Tensor]) -> Path | No
             continue
         if problems:
             log.warning("%s; what was trained after epoch %d is lost and trained again", *problems, found["epoch"] + 1)
-            with contextlib.suppress(FileNotFoundError):  # where another device's process has done it
-                os.replace(folder / LAST, folder / DAMAGED)  # else the next save would make it the previous one
+            os.replace(folder / LAST, folder / DAMAGED)  # else the next save would make it the previous one
         return path
     if problems:
         raise UserError(f"{'; '.join(problems)}; force=true trains from the start")

@@ -12,7 +12,6 @@ from pytorch_lightning.plugins.environments import LightningEnvironment
 from iwae_lab.evaluation.keys import TRAIN_BOUND, VAL_BOUND, is_diagnostic
 from iwae_lab.loggers.base import RunLogger
 from iwae_lab.models.base import LatentVariableModel
-from iwae_lab.training import distributed
 from iwae_lab.training.batches import ImageData
 from iwae_lab.training.checkpoints import CheckpointFiles, LastCheckpoint, checkpoint_to_resume
 from iwae_lab.training.module import Training, TrainingProgress
@@ -41,28 +40,19 @@ class TrainingResult:
         return {key: value for key, value in latest.items() if key == TRAIN_BOUND or is_diagnostic(key)}
 
 
-def fit(
-    training: Training, data: ImageData, kind: str, seed: int, trackers: Sequence[RunLogger], folder: Path
-) -> TrainingResult:
-    """Train in the folder of a run. kind: "cpu" or "cuda". The helper process of another device neither saves nor shows
-    anything."""
+def fit(training: Training, data: ImageData, kind: str, trackers: Sequence[RunLogger], folder: Path) -> TrainingResult:
+    """Train in the folder of a run. kind: "cpu" or "cuda"."""
     checkpoints = folder / "checkpoints"
-    helping = distributed.rank() > 0
-    if helping:
-        callbacks: list[pl.Callback] = [distributed.OwnNoise(seed)]
-    else:
-        best = ModelCheckpoint(
-            checkpoints, "best", VAL_BOUND, mode="max", save_on_train_epoch_end=True, enable_version_counter=False
-        )
-        callbacks = [TrainingProgress(), best, LastCheckpoint(checkpoints)]
+    best = ModelCheckpoint(
+        checkpoints, "best", VAL_BOUND, mode="max", save_on_train_epoch_end=True, enable_version_counter=False
+    )
     trainer = pl.Trainer(
         accelerator=kind,
-        devices=[distributed.rank()] if kind == "cuda" else 1,
+        devices=1,
         plugins=[CheckpointFiles(), LightningEnvironment()],  # one run ignores Slurm's tasks and ranks
         logger=trackers,
-        callbacks=callbacks,
+        callbacks=[TrainingProgress(), best, LastCheckpoint(checkpoints)],
         max_epochs=training.schedule.epochs,
-        enable_checkpointing=not helping,
         enable_progress_bar=False,
         enable_model_summary=False,
         default_root_dir=folder,

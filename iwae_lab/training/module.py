@@ -39,7 +39,6 @@ from iwae_lab.models.base import LatentVariableModel
 from iwae_lab.models.compiling import Compiled
 from iwae_lab.models.precision import autocast, products_for_training
 from iwae_lab.objectives.base import Estimate, Objective
-from iwae_lab.training import distributed
 from iwae_lab.training.batches import ImageData
 from iwae_lab.training.checkpoints import part_of
 from iwae_lab.training.figures import model_figures
@@ -136,7 +135,7 @@ class Training(pl.LightningModule):
     def on_train_start(self) -> None:
         optimizer = self.optimizers(use_pl_optimizer=False)
         assert isinstance(optimizer, torch.optim.Optimizer)
-        graphs = self.device.type == "cuda" and distributed.world_size() == 1 and self.objective.compilable
+        graphs = self.device.type == "cuda" and self.objective.compilable
         self.execute = Steps(self.add_gradients, optimizer, self.compute, graphs=graphs)
 
     def on_train_epoch_start(self) -> None:
@@ -165,9 +164,6 @@ class Training(pl.LightningModule):
     def add_gradients(self, x: Tensor) -> Estimate:
         """Add the estimator to the parameters' `grad`, and the batch [batch, pixels] to the sums that the epoch
         logs."""
-        share = len(x)
-        if not share:  # of a smaller last batch: a blank image of weight zero keeps the devices in step
-            x = x.new_zeros(1, x.shape[1])
         with products_for_training(self.device):
             *found, means = self.compute(x, calls_left=self.steps - self.global_step)
             estimate = Estimate(*found)
@@ -176,13 +172,10 @@ class Training(pl.LightningModule):
                     f"objective={type(self.objective).__name__}: expected log_w [k, batch], here of a batch of "
                     f"{len(x)}, found {list(estimate.log_w.shape)}"
                 )
-            self.epoch_sums.add_(means, alpha=share)
+            self.epoch_sums.add_(means, alpha=len(x))
             estimate.backward(self.model)
-        distributed.average_gradients(self, share)
         self.step += 1
-        if (
-            self.device.type == "cpu" and distributed.rank() == 0 and not estimate.loss.isfinite()
-        ):  # elsewhere: once per epoch
+        if self.device.type == "cpu" and not estimate.loss.isfinite():  # elsewhere: once per epoch
             raise self.diverged(f"the loss is {estimate.loss.item()}", self.step)
         return estimate
 
@@ -191,26 +184,24 @@ class Training(pl.LightningModule):
         return self.epoch_sums[0].item() / max(1, self.epoch_images)
 
     def on_train_epoch_end(self) -> None:
-        counted = self.epoch_sums.new_tensor([self.epoch_images])
-        *sums, images = distributed.all_reduce(torch.cat([self.epoch_sums, counted])).tolist()
-        bound, loss, ess = (value / images for value in sums)
+        bound, loss, ess = (self.epoch_sums / self.epoch_images).tolist()
         if not np.isfinite(loss):
             raise self.diverged(f"the mean loss of the epoch is {loss}", self.global_step)
         if not torch.stack([parameter.isfinite().all() for parameter in self.parameters()]).all():
             raise self.diverged("a weight is no number", self.global_step)
         seconds = time.monotonic() - self.epoch_start
         self.seconds += seconds
-        self.images_seen += int(images)
+        self.images_seen += self.epoch_images
         metrics = {
             EPOCH: float(self.current_epoch + 1),
             TRAIN_BOUND: bound,
             TRAIN_LOSS: loss,
             TRAIN_ESS: ess,
             LEARNING_RATE: self.rate_of(self.global_step),
-            IMAGES_PER_SECOND: images / max(seconds, 1e-9),  # of a coarse clock
+            IMAGES_PER_SECOND: self.epoch_images / max(seconds, 1e-9),  # of a coarse clock
             MINUTES: self.seconds / 60,
         }
-        if distributed.rank() == 0 and self.current_epoch + 1 in self.schedule.evaluation_epochs():
+        if self.current_epoch + 1 in self.schedule.evaluation_epochs():
             metrics |= self.validate()
         self.curve.append(metrics)
         self.log_dict(metrics, logger=False)  # for callbacks
