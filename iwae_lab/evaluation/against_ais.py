@@ -7,22 +7,8 @@ from typing import Any
 
 from torch import Tensor
 
+from iwae_lab.evaluation import keys
 from iwae_lab.evaluation.ais import Annealed, Annealing, Sandwich, ais, bidirectional, estimated_seconds
-from iwae_lab.evaluation.keys import (
-    AIS_ACCEPTANCE,
-    AIS_CHAINS,
-    AIS_ESS,
-    AIS_GAIN,
-    AIS_GAIN_SE,
-    AIS_GAP,
-    AIS_GAP_SE,
-    AIS_IMAGES,
-    AIS_LEAPFROG_STEPS,
-    AIS_NLL,
-    AIS_NLL_SE,
-    AIS_SAMPLING_NLL,
-    AIS_TEMPERATURES,
-)
 from iwae_lab.evaluation.likelihood import standard_error
 from iwae_lab.models.base import LatentVariableModel
 
@@ -47,19 +33,19 @@ class AgainstAIS:
     def metrics(self) -> dict[str, Any]:
         """Under the record's names; nats."""
         return {
-            AIS_IMAGES: len(self.sampled),
-            AIS_NLL: -self.annealed.mean,
-            AIS_NLL_SE: self.annealed.se,
-            AIS_SAMPLING_NLL: -self.sampled.mean().item(),
-            AIS_GAIN: self.gain.mean().item(),
-            AIS_GAIN_SE: standard_error(self.gain),
-            AIS_ESS: self.annealed.ess.mean().item(),
-            AIS_ACCEPTANCE: self.annealed.acceptance.mean().item(),
-            AIS_GAP: self.sandwich.gap.mean().item(),
-            AIS_GAP_SE: standard_error(self.sandwich.gap),
-            AIS_CHAINS: self.how.chains,
-            AIS_TEMPERATURES: self.how.temperatures,
-            AIS_LEAPFROG_STEPS: self.how.leapfrog_steps,
+            keys.AIS_IMAGES: len(self.sampled),
+            keys.AIS_NLL: -self.annealed.mean,
+            keys.AIS_NLL_SE: self.annealed.se,
+            keys.AIS_SAMPLING_NLL: -self.sampled.mean().item(),
+            keys.AIS_GAIN: self.gain.mean().item(),
+            keys.AIS_GAIN_SE: standard_error(self.gain),
+            keys.AIS_ESS: self.annealed.ess.mean().item(),
+            keys.AIS_ACCEPTANCE: self.annealed.acceptance.mean().item(),
+            keys.AIS_GAP: self.sandwich.gap.mean().item(),
+            keys.AIS_GAP_SE: standard_error(self.sandwich.gap),
+            keys.AIS_CHAINS: self.how.chains,
+            keys.AIS_TEMPERATURES: self.how.temperatures,
+            keys.AIS_LEAPFROG_STEPS: self.how.leapfrog_steps,
         }
 
     def per_image(self) -> dict[str, Tensor]:

@@ -8,32 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from iwae_lab.evaluation import keys
 from iwae_lab.evaluation.active_units import ActiveUnits, WithoutUnits, active_units, authors_counts
 from iwae_lab.evaluation.diagnostics import diagnose
-from iwae_lab.evaluation.keys import (
-    OVERFITTING_GAP,
-    OVERFITTING_GAP_SE,
-    OVERFITTING_IMAGES,
-    OVERFITTING_K,
-    OVERFITTING_NLL,
-    TEST_ACTIVE_UNITS,
-    TEST_ACTIVE_UNITS_AUTHORS,
-    TEST_ACTIVE_UNITS_HIGH,
-    TEST_ACTIVE_UNITS_LOW,
-    TEST_ELBO,
-    TEST_ESS,
-    TEST_NLL,
-    TEST_NLL_ACTIVE_ONLY,
-    TEST_NLL_ACTIVE_ONLY_K,
-    TEST_NLL_K,
-    TEST_NLL_SE,
-    TEST_PARETO,
-    TEST_UNIT_VARIANCES,
-    TEST_UNITS_BY_KL,
-    VAL_NLL,
-    nll_at,
-    nll_se_at,
-)
 from iwae_lab.evaluation.likelihood import Likelihood, likelihood, standard_error
 from iwae_lab.evaluation.overfitting import Overfitting, overfitting
 from iwae_lab.models.base import LatentVariableModel
@@ -75,32 +52,32 @@ class Measurements:
         """Under the record's names; nats."""
         intervals, sets = self.units.intervals(), self.overfitting
         found = {
-            TEST_NLL: self.test.nll,
-            TEST_NLL_SE: self.test.nll_se,
-            TEST_NLL_K: self.test.k,
-            TEST_ELBO: self.test.elbo.mean().item(),
-            TEST_ESS: self.test.ess.mean().item(),
-            TEST_ACTIVE_UNITS: self.units.counts,
-            TEST_ACTIVE_UNITS_LOW: [low for low, _ in intervals],
-            TEST_ACTIVE_UNITS_HIGH: [high for _, high in intervals],
-            TEST_ACTIVE_UNITS_AUTHORS: self.authors_counts,
-            TEST_UNITS_BY_KL: self.informative,
-            TEST_UNIT_VARIANCES: [variances.tolist() for variances in self.units.variances],
-            TEST_NLL_ACTIVE_ONLY: -self.active_only.mean().item(),
-            TEST_NLL_ACTIVE_ONLY_K: self.active_only_k,
-            VAL_NLL: self.val.nll,
-            OVERFITTING_K: sets.k,
-            OVERFITTING_IMAGES: len(sets.train),
-            OVERFITTING_GAP: sets.gap,
-            OVERFITTING_GAP_SE: sets.gap_se,
+            keys.TEST_NLL: self.test.nll,
+            keys.TEST_NLL_SE: self.test.nll_se,
+            keys.TEST_NLL_K: self.test.k,
+            keys.TEST_ELBO: self.test.elbo.mean().item(),
+            keys.TEST_ESS: self.test.ess.mean().item(),
+            keys.TEST_ACTIVE_UNITS: self.units.counts,
+            keys.TEST_ACTIVE_UNITS_LOW: [low for low, _ in intervals],
+            keys.TEST_ACTIVE_UNITS_HIGH: [high for _, high in intervals],
+            keys.TEST_ACTIVE_UNITS_AUTHORS: self.authors_counts,
+            keys.TEST_UNITS_BY_KL: self.informative,
+            keys.TEST_UNIT_VARIANCES: [variances.tolist() for variances in self.units.variances],
+            keys.TEST_NLL_ACTIVE_ONLY: -self.active_only.mean().item(),
+            keys.TEST_NLL_ACTIVE_ONLY_K: self.active_only_k,
+            keys.VAL_NLL: self.val.nll,
+            keys.OVERFITTING_K: sets.k,
+            keys.OVERFITTING_IMAGES: len(sets.train),
+            keys.OVERFITTING_GAP: sets.gap,
+            keys.OVERFITTING_GAP_SE: sets.gap_se,
         }
         for name, bound in (("train", sets.train), ("val", sets.val), ("test", sets.test)):
-            found[f"{OVERFITTING_NLL}_{name}"] = -bound.mean().item()
+            found[f"{keys.OVERFITTING_NLL}_{name}"] = -bound.mean().item()
         for k, bound in self.test.bounds.items():
             if k < self.test.k:
-                found |= {nll_at(k): -bound.mean().item(), nll_se_at(k): standard_error(bound)}
+                found |= {keys.nll_at(k): -bound.mean().item(), keys.nll_se_at(k): standard_error(bound)}
         if (unreliable := self.test.unreliable) is not None:
-            found[TEST_PARETO] = unreliable
+            found[keys.TEST_PARETO] = unreliable
         return found
 
     def per_image(self) -> dict[str, Tensor]:

@@ -5,38 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from iwae_lab.console.tables import print_rows
-from iwae_lab.evaluation.keys import (
-    AIS_ACCEPTANCE,
-    AIS_CHAINS,
-    AIS_ESS,
-    AIS_GAIN,
-    AIS_GAIN_SE,
-    AIS_GAP,
-    AIS_GAP_SE,
-    AIS_IMAGES,
-    AIS_NLL,
-    AIS_NLL_SE,
-    AIS_SAMPLING_NLL,
-    AIS_TEMPERATURES,
-    OVERFITTING_GAP,
-    OVERFITTING_GAP_SE,
-    OVERFITTING_IMAGES,
-    OVERFITTING_K,
-    TEST_ACTIVE_UNITS,
-    TEST_ACTIVE_UNITS_AUTHORS,
-    TEST_ACTIVE_UNITS_HIGH,
-    TEST_ACTIVE_UNITS_LOW,
-    TEST_ELBO,
-    TEST_NLL,
-    TEST_NLL_ACTIVE_ONLY,
-    TEST_NLL_ACTIVE_ONLY_K,
-    TEST_NLL_K,
-    TEST_NLL_SE,
-    TEST_PARETO,
-    TEST_UNITS_BY_KL,
-    VAL_NLL,
-    nll_at,
-)
+from iwae_lab.evaluation import keys
 from iwae_lab.runs.record import Record
 
 __all__ = ["print_next", "print_record"]
@@ -45,16 +14,17 @@ __all__ = ["print_next", "print_record"]
 def print_record(record: Record, folder: Path) -> None:
     """Print the result of a finished run: what was measured, how long it took, and where it lies."""
     metrics = record.metrics
+    nll = metrics[keys.TEST_NLL]
     speed = f"{record.steps:,} steps in {record.train_seconds:.0f} s, {record.images_per_second:,.0f} images/s"
     rows = {
         "protocol": record.protocol,
-        f"test NLL (L_{metrics[TEST_NLL_K]})": f"{metrics[TEST_NLL]:.2f} ± {metrics[TEST_NLL_SE]:.2f} nats",
+        f"test NLL (L_{metrics[keys.TEST_NLL_K]})": f"{nll:.2f} ± {metrics[keys.TEST_NLL_SE]:.2f} nats",
         **_unreliable(metrics),
         **_annealed(metrics),
-        "test ELBO": f"{metrics[TEST_ELBO]:.2f} nats",
+        "test ELBO": f"{metrics[keys.TEST_ELBO]:.2f} nats",
         **_active_units(metrics),
         **_active_only(metrics),
-        "validation NLL": f"{metrics[VAL_NLL]:.2f} nats",
+        "validation NLL": f"{metrics[keys.VAL_NLL]:.2f} nats",
         **_overfitting(metrics),
         **({"training": speed} if record.steps else {}),
         "folder": str(folder),
@@ -71,16 +41,16 @@ def print_next(record: Record) -> None:
 
 
 def _unreliable(metrics: dict[str, Any]) -> dict[str, str]:
-    share = metrics.get(TEST_PARETO)
+    share = metrics.get(keys.TEST_PARETO)
     return {} if share is None else {"Pareto k̂ above 0.7": f"{share:.1%} of images: weights too heavy-tailed to trust"}
 
 
 def _active_units(metrics: dict[str, Any]) -> dict[str, str]:
-    counts = _sum(metrics[TEST_ACTIVE_UNITS])
-    if TEST_UNITS_BY_KL not in metrics:  # a record from before they were counted otherwise
+    counts = _sum(metrics[keys.TEST_ACTIVE_UNITS])
+    if keys.TEST_UNITS_BY_KL not in metrics:  # a record from before they were counted otherwise
         return {"active units": counts}
-    ends = zip(metrics[TEST_ACTIVE_UNITS_LOW], metrics[TEST_ACTIVE_UNITS_HIGH], strict=True)
-    by_kl, authors = _sum(metrics[TEST_UNITS_BY_KL]), _sum(metrics[TEST_ACTIVE_UNITS_AUTHORS])
+    ends = zip(metrics[keys.TEST_ACTIVE_UNITS_LOW], metrics[keys.TEST_ACTIVE_UNITS_HIGH], strict=True)
+    by_kl, authors = _sum(metrics[keys.TEST_UNITS_BY_KL]), _sum(metrics[keys.TEST_ACTIVE_UNITS_AUTHORS])
     return {
         "active units": f"{counts} (bootstrap, 95 %: {_sum(f'{low}–{high}' for low, high in ends)})",
         "counted otherwise": f"{by_kl} by KL, {authors} as the paper's authors count",
@@ -92,28 +62,30 @@ def _sum(counts: Iterable[int | str]) -> str:
 
 
 def _annealed(metrics: dict[str, Any]) -> dict[str, str]:
-    if AIS_NLL not in metrics:
+    if keys.AIS_NLL not in metrics:
         return {}
-    n, k, chains = metrics[AIS_IMAGES], metrics[TEST_NLL_K], metrics[AIS_CHAINS]
-    how = f"{chains} chains of {metrics[AIS_TEMPERATURES]:,} temperatures"
-    gain = f"{metrics[AIS_GAIN]:.3f} ± {metrics[AIS_GAIN_SE]:.3f}"
-    moves = f"{metrics[AIS_ESS]:.1f} effective chains, {metrics[AIS_ACCEPTANCE]:.0%} of moves accepted"
+    n, k, chains = metrics[keys.AIS_IMAGES], metrics[keys.TEST_NLL_K], metrics[keys.AIS_CHAINS]
+    gap = f"{metrics[keys.AIS_GAP]:.3f} ± {metrics[keys.AIS_GAP_SE]:.3f}"
+    how = f"{chains} chains of {metrics[keys.AIS_TEMPERATURES]:,} temperatures"
+    gain = f"{metrics[keys.AIS_GAIN]:.3f} ± {metrics[keys.AIS_GAIN_SE]:.3f}"
+    moves = f"{metrics[keys.AIS_ESS]:.1f} effective chains, {metrics[keys.AIS_ACCEPTANCE]:.0%} of moves accepted"
     return {
-        f"AIS NLL of {n} test images": f"{metrics[AIS_NLL]:.2f} ± {metrics[AIS_NLL_SE]:.2f} nats ({how})",
-        f"L_{k} of the same": f"{metrics[AIS_SAMPLING_NLL]:.2f} nats; AIS is better by {gain}",
-        f"AIS gap on {n} simulated images": f"{metrics[AIS_GAP]:.3f} ± {metrics[AIS_GAP_SE]:.3f} nats; {moves}",
+        f"AIS NLL of {n} test images": f"{metrics[keys.AIS_NLL]:.2f} ± {metrics[keys.AIS_NLL_SE]:.2f} nats ({how})",
+        f"L_{k} of the same": f"{metrics[keys.AIS_SAMPLING_NLL]:.2f} nats; AIS is better by {gain}",
+        f"AIS gap on {n} simulated images": f"{gap} nats; {moves}",
     }
 
 
 def _overfitting(metrics: dict[str, Any]) -> dict[str, str]:
-    if OVERFITTING_GAP not in metrics:
+    if keys.OVERFITTING_GAP not in metrics:
         return {}
-    gap, how = metrics[OVERFITTING_GAP], f"L_{metrics[OVERFITTING_K]}, {metrics[OVERFITTING_IMAGES]:,} images each"
-    return {"test − train NLL": f"{gap:.2f} ± {metrics[OVERFITTING_GAP_SE]:.2f} nats ({how})"}
+    how = f"L_{metrics[keys.OVERFITTING_K]}, {metrics[keys.OVERFITTING_IMAGES]:,} images each"
+    gap = f"{metrics[keys.OVERFITTING_GAP]:.2f} ± {metrics[keys.OVERFITTING_GAP_SE]:.2f}"
+    return {"test − train NLL": f"{gap} nats ({how})"}
 
 
 def _active_only(metrics: dict[str, Any]) -> dict[str, str]:
-    k = metrics.get(TEST_NLL_ACTIVE_ONLY_K, metrics[TEST_NLL_K])
-    whole = metrics.get(nll_at(k), metrics[TEST_NLL])
-    without = metrics[TEST_NLL_ACTIVE_ONLY]
+    k = metrics.get(keys.TEST_NLL_ACTIVE_ONLY_K, metrics[keys.TEST_NLL_K])
+    whole = metrics.get(keys.nll_at(k), metrics[keys.TEST_NLL])
+    without = metrics[keys.TEST_NLL_ACTIVE_ONLY]
     return {"NLL without inactive units": f"{without:.2f} nats (L_{k}; with them {whole:.2f})"}

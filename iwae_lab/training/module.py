@@ -13,25 +13,9 @@ from torch import Tensor
 from iwae_lab.bounds import ess, iwae_bound
 from iwae_lab.console.errors import Diverged, UserError
 from iwae_lab.console.progress import Meter
+from iwae_lab.evaluation import keys
 from iwae_lab.evaluation.active_units import active_units
 from iwae_lab.evaluation.diagnostics import diagnose, gradient_snr
-from iwae_lab.evaluation.keys import (
-    DIAGNOSTICS_ESS,
-    DIAGNOSTICS_KL,
-    EPOCH,
-    IMAGES_PER_SECOND,
-    LEARNING_RATE,
-    MINUTES,
-    SNR_GENERATIVE,
-    SNR_INFERENCE,
-    TRAIN_BOUND,
-    TRAIN_ESS,
-    TRAIN_LOSS,
-    VAL_ACTIVE_UNITS,
-    VAL_BOUND,
-    VAL_NLL,
-    of_layer,
-)
 from iwae_lab.evaluation.likelihood import likelihood
 from iwae_lab.evaluation.measure import VAL_K
 from iwae_lab.loggers.base import RunLogger
@@ -193,13 +177,13 @@ class Training(pl.LightningModule):
         self.seconds += seconds
         self.images_seen += self.epoch_images
         metrics = {
-            EPOCH: float(self.current_epoch + 1),
-            TRAIN_BOUND: bound,
-            TRAIN_LOSS: loss,
-            TRAIN_ESS: ess,
-            LEARNING_RATE: self.rate_of(self.global_step),
-            IMAGES_PER_SECOND: self.epoch_images / max(seconds, 1e-9),  # of a coarse clock
-            MINUTES: self.seconds / 60,
+            keys.EPOCH: float(self.current_epoch + 1),
+            keys.TRAIN_BOUND: bound,
+            keys.TRAIN_LOSS: loss,
+            keys.TRAIN_ESS: ess,
+            keys.LEARNING_RATE: self.rate_of(self.global_step),
+            keys.IMAGES_PER_SECOND: self.epoch_images / max(seconds, 1e-9),  # of a coarse clock
+            keys.MINUTES: self.seconds / 60,
         }
         if self.current_epoch + 1 in self.schedule.evaluation_epochs():
             metrics |= self.validate()
@@ -233,18 +217,18 @@ class Training(pl.LightningModule):
             if isinstance(logger, RunLogger):
                 logger.log_figures(draw, self.global_step)
         metrics = {
-            VAL_BOUND: -likelihood(self.model, images, self.k).nll,
-            VAL_NLL: likelihood(self.model, images, VAL_K).nll,
-            **{of_layer(VAL_ACTIVE_UNITS, level): float(count) for level, count in enumerate(units.counts, 1)},
+            keys.VAL_BOUND: -likelihood(self.model, images, self.k).nll,
+            keys.VAL_NLL: likelihood(self.model, images, VAL_K).nll,
+            **{keys.of_layer(keys.VAL_ACTIVE_UNITS, level): float(n) for level, n in enumerate(units.counts, 1)},
         }
         if self.diagnostics:
             found = diagnose(self.model, images, self.k)
             snr = gradient_snr(self.objective, self.model, images[:SNR_IMAGES].float(), self.k)
             metrics |= {
-                DIAGNOSTICS_ESS: found.ess.mean().item(),
-                **{of_layer(DIAGNOSTICS_KL, level): kl.sum().item() for level, kl in enumerate(found.kl, 1)},
-                SNR_GENERATIVE: snr.generative.overall,
-                SNR_INFERENCE: snr.inference.overall,
+                keys.DIAGNOSTICS_ESS: found.ess.mean().item(),
+                **{keys.of_layer(keys.DIAGNOSTICS_KL, level): kl.sum().item() for level, kl in enumerate(found.kl, 1)},
+                keys.SNR_GENERATIVE: snr.generative.overall,
+                keys.SNR_INFERENCE: snr.inference.overall,
             }
         return metrics
 
