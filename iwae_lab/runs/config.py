@@ -1,4 +1,4 @@
-"""The typed root of the configuration, its checks, and the only place that instantiates `_target_`s."""
+"""The configuration's schema and checks, and the only place that instantiates a `_target_`."""
 
 import ast
 import copy
@@ -45,7 +45,7 @@ T = TypeVar("T")
 
 @dataclass
 class AIS:
-    """Annealed importance sampling of some test images, and of as many from the model."""
+    """Annealed importance sampling (AIS) of some test images and of as many images drawn from the model."""
 
     images: int = 0
     """also anneal the first n test images, and n drawn from the model (AIS and its reverse); 0: none"""
@@ -65,7 +65,7 @@ class AIS:
         self.annealing()
 
     def annealing(self) -> Annealing:
-        """Its settings but for the images. Raises `UserError` for values out of range."""
+        """The settings other than `images`. Raises `UserError` for values out of range."""
         return Annealing(self.chains, self.temperatures, self.leapfrog_steps, self.start, self.schedule)
 
 
@@ -87,7 +87,7 @@ class Evaluation:
 
 @dataclass
 class Config:
-    """One job: the groups chosen, and the keys that stand beside them."""
+    """The configuration of one job: an option per group, and the keys beside the groups."""
 
     dataset: Any = MISSING
     model: Any = MISSING
@@ -143,16 +143,16 @@ class Config:
 
 
 def register() -> None:
-    """Make the schema (`config_schema`) and the help text known to Hydra."""
+    """Register the schema (`config_schema`) and the resolvers, one of which prints the help text, with Hydra."""
     ConfigStore.instance().store(name="config_schema", node=Config)
     OmegaConf.register_new_resolver("iwae_lab_help", help_text, replace=True)
     OmegaConf.register_new_resolver("expanduser", os.path.expanduser, replace=True)
 
 
 def check(cfg: DictConfig) -> Config:
-    """The composed configuration as a checked `Config`; groups become plain dictionaries.
+    """Convert the composed configuration to a checked `Config`; groups become plain dictionaries.
 
-    Raises `UserError` for a value out of range. What a group's keys mean is checked by `Node.of`.
+    Raises `UserError` for an unknown key or a value out of range. `Node.of` checks the keys inside a group.
     """
     try:
         OmegaConf.resolve(cfg)
@@ -165,7 +165,7 @@ def check(cfg: DictConfig) -> Config:
     for kind, prefix in _nodes():
         keys = [f.name for f in dataclasses.fields(kind)]
         for key in map(str, OmegaConf.select(cfg, prefix[:-1]) if prefix else cfg):
-            if key not in keys:  # which +key=value can add to a schema
+            if key not in keys:  # +key=value adds keys to a schema
                 hint = did_you_mean(key, keys)
                 raise UserError(f"{prefix}{key}: no such key{hint}; expected one of {', '.join(keys)}")
     for group in GROUPS:
@@ -179,7 +179,7 @@ def check(cfg: DictConfig) -> Config:
 
 
 def first_stage(cfg: DictConfig) -> DictConfig:
-    """The configuration whose keys differ from those of `cfg` as its `init_from` says; groups are replaced whole."""
+    """The configuration of the first stage: `cfg` with the keys under its `init_from`, which replace whole groups."""
     different = {"init_from": None, "force": False} | typing.cast(dict[str, Any], OmegaConf.to_container(cfg.init_from))
     plain = typing.cast(dict[str, Any], OmegaConf.to_container(cfg))
     return typing.cast(DictConfig, OmegaConf.merge(OmegaConf.structured(Config), plain | different))
@@ -187,7 +187,7 @@ def first_stage(cfg: DictConfig) -> DictConfig:
 
 @dataclass(frozen=True)
 class Node:
-    """An option of a group, checked: the class that it names and the arguments for it, typed and with defaults."""
+    """A checked option of a group: its class, and the arguments of that class, typed and with defaults filled in."""
 
     key: str
     target: type
@@ -195,9 +195,10 @@ class Node:
 
     @classmethod
     def of(cls, node: dict[str, Any], key: str, base: type) -> Self:
-        """The node that stands under `key`, checked against the signature of its class, which is a `base`.
+        """Check the option under `key` against the signature of its class, which must be a subclass of `base`.
 
-        A parameter without annotation, or keyword-only, is given by the program and no key of the node.
+        Parameters that are keyword-only or have no annotation are not keys of the option: the program passes them.
+        Raises `UserError` if the class can't be imported or is no `base`, and for unknown, missing or mistyped keys.
         """
         require(key, node, isinstance(node, dict), "the keys of an option, _target_ among them")
         target = str(node.get("_target_"))
@@ -234,7 +235,7 @@ class Node:
         return cls(key, kind, typing.cast(dict[str, Any], OmegaConf.to_container(schema)))
 
     def build(self, base: type[T], **given: Any) -> T:
-        """An instance of the class, which must be a `base`, with the keyword-only arguments `given`."""
+        """Instantiate the class, which must be a subclass of `base`, with the further arguments `given`."""
         _check_subclass(self.target, base, self.key)
         try:
             return self.target(**self.arguments, **given)
@@ -249,17 +250,17 @@ def _check_subclass(kind: type, base: type, key: str) -> None:
 
 
 def build(base: type[T], node: dict[str, Any], key: str, **given: Any) -> T:
-    """An instance of `base`: of the class of the node under `key`, with the keyword-only arguments `given`."""
+    """Check the option under `key` and instantiate it, as `Node.of` and `Node.build` do."""
     return Node.of(node, key, base).build(base, **given)
 
 
 def known_keys() -> list[str]:
-    """The keys of the root and of its nodes."""
+    """The keys of `Config` and of the dataclasses inside it, in dotted form."""
     return [prefix + f.name for cls, prefix in _nodes() for f in dataclasses.fields(cls)]
 
 
 def _nodes(cls: type = Config, prefix: str = "") -> list[tuple[type, str]]:
-    """The dataclasses of the configuration, each with what its keys begin with."""
+    """The dataclasses of the configuration, each with the prefix of its keys."""
     found = [(cls, prefix)]
     for f in dataclasses.fields(cls):
         if isinstance(f.type, type) and dataclasses.is_dataclass(f.type):
@@ -268,7 +269,7 @@ def _nodes(cls: type = Config, prefix: str = "") -> list[tuple[type, str]]:
 
 
 def _docstrings(cls: type) -> dict[str, str]:
-    """The string that follows each field in the source of a dataclass."""
+    """The docstring below each field of a dataclass, read from its source."""
     body = ast.parse(inspect.getsource(cls)).body[0].body  # type: ignore[attr-defined]
     docs = {}
     for statement, following in zip(body, body[1:], strict=False):
@@ -278,7 +279,7 @@ def _docstrings(cls: type) -> dict[str, str]:
 
 
 def help_text() -> str:
-    """What `python train.py --help` prints: groups and their options, root keys, each with a line."""
+    """What `python train.py --help` prints: one line per option of each group and per key."""
     entries = OmegaConf.load(CONF / "config.yaml").defaults
     defaults = {k: v for entry in entries if isinstance(entry, DictConfig) for k, v in entry.items()}
     lines = ["Train and evaluate one model.   python train.py [group=option] [key=value] [group.key=value]", ""]

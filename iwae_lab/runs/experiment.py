@@ -1,4 +1,4 @@
-"""What a configuration resolves to: its parts built and checked, its folder, and all that "auto" stands for."""
+"""The experiment that a configuration describes: its parts built and checked, every "auto" decided, its folder."""
 
 import functools
 from dataclasses import dataclass
@@ -33,12 +33,12 @@ BASES: dict[str, type] = {
     "schedule": Schedule,
     "optimizer": OptimizerFactory,
 }
-"""What the class is that each group's option names."""
+"""The base class of each group's options."""
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """One run before it is run. Images are loaded when they are asked for, once."""
+    """A run before it starts. Images are loaded once, when first needed."""
 
     composed: dict[str, Any]
     """the configuration as Hydra composed it"""
@@ -55,11 +55,11 @@ class Experiment:
     threads: int
     """of the CPU"""
     first: Optional["Experiment"]
-    """the stage that is to be run before this one"""
+    """the stage to run before this one"""
 
     @property
     def data_dir(self) -> Path:
-        """Where datasets are."""
+        """The folder of the datasets."""
         return resolve_data_dir(self.config.data_dir)
 
     @functools.cached_property
@@ -76,7 +76,7 @@ class Experiment:
 
     @functools.cached_property
     def identity(self) -> dict[str, Any]:
-        """What of the configuration changes the result."""
+        """The part of the configuration that changes the result."""
         published = self.dataset.is_published(self.data_dir)
         content = None if published else self.data.content
         images, tests = self.config.evaluation.images, self.dataset.published_tests if published else None
@@ -92,14 +92,14 @@ class Experiment:
 
     @property
     def folder(self) -> Path:
-        """Where the run is kept."""
+        """The folder of the run."""
         return Path(self.config.runs_dir) / self.run_id
 
     def prepare_cpu(self) -> None:
-        """Let this process compute with its threads.
+        """Set this process's number of threads, and treat denormal numbers as zero.
 
-        Denormals count as zero: importance weights underflow, and products of denormals take twice the time. For all
-        threads this holds only if said before the first product.
+        Importance weights underflow, and products of denormals take twice the time. Call it before the first product:
+        threads that already exist keep their setting.
         """
         torch.set_num_threads(self.threads)
         torch.set_flush_denormal(True)
@@ -114,7 +114,7 @@ class Experiment:
         return [node.build(RunLogger, **given) for node in self.loggers.values()]
 
     def record(self, precision: str) -> Record:
-        """Its record before training, which is to be in this precision."""
+        """The record at the start of the run. precision: of training."""
         config = self.config
         return Record(
             run_id=self.run_id,
@@ -135,9 +135,9 @@ class Experiment:
 
 
 def resolve(cfg: DictConfig | dict[str, Any]) -> Experiment:
-    """The experiment that a composed configuration describes. Reads no images and writes nothing.
+    """Build the experiment that a composed configuration describes. Reads no images and writes nothing.
 
-    Raises `UserError` for whatever can't be run.
+    Raises `UserError` for a configuration that can't be run.
     """
     cfg = cast(DictConfig, OmegaConf.merge(OmegaConf.structured(Config), cfg))
     config = check(cfg)
@@ -148,7 +148,7 @@ def resolve(cfg: DictConfig | dict[str, Any]) -> Experiment:
     objective = nodes["objective"].build(Objective)
     if annealed:
         end = {name: schedule.end for name, schedule in annealed.items()}
-        Node.of(config.objective | end, "objective", Objective).build(Objective)  # which both ends have to be
+        Node.of(config.objective | end, "objective", Objective).build(Objective)  # checks the last values
     for name, parameter_schedule in annealed.items():
         can_change = isinstance(getattr(objective, name, None), float)
         expected = "a value, as this parameter can't change with the epoch"
@@ -185,7 +185,7 @@ def _precision(config: Config, device: torch.device, batch_size: int) -> str:
 
 
 def _first(cfg: DictConfig, config: Config) -> Experiment | None:
-    """The stage to run first, where `init_from` describes one. Where it names a run, that must be finished."""
+    """The first stage, if `init_from` describes one. Raises `UserError` if it names a run that is not finished."""
     if isinstance(config.init_from, dict):
         try:
             return resolve(first_stage(cfg))

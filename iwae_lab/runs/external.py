@@ -1,4 +1,4 @@
-"""Weights that were trained elsewhere, measured under our protocols and recorded like a run of ours."""
+"""Weights trained elsewhere, measured under our protocols and recorded like our own runs."""
 
 import dataclasses
 import hashlib
@@ -27,17 +27,17 @@ __all__ = ["measure_external"]
 
 log = logging.getLogger("iwae_lab")
 
-MEASURED = ("dataset", "model", "evaluation")  # the keys that a result depends on
+MEASURED = ("dataset", "model", "evaluation")  # the keys that change the result
 KEYS = (*MEASURED, "k", "runs_dir", "data_dir", "accelerator", "threads", "compile", "force")
 
 
 def measure_external(weights: Path, model: str, map: str | None, overrides: Sequence[str] = ()) -> tuple[Record, Path]:
-    """The record of the weights in a file, and the folder under runs_dir that it is kept in.
+    """Measure the weights in a file; returns their record, and its folder under runs_dir.
 
-    model: an option of the group. map: see `iwae_lab.runs.weights`; None where names are ours. overrides: further keys
-    ("key=value") of the dataset, model and evaluation, where to compute, and with how many samples k the weights were
-    trained; without that, the record says k = 0. What is recorded already is only measured again with force=true.
-    Raises `UserError` for weights that don't fit, other keys, and an NLL that is not finite.
+    model: an option of the group `model`. map: see `iwae_lab.runs.weights`; None if the file uses our names. overrides:
+    "key=value" for keys of the dataset, model and evaluation, for where to compute, and for k, the number of samples
+    used in training (the record says k = 0 if it is not given). Weights that have a record are measured again only with
+    force=true. Raises `UserError` for weights that don't fit, for other keys, and if the NLL is not finite.
     """
     for override in overrides:
         if override.lstrip("+").partition("=")[0].partition(".")[0] not in KEYS:
@@ -76,7 +76,7 @@ def measure_external(weights: Path, model: str, map: str | None, overrides: Sequ
 
 
 def _record(experiment: Experiment, k: int, objective: dict[str, str], weights: Path, map: str | None) -> Record:
-    """The record before anything is measured. objective: what stands for the weights in its identity."""
+    """The record before anything is measured. objective: identifies the weights."""
     identity = {key: experiment.identity[key] for key in MEASURED}
     identity |= {"objective": objective, "k": k, "seed": 0, "init_from": None}
     config = {key: experiment.composed[key] for key in KEYS}

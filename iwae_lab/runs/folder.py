@@ -1,4 +1,4 @@
-"""A run's folder: who may work in it, what was there before, its checkpoint and its log."""
+"""The folder of a run: its lock, its earlier record, its checkpoint and its per-image results."""
 
 import contextlib
 import io
@@ -23,9 +23,9 @@ log = logging.getLogger("iwae_lab")
 
 @contextlib.contextmanager
 def claimed(folder: Path, force: bool) -> Iterator[None]:
-    """Let one process at a time work on a run; a second one waits and says so.
+    """Lock the folder of a run: a second process says that it waits, and waits.
 
-    force: set aside what is there, unless it began so itself and was interrupted.
+    force: move an existing folder to .replaced, unless it is itself a run with force=true that was interrupted.
     """
     locks = folder.parent / ".locks"
     locks.mkdir(exist_ok=True)
@@ -38,7 +38,7 @@ def claimed(folder: Path, force: bool) -> Iterator[None]:
 
 
 def _resumes_forced(folder: Path) -> bool:
-    """Whether the run there began with force=true itself, and was interrupted."""
+    """Whether the folder holds a run that was started with force=true and was interrupted."""
     try:
         record = read_record(folder)
     except UserError:
@@ -47,17 +47,17 @@ def _resumes_forced(folder: Path) -> bool:
 
 
 def earlier_record(folder: Path) -> Record | None:
-    """The record that is there; None in a new folder. Raises `UserError` for one that can't be read."""
+    """The record in the folder; None if there is none yet. Raises `UserError` if it can't be read."""
     return read_record(folder) if (folder / "result.json").exists() else None
 
 
 def read_checkpoint(folder: Path) -> dict[str, Any]:
-    """The last checkpoint of a run. Raises `UserError` if it has none that can be read."""
+    """The last checkpoint of a run. Raises `UserError` if there is none or it can't be read."""
     return load_checkpoint(folder / "checkpoints" / "last.ckpt")
 
 
 def write_per_image(folder: Path, measured: Mapping[str, Tensor]) -> None:
-    """Write what was measured of each test image, in their order, so that runs can be compared image by image."""
+    """Write the results per test image, in the order of the images, so that runs can be compared image by image."""
     buffer = io.BytesIO()
     arrays: dict[str, Any] = {name: values.numpy() for name, values in measured.items()}
     np.savez(buffer, **arrays)

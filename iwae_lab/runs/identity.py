@@ -1,4 +1,4 @@
-"""What makes a run the run it is: everything that changes its result, in one form however it was written."""
+"""The identity of a run: every value that changes its result, in a canonical form."""
 
 import dataclasses
 import hashlib
@@ -26,11 +26,12 @@ NOT_HASHED = (
 def identity(
     config: Config, nodes: Mapping[str, Node], content: str | None, whole_test: bool, start: str | None
 ) -> dict[str, Any]:
-    """The values, as typed by the schema and with defaults, that a result depends on; JSON types only.
+    """The values that change the result, typed by the schema and with defaults filled in; JSON types only.
 
-    A class of this package goes by its bare name, another by its import path. nodes: the groups', checked. content:
-    the hash of images that are not the published ones, which stands for whatever says where they are. whole_test:
-    whether evaluation.images is all of them. start: the id of the run that `init_from` names.
+    Classes of this package are named without their module, others by their import path. nodes: the checked option of
+    each group. content: a hash of the images if they are not the published ones; it replaces the keys that say where
+    they are. whole_test: whether evaluation.images covers the whole test set. start: the id of the run that `init_from`
+    names.
     """
     values = {f.name: getattr(config, f.name) for f in dataclasses.fields(config) if f.name not in NOT_HASHED}
     for group, node in nodes.items():
@@ -44,14 +45,14 @@ def identity(
         kept = {key: dataset[key] for key in ("name", "_target_", "binarization") if key in dataset}
         values["dataset"] = {**kept, "content": content}
     values["evaluation"] = dataclasses.asdict(config.evaluation) | ({"images": None} if whole_test else {})
-    del values["evaluation"]["ais"]  # which adds numbers and changes none
+    del values["evaluation"]["ais"]  # adds metrics and changes no other
     values["init_from"] = start
     found: dict[str, Any] = _canonical(values)
     return found
 
 
 def _canonical(value: Any) -> Any:
-    """Equal values in equal form: 1.0 as 1, tuples as lists, paths and enumerations as text."""
+    """The same form for equal values: 1.0 becomes 1, tuples become lists, paths and enumerations become text."""
     if isinstance(value, dict):
         return {str(key): _canonical(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):

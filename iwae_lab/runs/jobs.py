@@ -1,4 +1,4 @@
-"""What became of each job of a multirun, a file a job."""
+"""The status of each job of a multirun, one file per job."""
 
 import dataclasses
 import json
@@ -22,12 +22,12 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class Job:
-    """What became of one job of a multirun; kept in the sweep's folder, so that every launcher can tell."""
+    """The status of one job of a multirun; kept in the sweep's folder, where it is found under every launcher."""
 
     number: int
     overrides: list[str]
     status: str = "running"
-    """running, finished, skipped (was finished before), failed, interrupted or killed (could not say why it ended)"""
+    """running, finished, skipped (was finished before), failed, interrupted or killed (it wrote no reason itself)"""
     run_id: str | None = None
     nll: float | None = None
     reason: str | None = None
@@ -36,7 +36,7 @@ class Job:
     pid: int = field(default_factory=os.getpid)
 
     def write(self, folder: Path) -> None:
-        """Write job-<number>.json, whole or not at all; a job does not fail if that can't be written."""
+        """Write job-<number>.json, whole or not at all; warns if it can't be written."""
         try:
             write_atomically(folder / f"job-{self.number}.json", json.dumps(dataclasses.asdict(self)))
         except OSError as error:
@@ -50,9 +50,9 @@ def read_jobs(folder: Path) -> list[Job]:
 
 
 def record_death(folder: Path, number: int, overrides: Sequence[str], reason: str) -> JobReturn:
-    """Write down that the process of a job is gone, unless the job could say more itself.
+    """Record a job as killed for this reason, unless the job recorded its end itself.
 
-    Gives what the job would have returned, had it failed.
+    Returns what the job returns when it fails.
     """
     started = {job.number: job for job in read_jobs(folder)}
     job = started.get(number) or Job(number, list(filter_overrides(overrides)))

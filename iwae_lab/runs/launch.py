@@ -1,4 +1,4 @@
-"""What Hydra's launcher says of this job: its share of the cores, the name of its multirun, where it is."""
+"""What a job learns from Hydra: its share of the cores, the name of its multirun, its working directory."""
 
 import hashlib
 import os
@@ -18,7 +18,7 @@ __all__ = ["check_launcher", "job_threads", "name_of", "prepare_job", "sweep_nam
 
 
 def job_threads() -> int:
-    """CPU threads for this process: the cores it may use, divided among the jobs that its launcher runs at a time."""
+    """CPU threads for this process: the available cores divided by the number of jobs that run at the same time."""
     cores = available_cores()
     if not HydraConfig.initialized() or HydraConfig.get().mode != RunMode.MULTIRUN:
         return cores
@@ -31,7 +31,7 @@ def job_threads() -> int:
 
 
 def sweep_name() -> str | None:
-    """What a multirun is called: its file in sweeps/, else its overrides; None in a run of its own."""
+    """The name of the multirun: that of its file in sweeps/, else its overrides; None in a single run."""
     if not HydraConfig.initialized() or HydraConfig.get().mode != RunMode.MULTIRUN:
         return None
     hydra = HydraConfig.get()
@@ -42,15 +42,15 @@ def sweep_name() -> str | None:
 
 
 def name_of(overrides: Iterable[str]) -> str:
-    """The overrides in order; where they are longer than W&B lets a group's name be, cut short, with their hash."""
+    """The sorted overrides; if they exceed W&B's limit for a group's name, cut short and followed by their hash."""
     name = " ".join(sorted(overrides))
     return name if len(name) <= 128 else f"{name[:119]} {hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
 def prepare_job() -> None:
-    """Go where the command was given, which hydra.job.chdir=true has left: relative paths are from there.
+    """Return to the directory of the command, to which paths are relative; hydra.job.chdir=true leaves it.
 
-    Raises `UserError` for several options of one group, of which Hydra would merge the keys.
+    Raises `UserError` for several options of one group, whose keys Hydra would merge.
     """
     hydra = HydraConfig.get()
     os.chdir(hydra.runtime.cwd)
@@ -62,9 +62,10 @@ def prepare_job() -> None:
 
 
 def check_launcher(multirun: Path) -> None:
-    """Raises `UserError` if the job's own configuration names another launcher than the one that launched it.
+    """Raise `UserError` if the job's configuration names another launcher than the one that launched it.
 
-    multirun: what Hydra wrote of the multirun. It chooses a launcher before it reads the experiment of a job.
+    This happens if an experiment file sets the launcher, which Hydra chooses before it reads that file. multirun: the
+    configuration of the multirun as Hydra wrote it.
     """
     hydra = HydraConfig.get()
     if hydra.launcher._target_ != OmegaConf.load(multirun).hydra.launcher._target_:

@@ -1,4 +1,4 @@
-"""The evaluation of a trained model, as the configuration says."""
+"""The evaluation of a trained model with the settings of the configuration."""
 
 import logging
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ log = logging.getLogger("iwae_lab")
 
 
 def require_measurable(model: LatentVariableModel, data: Data, config: Config) -> None:
-    """Raise `UserError` for a model that can't be measured as `config` says, before it is trained in vain."""
+    """Raise `UserError` before training if the model can't be measured as `config` asks."""
     if images := config.evaluation.ais.images:
         try:
             ais(model, data.val[:1], Annealing(chains=1, temperatures=1))
@@ -32,25 +32,25 @@ def require_measurable(model: LatentVariableModel, data: Data, config: Config) -
 
 @dataclass(frozen=True)
 class Measured:
-    """Everything that is measured of a model when training ends, or later."""
+    """Everything that is measured of a trained model."""
 
     always: Measurements
     annealed: AgainstAIS | None
-    """with evaluation.ais.images"""
+    """None without evaluation.ais.images"""
 
     def metrics(self) -> dict[str, Any]:
-        """Under the record's names."""
+        """The metrics by their keys in the record."""
         return self.always.metrics() | (self.annealed.metrics() if self.annealed else {})
 
     def per_image(self) -> dict[str, Tensor]:
-        """Of the test images by name and in their order, float64 on the CPU; of AIS those of the first images."""
+        """Results per test image by name, in the images' order, float64 on the CPU; AIS only of the first images."""
         return self.always.per_image() | (self.annealed.per_image() if self.annealed else {})
 
 
 def measured(
     model: LatentVariableModel, data: Data, config: Config, device: torch.device, precision: str = "32"
 ) -> Measured:
-    """Measure a model that is on `device`. precision: of the test NLL, see `measure`."""
+    """Measure a model that is on `device`. precision: of the test NLL's matrix products, see `measure`."""
     test, val, train = (part.to(device) for part in (data.test, data.val, data.train_draw()))
     with shown("evaluation") as progress:
         always = measure(model, test, val, train, config.evaluation.k, config.compile, precision, progress)

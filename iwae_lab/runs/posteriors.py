@@ -1,7 +1,8 @@
 """Draw true beside approximate posteriors: python -m iwae_lab.runs.posteriors RUN_DIR [RUN_DIR …] --to FILE.png
 
-For runs with two latent units (model.latents=[2]), whose true posteriors quadrature gives; sweeps/posteriors.yaml
-trains some. A row per validation image, and for each run p(z | x) and q(z | x) on the same square around both
+For runs with two latent units (model.latents=[2]), whose true posterior is computed by quadrature;
+sweeps/posteriors.yaml trains some. The figure has a row per validation image, and for each run p(z | x) and q(z | x) on
+the same square around both
 (Burda et al. 2016, appendix: "visualization of posterior distributions").
 """
 
@@ -25,7 +26,7 @@ VISIBLE = 1e-3  # of the highest density
 
 
 def posterior_figure(images: Tensor, shape: tuple[int, int], grids: dict[str, PosteriorGrid]) -> Image.Image:
-    """Images [images, pixels] of a height and width, and posteriors on grids by the name of their run."""
+    """Draw images [images, pixels] of this height and width beside their posteriors. grids: by the name of the run."""
     columns = 1 + 2 * len(grids)
     figure = Figure(figsize=(1.3 * columns, 1.3 * len(images) + 0.5), layout="constrained")
     axes = figure.subplots(len(images), columns, squeeze=False)
@@ -48,7 +49,7 @@ def posterior_figure(images: Tensor, shape: tuple[int, int], grids: dict[str, Po
 
 
 def _frame(axis: Tensor, *densities: Tensor) -> list[tuple[float, float]]:
-    """A square around what is visible of the densities [size, size]: ends along z_1 and z_2."""
+    """A square around the visible parts of the densities [size, size]: its ends along z_1 and z_2."""
     seen = torch.stack([density > VISIBLE * density.max() for density in densities]).any(0)
     ends = [(float(axis[line].min()), float(axis[line].max())) for line in (seen.any(0), seen.any(1))]
     side = 1.2 * max(high - low for low, high in ends) + float(axis[1] - axis[0])

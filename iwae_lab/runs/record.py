@@ -41,14 +41,14 @@ class Record:
     model: str
     objective: str
     k: int
-    """of training; 0 where nobody said, of weights trained elsewhere"""
+    """of training; 0 if unknown, for weights trained elsewhere"""
     schedule: str
     seed: int
     epochs: int
     config: dict[str, Any]
     """as composed"""
     identity: dict[str, Any]
-    """what of it changes the result (identity.py); runs that differ in no more than its seed are repetitions"""
+    """the part of it that changes the result (identity.py); runs that differ only in its seed are repetitions"""
     status: str = "running"
     """running (or interrupted), finished, failed, or diverged: no number came out"""
     error: str | None = None
@@ -71,7 +71,7 @@ class Record:
 
 
 def read_record(folder: Path) -> Record:
-    """The record in a run folder, or in a .json file. Raises `UserError` if there is none that can be read."""
+    """The record in a run folder, or in a .json file. Raises `UserError` if it is missing or can't be read."""
     path = folder if folder.suffix == ".json" else folder / "result.json"
     try:
         content = json.loads(path.read_text())
@@ -102,9 +102,9 @@ _HINTS = typing.get_type_hints(Record)
 
 
 def read_metrics(folder: Path) -> list[dict[str, float]]:
-    """The rows of a run's metrics.csv, without their empty cells; none where there is no such file.
+    """The rows of a run's metrics.csv, without empty cells; an empty list if there is no such file.
 
-    Raises `UserError` for a file of another kind, or one that was cut short.
+    Raises `UserError` for a file of another kind or a truncated one.
     """
     path = folder / "metrics.csv"
     if not path.exists():
@@ -125,7 +125,7 @@ def read_metrics(folder: Path) -> list[dict[str, float]]:
 
 
 def now() -> str:
-    """The time in UTC, ISO 8601."""
+    """The current time in UTC, ISO 8601."""
     return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
@@ -136,12 +136,12 @@ def _versions() -> dict[str, str]:
 def _version(name: str) -> str:
     try:
         return metadata.version(name)
-    except metadata.PackageNotFoundError:  # a copy of the code that nobody installed
+    except metadata.PackageNotFoundError:  # a copy of the code that is not installed
         return "not installed"
 
 
 def _git() -> dict[str, Any] | None:
-    """Commit of the code and whether it was changed since; None outside a checkout."""
+    """The commit of the code, and whether the code has changed since; None outside a checkout."""
 
     def git(*arguments: str) -> str:
         return subprocess.run(

@@ -1,4 +1,4 @@
-"""run(cfg): the whole job, from a composed configuration to the record of a run."""
+"""run(cfg): a whole job, from the composed configuration to the record."""
 
 import contextlib
 import dataclasses
@@ -34,13 +34,11 @@ log = logging.getLogger("iwae_lab")
 
 
 def run(cfg: DictConfig, on_start: Callable[[Path], None] = lambda log_path: None) -> Record:
-    """Train and evaluate what `cfg` says, in a folder of its own; gives the record.
+    """Train and evaluate the model that `cfg` describes, in a folder of its own; returns the record.
 
-    on_start: called with the path of the run's log, unless the run was finished before.
-
-    A finished run is shown and left alone; an interrupted one resumes from its last checkpoint. A first
-    stage that `init_from` describes is run first, unless it is finished.
-    Raises `UserError`, before anything is written, for a configuration that can't be run.
+    A finished run is only shown, and an interrupted one resumes from its last checkpoint. If `init_from` describes a
+    first stage, that is run first, unless it is finished. on_start: called with the path of the run's log, unless the
+    run is finished already. Raises `UserError`, before anything is written, for a configuration that can't be run.
     """
     experiment = resolve(cfg)
     interrupt_on_signals()
@@ -52,7 +50,7 @@ def run(cfg: DictConfig, on_start: Callable[[Path], None] = lambda log_path: Non
 def _run(experiment: Experiment, on_start: Callable[[Path], None]) -> Record:
     folder, runs_dir = experiment.folder, experiment.config.runs_dir
     if experiment.config.force or not (folder / "result.json").exists():
-        experiment.model()  # what is wrong with the data or the model is told before anything is written
+        experiment.model()  # raises what is wrong with the data or the model, before anything is written
     require("runs_dir", runs_dir, writable(Path(runs_dir)), "a directory that can be written")
     if experiment.first is not None:
         _run(experiment.first, on_start)
@@ -106,7 +104,7 @@ def _train(experiment: Experiment, precision: str, trackers: Sequence[RunLogger]
 
 
 def _measured(experiment: Experiment, record: Record, trained: TrainingResult, trackers: Sequence[RunLogger]) -> Record:
-    """The finished record; what it has no place for is written beside it, and trackers get both."""
+    """Measure the trained model and write the finished record, per-image results and figures; trackers get them too."""
     config, data, device = experiment.config, experiment.data, experiment.device
     model = trained.model.to(device)
     measurements = measured(model, data, config, device)
@@ -135,7 +133,7 @@ def _measured(experiment: Experiment, record: Record, trained: TrainingResult, t
 
 @contextlib.contextmanager
 def _started(trackers: list[RunLogger], rows: list[dict[str, float]]) -> Iterator[list[RunLogger]]:
-    """The trackers, started after `rows` and open until the run ends, one way or the other."""
+    """Start the trackers after `rows`, the metrics of earlier epochs, and close them when the run ends or fails."""
     with contextlib.ExitStack() as opened:
         for tracker in trackers:
             tracker.start(rows)
@@ -145,7 +143,7 @@ def _started(trackers: list[RunLogger], rows: list[dict[str, float]]) -> Iterato
 
 @contextlib.contextmanager
 def _recorded(record: Record, folder: Path) -> Iterator[None]:
-    """Write a record for the time that the run takes, and the reason into it if the run fails."""
+    """Write the record of a running run, and if the run fails or is interrupted, the reason."""
     record.write(folder)
     try:
         yield

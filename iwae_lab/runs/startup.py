@@ -1,4 +1,4 @@
-"""What takes seconds to import, imported when it is needed."""
+"""Imports that take seconds, made when they are needed."""
 
 import functools
 import gc
@@ -14,10 +14,10 @@ __all__ = ["load_run"]
 
 @functools.cache
 def load_run() -> "Callable[..., Record]":
-    """`iwae_lab.runs.run.run`, which needs torch and Lightning.
+    """Import `iwae_lab.runs.run.run`, which needs torch and Lightning.
 
-    What modules make is no garbage. Looking for some among it would take a second of the six to the first step,
-    so the collector waits while they load, and leaves out for good what is there then.
+    Freezes the garbage collector: imported modules never die, and searching them would take one of the six seconds to
+    the first step.
     """
     try:
         gc.disable()

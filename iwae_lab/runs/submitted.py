@@ -1,4 +1,4 @@
-"""Jobs that submitit has submitted: one without a result is recorded, and the others are waited for."""
+"""Jobs of submitit: one that ends without a result is recorded, and the others are still waited for."""
 
 from pathlib import Path
 from typing import Any
@@ -12,9 +12,9 @@ __all__ = ["wait_for_all"]
 
 
 def wait_for_all(folder: Path) -> None:
-    """Let Hydra's submitit launchers, which ask each job for its results in turn, not end at the first dead one.
+    """Let Hydra's submitit launchers wait for every job, instead of ending at the first one without a result.
 
-    folder: of the sweep.
+    folder: that of the sweep.
     """
     results = submitit.Job.results
 

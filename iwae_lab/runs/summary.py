@@ -1,4 +1,4 @@
-"""The table shown when a run ends or is measured again."""
+"""The table printed when a run ends or is measured again."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -12,7 +12,7 @@ __all__ = ["print_next", "print_record"]
 
 
 def print_record(record: Record, folder: Path) -> None:
-    """Print the result of a finished run: what was measured, how long it took, and where it lies."""
+    """Print the metrics of a finished run, the time it took, and its folder."""
     metrics = record.metrics
     nll = metrics[keys.TEST_NLL]
     speed = f"{record.steps:,} steps in {record.train_seconds:.0f} s, {record.images_per_second:,.0f} images/s"
@@ -47,7 +47,7 @@ def _unreliable(metrics: dict[str, Any]) -> dict[str, str]:
 
 def _active_units(metrics: dict[str, Any]) -> dict[str, str]:
     counts = _sum(metrics[keys.TEST_ACTIVE_UNITS])
-    if keys.TEST_UNITS_BY_KL not in metrics:  # a record from before they were counted otherwise
+    if keys.TEST_UNITS_BY_KL not in metrics:  # a record of an earlier version
         return {"active units": counts}
     ends = zip(metrics[keys.TEST_ACTIVE_UNITS_LOW], metrics[keys.TEST_ACTIVE_UNITS_HIGH], strict=True)
     by_kl, authors = _sum(metrics[keys.TEST_UNITS_BY_KL]), _sum(metrics[keys.TEST_ACTIVE_UNITS_AUTHORS])

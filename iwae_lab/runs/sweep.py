@@ -1,4 +1,4 @@
-"""Multiruns: one failing job stops no other, and at the end it is told what became of each."""
+"""Multiruns: a failing job does not stop the others, and a table at the end shows the status of each."""
 
 import contextlib
 import logging
@@ -33,9 +33,10 @@ log = logging.getLogger(__name__)
 
 
 class Sweep(Callback):
-    """Hydra callback of the process that started a multirun: knows its folder, and ends its jobs before it ends.
+    """Hydra callback in the process that starts a multirun.
 
-    Has launchers continue when the process of a job is killed.
+    Keeps the sweep's folder, interrupts its jobs on a signal, and makes launchers continue when the process of a job is
+    killed.
     """
 
     folder: ClassVar[Path | None] = None
@@ -57,9 +58,10 @@ class Sweep(Callback):
 
 
 def _interrupt_jobs(number: int, frame: Any) -> NoReturn:
-    """Interrupt the jobs in other processes here, let them write their records, then this process.
+    """Interrupt the jobs in other processes of this machine, wait until they have written their records, then stop.
 
-    A terminal has interrupted them already: they get a second to say so. Without this, launchers kill them.
+    Jobs get a second before they are interrupted, since Ctrl-C in a terminal has already reached them. Without this,
+    launchers kill them.
     """
     Sweep.stopping.set()
     start = time.monotonic()
@@ -75,20 +77,20 @@ def _interrupt_jobs(number: int, frame: Any) -> NoReturn:
 
 
 def _running_elsewhere() -> list[Job]:
-    """The running jobs in other processes of this machine."""
+    """The jobs that are running in other processes of this machine."""
     jobs = read_jobs(Sweep.folder) if Sweep.folder else []
     here = [job for job in jobs if job.host == socket.gethostname() and job.pid != os.getpid()]
     return [job for job in here if job.status == "running"]
 
 
 def run_job(cfg: DictConfig) -> float:
-    """`run` as a job of a multirun: an error is written down, not raised, so that the others continue.
+    """`run` as a job of a multirun: errors are recorded instead of raised, so that the other jobs continue.
 
-    Returns the validation NLL in nats; infinity for a job that failed, which no sweeper then chooses.
+    Returns the validation NLL in nats; infinity if the job failed, so that no sweeper chooses it.
     """
     hydra = HydraConfig.get()
     folder = Path(hydra.runtime.output_dir)
-    if not (folder / "multirun.yaml").is_file():  # which Hydra wrote into that of the sweep
+    if not (folder / "multirun.yaml").is_file():  # Hydra wrote it into the sweep's folder
         raise UserError(f"runs_dir={cfg.runs_dir}: expected one directory for all jobs of a multirun")
     check_launcher(folder / "multirun.yaml")
     job = Job(hydra.job.num, list(hydra.overrides.task))
@@ -120,9 +122,9 @@ def run_job(cfg: DictConfig) -> float:
 
 @contextlib.contextmanager
 def reported() -> Iterator[None]:
-    """Print what became of the jobs of a multirun started inside, also if it was cut short.
+    """Print the status of the jobs of a multirun that runs inside, even if it is interrupted.
 
-    Exits with code 1 if one of them is not finished.
+    Exits with code 1 unless all of them are finished.
     """
     try:
         yield

@@ -1,4 +1,4 @@
-"""A trained run, read back from its folder or from what was exported of it."""
+"""A trained run, read from its folder or from an exported file."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -38,7 +38,7 @@ OVERRIDABLE = (
 
 @dataclass(frozen=True)
 class TrainedRun:
-    """A run, its data and its model, which is ready to be evaluated."""
+    """A run with its data and its model, ready to be evaluated."""
 
     record: Record
     experiment: Experiment
@@ -47,10 +47,10 @@ class TrainedRun:
 
     @classmethod
     def read(cls, folder: Path, overrides: Sequence[str] = ()) -> Self:
-        """The run in `folder`, or the one that was exported to this .safetensors file, under `overrides` ("key=value").
+        """Read the run in `folder`, or exported to this .safetensors file, and apply `overrides` ("key=value").
 
-        An exported run has no state of its objective. Raises `UserError` for a folder that holds no trained run, or a
-        key that training has settled.
+        An exported run lacks the state of its objective. Raises `UserError` for a folder without a trained run, and
+        for overrides of keys that are fixed by training.
         """
         exported = folder.suffix == ".safetensors"
         record = read_record(folder.with_suffix(".json") if exported else folder)
@@ -88,7 +88,7 @@ class TrainedRun:
     def latents(self, images: Tensor, k: int = 100) -> list[Tensor]:
         """The posterior means of binary images [batch, pixels], one [batch, units] per stochastic layer.
 
-        E q[z_1 | x] is exact, those of the layers above are averages over k samples of the layers below.
+        The first layer's are exact; those of higher layers are averages over k samples of the layers below.
         """
         lowest, *above = self.model.posteriors(self._seen(images), k)
         return [lowest.mean, *(q.mean.mean(0) for q in above)]
@@ -103,5 +103,5 @@ class TrainedRun:
 
 
 def load(folder: str | Path, *overrides: str) -> TrainedRun:
-    """The run in a folder, or exported to a .safetensors file, as `TrainedRun.read` gives it."""
+    """Read the run in a folder, or one exported to a .safetensors file; see `TrainedRun.read`."""
     return TrainedRun.read(Path(folder), overrides)

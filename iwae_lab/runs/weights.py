@@ -1,17 +1,17 @@
-"""Weights in files, ours and other people's, and maps from their names and conventions to ours.
+"""Weights in files, ours and those of others, and maps from their names and conventions to ours.
 
-A map is a YAML file that names, for each linear layer of ours, the one of theirs:
+A map is a YAML file that names, for each of our linear layers, the corresponding layer in the file:
 
     transposed: false                # true where matrices are [inputs, outputs]
     layers:
       encoder.0.body.0: q.net.0      # q.net.0.weight and q.net.0.bias, or {weight: W1, bias: b1}
       encoder.0.heads.0: q.mean
-      encoder.0.heads.1: q.spread    # … and where the model has parameters of no layer, prior_logits: theirs
-    scale: log_variance              # what the second head of a Gaussian gives, for all, or by ours:
+      encoder.0.heads.1: q.spread    # parameters outside layers likewise: prior_logits: theirs
+    scale: log_variance              # what the second head of Gaussians returns; or per layer of ours:
                                      # {encoder.0: log_variance, decoder.1: softplus}
-    ignored: [epoch]                 # tensors of theirs that are no part of the model
+    ignored: [epoch]                 # tensors in the file that are not part of the model
 
-`scale` is one of log_sigma, sigma, log_variance, variance and softplus (of which the latter gives σ).
+`scale` is one of log_sigma, sigma, log_variance, variance and softplus (σ is the softplus of the output).
 """
 
 import json
@@ -44,13 +44,13 @@ SCALES: dict[str, Callable[[Tensor], Tensor]] = {
     "variance": lambda raw: torch.log(raw) / 2,
     "softplus": lambda raw: F.softplus(raw.clamp(min=-40)).log() + raw.clamp(max=-40) + 40,  # below: log σ = raw
 }
-"""What a head gives -> log σ."""
+"""From the output of a head to log σ."""
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors in a file by name; of a checkpoint with a `state_dict`, those in there.
+    """The tensors in a file by name; for a checkpoint with a `state_dict`, the tensors in that.
 
-    Nothing in the file is executed. Raises `UserError` for a file that can't be read as its suffix says.
+    Nothing in the file is executed. Raises `UserError` for a file that can't be read in the format of its suffix.
     """
     require("weights", path, path.suffix in SUFFIXES, f"a file that ends in {', '.join(SUFFIXES)}")
     require("weights", path, path.is_file(), "a file that exists")
@@ -70,7 +70,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, Any]) -> None:
-    """Write a .safetensors file, and what it holds as a .json file beside it; each whole or not at all."""
+    """Write tensors to a .safetensors file and `metadata` to a .json file beside it, each whole or not at all."""
     require("to", path, path.suffix == ".safetensors", "a file that ends in .safetensors")
     require("to", path, path.parent.is_dir(), "a file in a directory that exists")
     write_atomically(path, save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}))
@@ -78,7 +78,7 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, An
 
 
 def read_map(name: str) -> dict[str, Any]:
-    """A map by its path, or by the name of one that is shipped (see `MAPS`). Raises `UserError` for a malformed one."""
+    """Read a map by its path, or by its name if it is in `MAPS`. Raises `UserError` if it is missing or malformed."""
     path = Path(name) if Path(name).suffix in (".yaml", ".yml") else MAPS / f"{name}.yaml"
     shipped = sorted(known.stem for known in MAPS.glob("*.yaml"))
     require("map", name, path.is_file(), f"a YAML file, or one of {', '.join(shipped)}{did_you_mean(name, shipped)}")
@@ -97,7 +97,7 @@ def read_map(name: str) -> dict[str, Any]:
 
 
 def load_named(model: LatentVariableModel, tensors: dict[str, Tensor]) -> LatentVariableModel:
-    """The model with these parameters and buffers, under its own names. Raises `UserError` where they don't fit."""
+    """Load parameters and buffers that have our names into the model. Raises `UserError` if they don't fit."""
     own = model.state_dict()
     _check_names("weights", list(own), list(tensors))
     for name, tensor in tensors.items():
@@ -107,10 +107,10 @@ def load_named(model: LatentVariableModel, tensors: dict[str, Tensor]) -> Latent
 
 
 def load_mapped(model: LatentVariableModel, tensors: dict[str, Tensor], mapping: dict[str, Any]) -> LatentVariableModel:
-    """The model with tensors that were trained elsewhere, as a map (see the module) says.
+    """Load tensors trained elsewhere into the model's parameters by a map (see the module's docstring).
 
-    Only parameters are mapped. Raises `UserError` for a tensor that is missing, superfluous or of another shape, and
-    for a layer or scale that there is not.
+    Raises `UserError` for a tensor that is missing, superfluous or of the wrong shape, and for an unknown layer or
+    scale.
     """
     own = dict(model.named_parameters())
     layers = [name.removesuffix(".weight") for name in own if name.endswith(".weight")]
@@ -141,7 +141,7 @@ def load_mapped(model: LatentVariableModel, tensors: dict[str, Tensor], mapping:
 
 
 class ScaledGaussian(nn.Module):
-    """A conditional whose second head gives something else than log σ."""
+    """A Gaussian conditional whose second head returns another form of the scale than log σ."""
 
     def __init__(self, layer: nn.Module, scale: str) -> None:
         super().__init__()

@@ -1,7 +1,7 @@
 """Worker processes for joblib that survive each other.
 
-loky's executor, and Python's own, end all of their workers when one is killed. So here each worker has an executor to
-itself, and another one takes the place of one that broke.
+loky's executor, like Python's own, ends all of its workers when one is killed. Here each worker has its own executor,
+which is replaced when it breaks.
 """
 
 import functools
@@ -24,22 +24,22 @@ __all__ = ["use_workers_that_survive"]
 
 
 def use_workers_that_survive(folder: Path, stopping: threading.Event) -> None:
-    """Let hydra/launcher=joblib run its jobs in `Workers`.
+    """Make hydra/launcher=joblib run its jobs in `Workers`.
 
-    folder: of the sweep. stopping: when set, no more jobs are started.
+    folder: that of the sweep. stopping: when set, no more jobs are started.
     """
     register_parallel_backend("loky", functools.partial(Workers, folder, stopping))  # what the launcher asks for
 
 
 class Workers(ThreadingBackend):
-    """A backend of joblib whose threads each give their jobs to a process, and record which one it died in."""
+    """A joblib backend whose threads run each job in a process, and record the job if its process dies."""
 
     def __init__(self, folder: Path, stopping: threading.Event, **settings: Any) -> None:
         super().__init__(**settings)
         self.folder, self.stopping = folder, stopping
 
     def configure(self, n_jobs: int = 1, parallel: Any = None, **settings: Any) -> int:
-        """Start no worker yet: executors start theirs with the first job."""
+        """Make the executors, which start their processes with the first job."""
         self.parallel = parallel
         self._n_jobs: int = self.effective_n_jobs(n_jobs)
         self.idle: queue.SimpleQueue[tuple[int, ProcessPoolExecutor]] = queue.SimpleQueue()
@@ -52,7 +52,7 @@ class Workers(ThreadingBackend):
         return ProcessPoolExecutor(1, env=self._prepare_worker_env(self._n_jobs) | {WORKER: str(index)})
 
     def submit(self, func: Any, callback: Callable[[Any], None] | None = None) -> Any:
-        """Run one job, a joblib batch of one call of the launcher's, in a worker that has nothing to do."""
+        """Run one job, which the launcher passes as a joblib batch of a single call, in an idle worker."""
         return super().submit(functools.partial(self._run, func), callback)
 
     def _run(self, batch: Any) -> list[JobReturn]:
@@ -74,7 +74,7 @@ class Workers(ThreadingBackend):
             self.idle.put((index, executor))
 
     def terminate(self) -> None:
-        """Let the workers end."""
+        """End the workers; kill them if the multirun is stopping."""
         for executor in self.executors:
             executor.shutdown(kill_workers=self.stopping.is_set())
         super().terminate()

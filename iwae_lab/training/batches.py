@@ -1,4 +1,4 @@
-"""Images in memory, and the batches made of them."""
+"""Training images in memory, and batches of them."""
 
 from collections.abc import Iterator
 
@@ -14,9 +14,9 @@ __all__ = ["Batches", "ImageData"]
 class Batches:
     """Freshly binarized batches of images that stay on their device; one iteration is an epoch.
 
-    images: grey levels, uint8 [images, pixels]. Yields tuples of batches, float32 [batch, pixels], of `TOGETHER`
-    images or one batch; the epoch's last batch may be smaller. shuffle: whether every epoch takes the images in a new
-    random order, or all in the order given.
+    images: grey levels, uint8 [images, pixels]. shuffle: whether each epoch takes the images in a new random order.
+    Yields tuples of batches, float32 [batch, pixels]: as many batches as fit into `TOGETHER` images, and at least one.
+    The last batch of an epoch may be smaller.
     """
 
     TOGETHER = 400  # images, since Lightning's loop costs a millisecond per item
@@ -40,7 +40,7 @@ class Batches:
 
 
 class ImageData(pl.LightningDataModule):
-    """Training images and the validation draw, moved to the device once.
+    """Training images and the binarized validation images, moved to the device once.
 
     train: grey levels, uint8 [images, pixels]. val: 0/1, uint8 [images, pixels]. shape: their height and width.
     """

@@ -1,4 +1,4 @@
-"""The checkpoint from which training resumes as if it had not stopped, and the one before it."""
+"""The last checkpoint, from which training resumes as if it had not stopped, and the one before it."""
 
 import contextlib
 import io
@@ -28,12 +28,12 @@ LAST, PREVIOUS, DAMAGED = "last.ckpt", "previous.ckpt", "damaged.ckpt"
 
 
 def part_of(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """The state of one part of `Training`, "model." or "objective.", under its own names."""
+    """The state of a part of `Training` ("model." or "objective."), without the prefix in its names."""
     return {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """A checkpoint, on the CPU; nothing in it is executed. Raises `UserError` for a file that is none."""
+    """Load a checkpoint onto the CPU; nothing in it is executed. Raises `UserError` if the file is not a checkpoint."""
     try:
         found = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
@@ -50,10 +50,10 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def checkpoint_to_resume(folder: Path, state: Mapping[str, Tensor]) -> Path | None:
-    """The last checkpoint in `folder`, or the one before it with a warning that says what is lost; None in a new one.
+    """The last checkpoint in `folder`, or None if there is none; if it is damaged, warns and returns the one before it.
 
-    state: what is trained; a checkpoint of something else is as good as none. Raises `UserError` if there are
-    checkpoints, and neither can be resumed from.
+    state: that of the module to be trained, whose names and shapes a checkpoint must have. Raises `UserError` if there
+    are checkpoints but training can resume from none of them.
     """
     problems: list[str] = []
     for path in (folder / LAST, folder / PREVIOUS):
@@ -77,7 +77,7 @@ def checkpoint_to_resume(folder: Path, state: Mapping[str, Tensor]) -> Path | No
 
 
 class CheckpointFiles(TorchCheckpointIO):
-    """Writes checkpoints whole or not at all, beside their target; Lightning would in the temporary directory."""
+    """Writes checkpoints whole or not at all. The partial file is beside its target, not in a temporary directory."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
         path = Path(path)
@@ -88,10 +88,10 @@ class CheckpointFiles(TorchCheckpointIO):
 
 
 class LastCheckpoint(Checkpoint):
-    """Keeps last.ckpt, with the state of every random generator, at the end of an epoch, and the previous one.
+    """Saves last.ckpt at the end of an epoch, with the states of all random generators, and keeps the previous one.
 
-    Training that resumes from it ends as if it had never stopped. Skips epochs so that saving takes at most
-    a twentieth of the time.
+    Training that resumes from it ends as if it had never stopped. Skips epochs so that saving takes at most a twentieth
+    of the time.
     """
 
     def __init__(self, folder: Path) -> None:

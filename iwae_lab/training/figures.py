@@ -1,4 +1,4 @@
-"""The pictures of a run: in its folder when it ends, and for trackers while it trains."""
+"""The figures of a run: written to its folder at the end, and given to trackers during training."""
 
 from pathlib import Path
 
@@ -40,9 +40,10 @@ def write_figures(
 def model_figures(
     model: LatentVariableModel, images: Tensor, shape: tuple[int, int], units: ActiveUnits
 ) -> dict[str, Image.Image]:
-    """samples, reconstructions (each beside its image) and log_variances of a model, with noise of their own.
+    """Figures of samples, reconstructions (each beside its image) and log-variances of a model, by name.
 
-    images: binary [images, pixels], of which the first 50 are reconstructed; shape: their height and width.
+    images: binary [images, pixels], of which the first 50 are reconstructed; shape: their height and width. Leaves the
+    global random generator as it was.
     """
     device = next(model.parameters()).device
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
@@ -58,7 +59,7 @@ def model_figures(
 
 
 def image_grid(images: Tensor, shape: tuple[int, int]) -> Image.Image:
-    """Images [n, pixels] in [0, 1], row by row, dark on light."""
+    """A grid of images [n, pixels] in [0, 1], filled row by row; 1 is black."""
     height, width = (side + 2 for side in shape)
     rows = -(-len(images) // COLUMNS)
     canvas = torch.zeros(rows * COLUMNS, height, width)

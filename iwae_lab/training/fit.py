@@ -1,4 +1,4 @@
-"""Training from its last checkpoint, or from the start, to its end, under Lightning's Trainer."""
+"""Training under Lightning's Trainer, from the start or from the last checkpoint."""
 
 import logging
 from collections.abc import Sequence
@@ -35,13 +35,13 @@ class TrainingResult:
     """the metrics of each epoch"""
 
     def metrics(self) -> dict[str, float]:
-        """What the record keeps: the last training bound, and the last diagnostics."""
+        """The metrics for the record: the last training bound and the last diagnostics."""
         latest = {key: value for row in self.curve for key, value in row.items()}
         return {key: value for key, value in latest.items() if key == TRAIN_BOUND or is_diagnostic(key)}
 
 
 def fit(training: Training, data: ImageData, kind: str, trackers: Sequence[RunLogger], folder: Path) -> TrainingResult:
-    """Train in the folder of a run. kind: "cpu" or "cuda"."""
+    """Train, resuming from the last checkpoint in `folder`, that of the run. kind: "cpu" or "cuda"."""
     checkpoints = folder / "checkpoints"
     best = ModelCheckpoint(
         checkpoints, "best", VAL_BOUND, mode="max", save_on_train_epoch_end=True, enable_version_counter=False

@@ -1,4 +1,4 @@
-"""Training under Lightning: the module that wraps model and objective, its data, and its callbacks."""
+"""The Lightning module that trains a model by an objective, and its progress bar."""
 
 import functools
 import logging
@@ -38,13 +38,13 @@ SNR_IMAGES = 20  # images in the batch on which gradients are measured
 
 
 class Training(pl.LightningModule):
-    """Trains `model` by `objective` with k samples; logs bounds that come from log-weights alone.
+    """Trains `model` by `objective` with k samples; every bound it logs is computed from log-weights.
 
-    Once per epoch: train/bound (mean L̂_k over the images of the epoch), train/loss (what was differentiated),
-    train/ess (mean effective sample size, 1 to k), learning_rate, images_per_second, minutes (of training so
-    far, without validation). At the schedule's evaluation epochs, on the fixed validation draw: val/bound
-    (L̂_k), val/nll (−L̂_100), val/active_units/1, … and, for trackers, figures; with `diagnostics` also
-    diagnostics/ess (effective samples of k), diagnostics/kl/1, … (nats per layer), diagnostics/snr/generative and
+    Logs once per epoch: train/bound (mean L̂_k over the images of the epoch), train/loss (the loss that was
+    differentiated), train/ess (mean effective sample size, 1 to k), learning_rate, images_per_second, minutes (of
+    training so far, without validation). At the schedule's evaluation epochs it also logs, on validation images that
+    are binarized once: val/bound (L̂_k), val/nll (−L̂_100), val/active_units/1, … and, for trackers, figures; with
+    `diagnostics` also diagnostics/ess (1 to k), diagnostics/kl/1, … (nats per layer), diagnostics/snr/generative and
     …/inference (the gradient's signal-to-noise ratio in θ and φ). Bounds, losses and NLL are in nats.
     """
 
@@ -86,10 +86,10 @@ class Training(pl.LightningModule):
         self.initial_optimizer: dict[str, Any] | None = None
 
     def start_from(self, checkpoint: dict[str, Any]) -> None:
-        """Begin with another run's weights and, where the optimizer is of the same kind, its state.
+        """Start from another run's weights and, if the optimizer is of the same kind, from its state.
 
-        As the second stage of Burda et al. 2016, section 5.2. An objective's own state is taken over only by the same
-        objective. Raises `UserError` if the model is another.
+        This is the second stage of Burda et al. 2016, section 5.2. The objective's state is loaded only if its names
+        match. Raises `UserError` if the weights don't fit the model.
         """
         own = part_of(checkpoint["state_dict"], "objective.")
         try:
@@ -131,7 +131,7 @@ class Training(pl.LightningModule):
         self.epoch_start = time.monotonic()
 
     def training_step(self, batches: tuple[Tensor, ...], index: int) -> None:
-        """A step of the optimizer on each of the batches [batch, pixels]."""
+        """Take one optimizer step per batch [batch, pixels]."""
         self.step = done = self.global_step
         rates = [self.rate_of(done + i) for i in range(1, len(batches) + 1)]
         self.execute(batches, rates, self.steps - done)
@@ -142,12 +142,11 @@ class Training(pl.LightningModule):
             progress.increment_completed()
 
     def rate_of(self, step: int) -> float:
-        """The learning rate of a step, counted from 1. The optimizer's own is of the CUDA graph captured last."""
+        """The learning rate of a step, counted from 1 (`param_groups` holds that of the last captured CUDA graph)."""
         return self.schedule.rate((step - 1) / self.steps_per_epoch)
 
     def add_gradients(self, x: Tensor) -> Estimate:
-        """Add the estimator to the parameters' `grad`, and the batch [batch, pixels] to the sums that the epoch
-        logs."""
+        """Add the gradients of a batch [batch, pixels] to `grad`, and its bound, loss and ESS to the epoch's sums."""
         with products_for_training(self.device):
             *found, means = self.compute(x, calls_left=self.steps - self.global_step)
             estimate = Estimate(*found)
@@ -194,7 +193,7 @@ class Training(pl.LightningModule):
             logger.save()
 
     def diverged(self, what: str, step: int) -> Diverged:
-        """The error that says when, at which learning rate, and which parameter is to blame."""
+        """An error that names the step, the learning rate and the first parameter that is not finite."""
         blame = "every parameter and gradient is finite"
         for of, tensors in (
             ("value", self.named_parameters()),
@@ -208,7 +207,7 @@ class Training(pl.LightningModule):
         return Diverged(f"training diverged: {what} at {when}; {blame}")
 
     def validate(self) -> dict[str, float]:
-        """Measure and draw with noise of its own, on the validation draw, so that training is not affected."""
+        """Measure the model and draw figures on the validation images; training's random numbers don't change."""
         data: ImageData = self.trainer.datamodule  # type: ignore[attr-defined]
         images = data.val
         units = active_units(self.model, images)

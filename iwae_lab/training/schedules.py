@@ -1,4 +1,4 @@
-"""Schedules: how many epochs, in which batches, at which learning rates."""
+"""Schedules: the number of epochs, the batch size and the learning rates."""
 
 from abc import ABC, abstractmethod
 from typing import ClassVar
@@ -9,7 +9,7 @@ __all__ = ["Authors", "Constant", "LinearDecay", "Paper", "Schedule"]
 
 
 class Schedule(ABC):
-    """How long to train and at which learning rate; the curve of the rate is rescaled to the number of epochs.
+    """How long to train and at which learning rates; the learning-rate curve is rescaled to the number of epochs.
 
     epochs: passes over the training data. batch_size: images per step. learning_rate: the highest rate.
     """
@@ -28,15 +28,15 @@ class Schedule(ABC):
         self.learning_rate = learning_rate
 
     def rate(self, epochs_done: float) -> float:
-        """The learning rate after `epochs_done` epochs, fractions included."""
+        """The learning rate after `epochs_done` epochs, which may be a fraction."""
         return self.learning_rate * self.factor(epochs_done / self.epochs)
 
     @abstractmethod
     def factor(self, progress: float) -> float:
-        """The rate at `progress` in [0, 1], as a fraction of the highest."""
+        """The learning rate at `progress` in [0, 1], as a fraction of the highest."""
 
     def evaluation_epochs(self) -> list[int]:
-        """After which epochs the validation set is measured: 1, 2, 4, 8, … and every tenth of them all."""
+        """The epochs after which the validation set is measured: 1, 2, 4, 8, … and each tenth of the total."""
         doubling = {2**i for i in range(self.epochs.bit_length())}
         tenths = {round(self.epochs * i / 10) for i in range(1, 11)}
         return sorted((doubling | tenths) - {0})
@@ -74,9 +74,9 @@ class Authors(Paper):
 
 
 class LinearDecay(Schedule):
-    """Linearly up to the highest rate for `warmup` epochs, then constant, then linearly to zero.
+    """A linear warm-up over `warmup` epochs, then a constant rate, then a linear decay to zero.
 
-    The fall begins when the fraction `constant` of the epochs is done, whether or not the rate is at its highest.
+    The decay starts after the fraction `constant` of all epochs, even if the warm-up is not over.
     """
 
     def __init__(

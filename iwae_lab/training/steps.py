@@ -1,4 +1,4 @@
-"""How steps of the optimizer are executed: a call each, or on CUDA a graph of several. Torch only."""
+"""Executes optimizer steps: one call per step, or on CUDA graphs of several steps. Imports torch only."""
 
 import logging
 import statistics
@@ -18,7 +18,7 @@ log = logging.getLogger("iwae_lab")
 
 
 class Graph(NamedTuple):
-    """Several captured steps and what they read."""
+    """Several captured steps and the tensors they read."""
 
     graph: torch.cuda.CUDAGraph
     batches: Tensor
@@ -28,19 +28,19 @@ class Graph(NamedTuple):
 
 
 class Steps:
-    """Executes `gradients(x)`, which adds to parameters' `grad`, and a step of the optimizer, for batches in turn.
+    """For each batch, calls `gradients(x)`, which adds to the parameters' `grad`, and then steps the optimizer.
 
-    On CUDA the first `WARM_UP` steps are calls. The following ones are captured as CUDA graphs of at most `LONGEST`
-    steps, which launch hundreds of kernels at once, and replayed: the same operations with the same noise. A batch of
-    another size is a call. With compile="auto" the gradients are compiled where the steps left repay it, and stay so
-    where that turns out faster.
+    On CUDA the first `WARM_UP` steps are ordinary calls. Later ones are captured and replayed as CUDA graphs of at most
+    `LONGEST` steps, which launch hundreds of kernels at once: the same operations with the same noise. A batch of
+    another size is an ordinary call. With compile="auto", gradients are compiled if the remaining steps repay it, and
+    compilation is undone if it turns out not to be faster.
     """
 
     WARM_UP = 3
     LONGEST = 20
     TIMED = 5  # replays of the longest graph
-    GAIN = 0.4  # of a replay's time, what compiling may save
-    COST = 40.0  # seconds that compiling takes
+    GAIN = 0.4  # the fraction of a replay's time that compiling may save
+    COST = 40.0  # seconds to compile
 
     def __init__(
         self,
@@ -62,7 +62,7 @@ class Steps:
         self.uncompiled: float | None = None  # seconds per step
 
     def __call__(self, batches: Sequence[Tensor], rates: Sequence[float], steps_left: int) -> None:
-        """A step on each of the batches [batch, pixels] at each of the learning rates."""
+        """Take one step per batch [batch, pixels], each at its own learning rate."""
         self.shape = self.shape or batches[0].shape
         if batches[0].is_cuda:
             rates = torch.tensor(rates).pin_memory().to(batches[0].device, non_blocking=True)  # type: ignore[assignment]
@@ -99,7 +99,7 @@ class Steps:
             self.optimizer.step()
 
     def _steps_in_a_graph(self, batches: Sequence[Tensor]) -> int:
-        """How many of the next batches one graph can take."""
+        """How many of the next batches a single graph can process."""
         if self.graphs is None or self.calls < self.WARM_UP:
             return 0
         most = min(self.LONGEST, len(batches))
@@ -147,7 +147,7 @@ class Steps:
             self._forget()
 
     def _forget(self) -> None:
-        """Begin again, with steps that are calls."""
+        """Drop all graphs and start again with ordinary calls."""
         self.graphs, self.calls = {}, 0
 
     def _capture(self, steps: int, like: Tensor) -> Graph:

@@ -14,7 +14,7 @@ __all__ = ["AdamAuthors"]
 
 
 class AdamAuthors(OptimizerFactory):
-    """The update in optimizers.py of https://github.com/yburda/iwae, on the gradient g of the loss's sum over a batch.
+    """The update in optimizers.py of https://github.com/yburda/iwae, where g is the gradient of the summed loss.
 
     Step t = 1, 2, … changes a parameter by −lr·√(1 − β2ᵗ)/(1 − β1ᵗ) · m/(√v + ε) and then m to β1 m + (1 − β1) g and
     v to β2 v + (1 − β2) g². It differs from Kingma & Ba 2015 in four ways: v starts at one (m at zero), ε is outside
@@ -37,8 +37,10 @@ class AdamAuthors(OptimizerFactory):
 
 
 class _AdamAuthors(torch.optim.Optimizer):
-    """A CUDA graph can capture a step: its count is a tensor, kept on the parameter's device by `capturable`, which
-    torch reads when it loads a state; the rate may be a number or a tensor."""
+    """A CUDA graph can capture its steps: the step count is a tensor, and the rate may be one.
+
+    `capturable` makes torch keep the count on the parameter's device when it loads a state.
+    """
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
@@ -80,5 +82,5 @@ class _AdamAuthors(torch.optim.Optimizer):
 
 
 def _one_minus_power(beta: float, counts: list[Tensor]) -> tuple[Tensor, ...]:
-    """1 − βᵗ for each t in `counts`, to full precision also where it is small."""
+    """1 − βᵗ for each t in `counts`, accurate also when it is small."""
     return torch._foreach_neg(torch._foreach_expm1(torch._foreach_mul(counts, math.log(beta))))

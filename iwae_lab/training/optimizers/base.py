@@ -1,4 +1,4 @@
-"""The interface of optimizers, and the base of those that step matrices in their own way."""
+"""The interface of optimizers, and a base class for those that treat matrices separately."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
@@ -11,7 +11,7 @@ __all__ = ["MatrixOptimizer", "OptimizerFactory", "adam_steps", "gradient_of"]
 
 
 class OptimizerFactory(ABC):
-    """Makes the optimizer once parameters exist; the schedule sets its rate before every step."""
+    """Makes the optimizer once the parameters exist; training sets the learning rate before every step."""
 
     @abstractmethod
     def make(self, parameters: Iterable[nn.Parameter], learning_rate: float) -> torch.optim.Optimizer:
@@ -19,11 +19,11 @@ class OptimizerFactory(ABC):
 
 
 class MatrixOptimizer(torch.optim.Optimizer, ABC):
-    """Steps matrices by `matrix_steps`, with decoupled weight decay; everything else by Adam, at the same rate.
+    """Updates matrices by `matrix_steps`, with decoupled weight decay, and other parameters by Adam at the same rate.
 
-    A CUDA graph can hold `update`, which is operations on tensors alone (`capturable` tells torch to keep step counts
-    on the device); it is followed by `advance`, which does what is due only every `period` steps. The learning rate is
-    a number, or a tensor of no dimensions.
+    `update` consists of tensor operations alone, so that a CUDA graph can capture it (`capturable` tells torch to keep
+    step counts on the device). `advance` follows it, and calls `refresh` every `period` steps. The learning rate is a
+    number or a scalar tensor.
     """
 
     period: int | None = None
@@ -43,7 +43,7 @@ class MatrixOptimizer(torch.optim.Optimizer, ABC):
 
     @torch.no_grad()
     def update(self) -> None:
-        """A step on every parameter that has a gradient."""
+        """Update every parameter that has a gradient."""
         for group in self.param_groups:
             given = [p for p in group["params"] if p.grad is not None]
             matrices, others = [p for p in given if p.dim() == 2], [p for p in given if p.dim() != 2]
@@ -57,7 +57,7 @@ class MatrixOptimizer(torch.optim.Optimizer, ABC):
                 )
 
     def advance(self, steps: int) -> None:
-        """Count `steps` updates, no more than `steps_to_refresh`, and refresh where that is due."""
+        """Count `steps` updates, at most `steps_to_refresh()`, and call `refresh` if it is due."""
         due = self.steps_to_refresh() == steps
         for group in self.param_groups:
             group["steps"] += steps
@@ -65,16 +65,16 @@ class MatrixOptimizer(torch.optim.Optimizer, ABC):
             self.refresh()
 
     def steps_to_refresh(self) -> int | None:
-        """How many updates may follow before `refresh` is due; None: any number."""
+        """How many updates remain until `refresh` is due; None if it never is."""
         return self.period and self.period - self.param_groups[0]["steps"] % self.period
 
     @abstractmethod
     def matrix_steps(self, matrices: list[nn.Parameter], group: dict[str, Any]) -> list[Tensor]:
-        """The change of each matrix [rows, columns]; at its first step its state is empty."""
+        """What to add to each matrix [rows, columns]; the state of a matrix is empty at its first step."""
 
     @torch.no_grad()
     def refresh(self) -> None:
-        """Do what is due every `period` steps."""
+        """Called every `period` steps."""
 
 
 def gradient_of(parameter: nn.Parameter) -> Tensor:
@@ -86,7 +86,7 @@ def gradient_of(parameter: nn.Parameter) -> Tensor:
 def adam_steps(
     gradients: list[Tensor], states: list[dict[str, Any]], lr: float | Tensor, beta1: float, beta2: float
 ) -> list[Tensor]:
-    """What Adam (Kingma & Ba 2015, algorithm 1) adds to parameters with these gradients.
+    """What Adam (Kingma & Ba 2015, algorithm 1) adds to the parameters with these gradients.
 
     Each of `states` keeps the number of steps (`step`) and running means of the gradient (`mean`) and its square
     (`square`).

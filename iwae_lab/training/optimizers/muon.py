@@ -13,9 +13,9 @@ __all__ = ["Muon", "orthogonalize"]
 
 
 class Muon(OptimizerFactory):
-    """Jordan et al. 2024 for matrices, whose steps are scaled to Adam's size (Liu et al. 2025, arXiv 2502.16982).
+    """Jordan et al. 2024 for matrices, with steps scaled to the size of Adam's (Liu et al. 2025, arXiv 2502.16982).
 
-    Everything else gets Adam's steps, at the same rate. `weight_decay` is decoupled, for matrices.
+    All other parameters are updated by Adam at the same rate. `weight_decay` is decoupled, for matrices.
     """
 
     def __init__(self, momentum: float = 0.95, weight_decay: float = 0.0) -> None:
@@ -29,7 +29,7 @@ class Muon(OptimizerFactory):
 
 
 class _Muon(MatrixOptimizer):
-    """Not torch.optim.Muon, which takes only matrices and multiplies in bf16, slow on most CPUs."""
+    """Used instead of torch.optim.Muon, which takes only matrices and multiplies in bf16, slow on most CPUs."""
 
     def matrix_steps(self, matrices: list[nn.Parameter], group: dict[str, Any]) -> list[Tensor]:
         steps = []
@@ -44,7 +44,7 @@ class _Muon(MatrixOptimizer):
 
 
 def orthogonalize(matrix: Tensor) -> Tensor:
-    """Nearly U Vᵀ of the singular value decomposition U S Vᵀ of `matrix` [rows, columns]: singular values about 1.
+    """Approximates U Vᵀ, where `matrix` [rows, columns] is U S Vᵀ (SVD): sets all singular values to about 1.
 
     Five steps X ← (aI + bXXᵀ + c(XXᵀ)²)X from X/‖X‖ (Jordan et al. 2024). They act on the Gram matrix XXᵀ of the
     shorter side and meet X once, at the end, which takes a third of the time for a matrix four times as long as wide.

@@ -13,12 +13,12 @@ __all__ = ["Soap"]
 
 
 class Soap(OptimizerFactory):
-    """Vyas et al. 2024 (arXiv 2409.11321, algorithm 3) for matrices; everything else gets Adam's steps.
+    """Vyas et al. 2024 (arXiv 2409.11321, algorithm 3) for matrices; Adam for all other parameters.
 
-    Adam runs on a gradient G in the eigenvectors of the running means of GGᵀ and GᵀG. Every
-    `precondition_frequency` steps a step of the power method renews them; a side of more than `max_precond_dim`
-    rows or columns keeps its own coordinates. beta1, beta2: decay of the running mean of G, and of those of its
-    square and of GGᵀ and GᵀG. `weight_decay` is decoupled, for matrices.
+    Adam runs on the gradient G in the basis of the eigenvectors of the running means of GGᵀ and GᵀG, which a step of
+    the power method updates every `precondition_frequency` steps. A side of more than `max_precond_dim` rows or columns
+    keeps its own basis. beta1: decay of the running mean of G; beta2: of those of its square, GGᵀ and GᵀG.
+    `weight_decay` is decoupled, for matrices.
     """
 
     def __init__(
@@ -47,10 +47,10 @@ class Soap(OptimizerFactory):
 
 
 class _Soap(MatrixOptimizer):
-    """Matrices of one shape, or its transpose, are stepped together as one stack [matrices, rows, columns].
+    """Matrices of equal shape, up to transposition, are updated together as one stack [matrices, rows, columns].
 
-    The state of a stack is that of its first matrix: what Adam keeps, in the eigenvectors; by side, -2 of rows and -1
-    of columns, the running means of GGᵀ and GᵀG (`grams`) and their eigenvectors (`bases`).
+    The state of a stack is kept under its first matrix: Adam's state in the eigenbasis, the running means of GGᵀ and
+    GᵀG (`grams`) and their eigenvectors (`bases`), the latter two by side: -2 for rows, -1 for columns.
     """
 
     def __init__(self, parameters: Iterable[nn.Parameter], learning_rate: float, **settings: float) -> None:
@@ -98,7 +98,7 @@ def _gram(gradients: Tensor, side: int) -> Tensor:
 
 
 def _turn(matrices: Tensor, bases: dict[int, Tensor]) -> Tensor:
-    """`matrices` in the eigenvectors."""
+    """`matrices` in the eigenbasis."""
     turned = bases[-2].mT @ matrices if -2 in bases else matrices
     return turned @ bases[-1] if -1 in bases else turned
 
@@ -111,7 +111,7 @@ def _turn_back(turned: Tensor, bases: dict[int, Tensor]) -> Tensor:
 def _refresh_bases(state: dict[str, Any]) -> None:
     """A step of the power method towards the eigenvectors, in order of their eigenvalues (algorithm 4).
 
-    In place, since a CUDA graph reads from these tensors.
+    Writes in place, since a CUDA graph reads these tensors.
     """
     bases = state["bases"]
     mean = _turn_back(state["mean"], bases)
@@ -127,9 +127,9 @@ def _refresh_bases(state: dict[str, Any]) -> None:
 
 
 def _orthonormal(columns: Tensor) -> Tensor:
-    """Q of the QR decompositions of float64 matrices [matrices, n, n], but for the signs of its columns.
+    """Q of the QR decompositions of float64 matrices [matrices, n, n], up to the signs of its columns.
 
-    By Cholesky decomposition, which a GPU does for all at once, where its QR takes them in turn.
+    Uses Cholesky decompositions, which a GPU computes for all matrices at once, unlike QR.
     """
     columns = columns / columns.norm(dim=-2, keepdim=True).clamp_min(1e-300)
     gram = columns.mT @ columns
