@@ -624,6 +624,11 @@ def sync(said: str, environment: dict[str, str]) -> None:
     for command in commands:
         program = Path(sys.executable).with_name("wandb")
         done = subprocess.run(
-            [program, *shlex.split(command)[1:]], env=environment, cwd=environment["HOME"], capture_output=True, text=True, timeout=120
+            [program, *shlex.split(command)[1:]],
+            env=environment,
+            cwd=environment["HOME"],
+            capture_output=True,
+            text=True,
+            timeout=120,
         )
         assert done.returncode == 0 and "Finished syncing" in done.stderr, done.stdout + done.stderr
