@@ -13,9 +13,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ROOT, TINY, Command, records, wait_for
-from data_helpers import images, npz
 from filelock import FileLock
+from helpers.commands import ROOT, TINY, Command, records, wait_for
+from helpers.datasets import images, npz
 from omegaconf import DictConfig
 
 from iwae_lab.runs.experiment import resolve

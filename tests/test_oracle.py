@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from oracle import X, compare, every_state, expected_target, linear_gaussian, sigmoid_belief
+from helpers.oracle import X, compare, every_state, expected_target, linear_gaussian, sigmoid_belief
 
 from iwae_lab.bounds import iwae_bound
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from conftest import ROOT, Command
-from data_helpers import images, npz
+from helpers.commands import ROOT, Command
+from helpers.datasets import images, npz
 from omegaconf import OmegaConf
 
 from iwae_lab.runs.config import CONF

@@ -20,7 +20,7 @@ from torch import Tensor
 ROOT = Path(__file__).parent.parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
-from oracle import BINARY_X, X, linear_gaussian, sigmoid_belief  # noqa: E402
+from helpers.oracle import BINARY_X, X, linear_gaussian, sigmoid_belief  # noqa: E402
 
 from iwae_lab.console.errors import UserError  # noqa: E402
 from iwae_lab.evaluation.diagnostics import GradientSNR, gradient_snr  # noqa: E402

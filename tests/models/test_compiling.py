@@ -1,0 +1,129 @@
+"""Compiled objectives are the eager ones, and compiling is never in the way."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from helpers.commands import records
+from helpers.objectives import ALL, by_default, objective
+from helpers.oracle import X, linear_gaussian
+from torch._dynamo.utils import counters
+
+from iwae_lab.console.errors import UserError
+from iwae_lab.models.compiling import Compiled
+from iwae_lab.models.distributions import Bernoulli
+from iwae_lab.objectives.base import Estimate
+from iwae_lab.runs.run import run
+
+needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
+
+
+@needs_compiler
+@pytest.mark.parametrize("spec", [pytest.param(spec, marks=[] if spec == "iwae" else pytest.mark.slow) for spec in ALL])
+def test_compiled_it_gives_the_same_loss_log_weights_and_gradients(spec):
+    found = []
+    for mode in ("false", "true"):
+        model, made = linear_gaussian(1 if spec == "iwae" else 2), objective(spec)
+        if not made.compilable:
+            pytest.skip("it is never compiled")
+
+        def pure(x, model=model, made=made):
+            found = made(model, x, 4)
+            return found.loss, found.log_w, found.inference_loss
+
+        function = Compiled(pure, mode)
+        torch.manual_seed(0)
+        estimate = Estimate(*function(X.expand(3, -1), calls_left=1))
+        estimate.backward(model)
+        assert (function.compiled is not None) == (mode == "true")
+        gradient = [p.grad for p in [*model.parameters(), *made.parameters()] if p.grad is not None]
+        found.append([estimate.loss.detach(), estimate.log_w.detach(), *gradient])
+    torch.testing.assert_close(*found)
+
+
+@pytest.mark.parametrize("ragged", [False, True], ids=["", "every other one ragged"])
+@pytest.mark.parametrize(
+    ("eager", "compiled", "steps", "kept"),
+    [(1.0, 0.5, 1000, True), (1.0, 1.1, 1000, False), (0.01, 0.005, 1000, False)],
+    ids=["faster", "slower", "too few steps left"],
+)
+def test_auto_compiles_where_the_steps_left_repay_it_and_keeps_what_is_faster(
+    eager, compiled, steps, kept, ragged, monkeypatch
+):
+    monkeypatch.setattr(torch, "compile", lambda function, **_: function)
+    now = 0.0
+    function = Compiled(torch.square, clock=lambda: now)
+    tried = False
+    for step in range(100):
+        function(X.expand(2, -1) if ragged and step % 2 else X, calls_left=steps - step)
+        tried |= function.compiled is not None
+        now += eager if function.compiled is None else compiled
+    assert (function.compiled is not None) == kept
+    assert tried == (steps * eager > 300)
+
+
+@pytest.mark.slow
+@needs_compiler
+def test_neither_a_ragged_batch_nor_validation_is_compiled(tiny, composed, capfd, monkeypatch):
+    """4,000 images in batches of 96 leave 64; the run validates after each of its two epochs."""
+    made = []
+    monkeypatch.setattr(Compiled, "compile", lambda self, real=Compiled.compile: made.append(self) or real(self))
+    counters.clear()
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        record = run(composed(*tiny, "compile=true", "schedule.batch_size=96"))
+    assert record.status == "finished" and "compile:" not in capfd.readouterr().err
+    assert counters["stats"]["unique_graphs"] == len(made) > 0
+
+
+@pytest.mark.parametrize("layers", [1, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("spec", by_default(ALL))
+def test_what_counts_as_compilable_is_one_graph_for_every_batch_and_changes_no_buffer(spec, layers):
+    """Of another noise and another global random state each."""
+    model, made = linear_gaussian(layers), objective(spec)
+    torch.compiler.reset()
+    counters.clear()
+    buffers = [buffer.clone() for buffer in made.buffers()]
+    traced = torch.compile(lambda x: made(model, x, 4).loss, backend="eager", dynamic=False)
+    with torch._dynamo.config.patch(error_on_recompile=made.compilable):
+        for _ in range(3):
+            traced(X.expand(3, -1))
+    unchanged = all(torch.equal(*pair) for pair in zip(buffers, made.buffers(), strict=True))
+    assert (counters["stats"]["unique_graphs"] == 1 and unchanged) == made.compilable
+
+
+def test_a_users_error_is_no_reason_to_go_on_eagerly(monkeypatch):
+    monkeypatch.setattr(torch, "compile", lambda function, **_: function)
+    refuses = Compiled(lambda x: objective("tvo")(linear_gaussian(1), x, 1), "true")
+    with pytest.raises(UserError, match=r"^k=1: "):
+        refuses(X, calls_left=1)
+    assert Compiled.possible
+
+
+def test_without_a_compiler_one_line_says_so_and_the_run_goes_on(cli, tiny, tmp_path):
+    done = cli(
+        "train.py",
+        *tiny,
+        "schedule.epochs=1",
+        "compile=true",
+        PATH=str(tmp_path),
+        TORCHINDUCTOR_CACHE_DIR=str(tmp_path / "cache"),
+    )
+    assert done.returncode == 0, done.stderr
+    assert (done.stdout + done.stderr).count("compile: not possible here, continuing without") == 1
+    assert "Traceback" not in done.stderr
+    (record,) = records(Path(tmp_path) / "runs")
+    assert record["status"] == "finished"
+
+
+@needs_compiler
+@pytest.mark.parametrize("units", [784, pytest.param(50, marks=pytest.mark.slow)], ids=["in groups", "not in groups"])
+def test_compiled_pixels_have_the_same_log_probability_and_gradient(units):
+    h = torch.linspace(-5, 5, 7 * units, dtype=torch.float64).view(7, units).requires_grad_()
+    x = (torch.arange(units) % 2).double()
+    function = Compiled(lambda x, h: Bernoulli(15 * torch.tanh(h)).log_prob(x), "true")
+    eager, compiled = function.eager(x, h), function(x, h, calls_left=1)
+    assert function.compiled is not None
+    torch.testing.assert_close(compiled, eager)
+    weights = torch.arange(7, dtype=torch.float64)
+    torch.testing.assert_close(*(torch.autograd.grad(found @ weights, h) for found in (compiled, eager)))
