@@ -1,10 +1,12 @@
 """The paper's tables on one GPU, several jobs at a time: python tests/benchmarks/gpu/tables.py RUNS_DIR MINUTES
 
-Jobs start in the order of worth and are interrupted when the time is over; the same command resumes them. Under MPS
-of NVIDIA kernels of several processes run at once.
+Jobs start in the order of worth and are interrupted when the time is over; the same command resumes them. What
+sweeps/records holds is not run again. Under MPS of NVIDIA kernels of several processes run at once.
 """
 
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,6 +14,9 @@ import threading
 import time
 from pathlib import Path
 
+import yaml
+
+ROOT = Path(__file__).parent.parent.parent.parent
 EPOCHS, AT_A_TIME = 200, 12
 FAST = f"experiment=fast schedule.epochs={EPOCHS}"
 SECOND = (
@@ -66,11 +71,17 @@ def jobs():
         for layers in ("one", "two"):
             for objective, k in (("vae", 1), ("iwae", 5), ("vae", 5), ("iwae", 50), ("vae", 50)):
                 yield [cell(objective, k, layers, seed)]
+    for objective in sorted(path.stem for path in (ROOT / "conf" / "objective").glob("*.yaml")):
+        budget = ROOT / "sweeps" / "budget" / f"{objective}.yaml"
+        k = yaml.safe_load(budget.read_text())["k"] if budget.exists() else 10
+        if objective != "disarm":  # for Bernoulli latents
+            yield [f"dataset=mnist experiment=fast objective={objective} k={k} schedule.epochs=20"]
 
 
 def main():
     runs, deadline = Path(sys.argv[1]), time.monotonic() + 60 * float(sys.argv[2])
-    runs.mkdir(parents=True, exist_ok=True)
+    for record in (ROOT / "sweeps" / "records").glob("*/*/result.json"):
+        shutil.copytree(record.parent, runs / record.parent.name, dirs_exist_ok=True)
     waiting, running, lock = list(jobs()), set(), threading.Lock()
 
     def work():
@@ -96,7 +107,7 @@ def main():
                 if process.returncode:
                     print("      " + said[-600:].replace("\n", "\n      "), flush=True)
                     break
-                folders.append(next(line for line in said.splitlines() if line.startswith(f"{runs}/")))
+                folders += re.findall(rf"{re.escape(str(runs))}/[\w.+-]+", said)[:1]
 
     threads = [threading.Thread(target=work) for _ in range(AT_A_TIME)]
     for thread in threads:
