@@ -29,19 +29,21 @@ from iwae_lab.evaluation.keys import TEST_NLL
 from iwae_lab.runs.external import measure_external
 from iwae_lab.runs.measured import measured
 from iwae_lab.runs.record import Record
+from iwae_lab.runs.resumable import resumable
 from iwae_lab.runs.summary import print_record
 from iwae_lab.runs.trained import TrainedRun
 from iwae_lab.training.module import SNR_IMAGES
 
 
-def measured_again(run: TrainedRun, precision: str) -> Record:
-    """The record of a run with metrics measured anew; the folder stays as it is.
+def measured_again(run: TrainedRun, folder: Path, precision: str) -> Record:
+    """The record of the run in `folder`, or in a file of weights, with metrics measured anew; it stays as it is.
 
     Without overrides they equal the recorded ones, to the last digit on the same machine if `compile` chooses the
     same again. A test NLL in bf16 belongs to no protocol.
     """
     config = run.experiment.config
-    found = measured(run.model, run.data, config, run.experiment.device, precision)
+    with resumable(folder, config, precision) as kept:
+        found = measured(run.model, run.data, config, run.experiment.device, precision, kept)
     used = found.always.precision
     protocol = run.data.protocol + ("" if used == "32" else f", in {used}")
     return dataclasses.replace(run.record, protocol=protocol, metrics=run.record.metrics | found.metrics())
@@ -95,7 +97,7 @@ def main() -> None:
     log_to_console()
     run = TrainedRun.read(folder, overrides)
     run.experiment.prepare_cpu()
-    recorded, found = run.record, measured_again(run, precision)
+    recorded, found = run.record, measured_again(run, folder, precision)
     print_record(found, folder)
     if found.protocol == recorded.protocol and TEST_NLL in recorded.metrics:
         ours, theirs = found.metrics[TEST_NLL], recorded.metrics[TEST_NLL]

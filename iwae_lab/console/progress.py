@@ -69,10 +69,14 @@ class Meter:
 
 @contextlib.contextmanager
 def shown(task: str) -> Iterator[Callable[[float], None]]:
-    """A function to call with the fraction of the task that is done, as often as one likes."""
+    """A function to call with the fraction of the task that is done, as often as one likes, first where it begins."""
     meter = Meter(task)
+    called = False
 
     def progress(fraction: float) -> None:
+        nonlocal called
+        if not called:
+            meter.start_fraction, called = fraction, True
         if meter.due():
             meter.show(fraction)
 

@@ -125,15 +125,21 @@ class WithoutUnits(LatentVariableModel):
 class _Restricted(nn.Module):
     """A conditional with some inputs fixed and some outputs left out; the others are given by index."""
 
+    kept: Tensor | None
+    constants: Tensor
+    outputs: Tensor | None
+
     def __init__(self, layer: nn.Module, inputs: tuple[Tensor, Tensor] | None, outputs: Tensor | None) -> None:
         super().__init__()
-        self.layer, self.inputs, self.outputs = layer, inputs, outputs
+        self.layer = layer
+        kept, constants = inputs or (None, None)
+        for name, values in (("kept", kept), ("constants", constants), ("outputs", outputs)):
+            self.register_buffer(name, values)
 
     def forward(self, h: Tensor) -> Distribution:
         """h [rows, inputs that vary] -> the distribution of the outputs that matter."""
-        if self.inputs is not None:
-            kept, constants = self.inputs
-            h = constants.to(h).repeat(len(h), 1).index_copy(1, kept, h)
+        if self.kept is not None:
+            h = self.constants.to(h).repeat(len(h), 1).index_copy(1, self.kept, h)
         found = self.layer(h)
         return found if self.outputs is None else _units(found, self.outputs)
 

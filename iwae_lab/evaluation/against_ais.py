@@ -9,6 +9,7 @@ from torch import Tensor
 
 from iwae_lab.evaluation import keys
 from iwae_lab.evaluation.ais import Annealed, Annealing, Sandwich, ais, bidirectional, estimated_seconds
+from iwae_lab.evaluation.kept import Kept
 from iwae_lab.evaluation.likelihood import standard_error
 from iwae_lab.models.base import LatentVariableModel
 
@@ -60,10 +61,14 @@ def against_ais(
     sampled: Tensor,
     how: Annealing,
     progress: Callable[[float], None] = lambda fraction: None,
+    kept: Kept | None = None,
 ) -> AgainstAIS:
-    """Anneal images [images, pixels] whose L̂_k is `sampled` [images]. Raises `UserError` for discrete latents."""
-    annealed = ais(model, images, how, progress=lambda done: progress(done / 3))
-    sandwich = bidirectional(model, len(images), how, progress=lambda done: progress((1 + 2 * done) / 3))
+    """Anneal images [images, pixels] whose L̂_k is `sampled` [images]. Raises `UserError` for discrete latents.
+
+    kept: see `ais`.
+    """
+    annealed = ais(model, images, how, progress=lambda done: progress(done / 3), kept=kept)
+    sandwich = bidirectional(model, len(images), how, progress=lambda done: progress((1 + 2 * done) / 3), kept=kept)
     return AgainstAIS(how, annealed, sampled, sandwich)
 
 

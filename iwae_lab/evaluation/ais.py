@@ -11,12 +11,11 @@ start="prior"  z = g(ε) is a sample of p(z) and w = p(x | z_1), so that π_β(z
 Where the start is poor the bounds lie further apart, but they stay bounds.
 """
 
-import itertools
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Self
+from dataclasses import dataclass, replace
+from typing import Any, Self
 
 import torch
 from torch import Generator, Tensor
@@ -24,6 +23,7 @@ from torch import Generator, Tensor
 from iwae_lab.bounds import ess, iwae_bound
 from iwae_lab.console.errors import UserError
 from iwae_lab.evaluation.annealing import STARTS, Annealing
+from iwae_lab.evaluation.kept import Kept, Part
 from iwae_lab.evaluation.likelihood import standard_error
 from iwae_lab.models.base import LatentVariableModel
 from iwae_lab.models.distributions import Bernoulli, Distribution, Gaussian
@@ -37,6 +37,7 @@ ACCEPTANCE = 0.8  # the target of the pilot chains
 TIMED_MOVES = 3
 
 Progress = Callable[[float], None]
+Keep = Callable[..., None]
 
 
 @dataclass(frozen=True)
@@ -86,22 +87,16 @@ def ais(
     seed: int = SEED,
     rows: int | None = None,
     progress: Progress = lambda fraction: None,
+    kept: Kept | None = None,
 ) -> Annealed:
     """Lower bounds on log p(x) of images [images, pixels], in expectation.
 
     It is logmeanexp over chains of log w, and E w = p(x) for any number of chains and temperatures. At most `rows`
-    chains are moved at a time (by default 2,000, on CUDA 50,000), or those of one image.
+    chains are moved at a time (by default 2,000, on CUDA 50,000), or those of one image. kept: what an interrupted call
+    left; the chains go on from there, and end as they would have.
     Raises `UserError` for a model whose latents are discrete.
     """
-    how = how or Annealing()
-    work = _Work(how, len(images), progress)
-    generator = Generator(images.device).manual_seed(seed)
-    found = []
-    for x in images.split(_batch(images, how, rows)):
-        path = _Path.tuned(model, x, how, generator, work)
-        log_w, acceptance = path.anneal(path.noise(how.chains))
-        found.append((iwae_bound(log_w), ess(log_w), acceptance))
-    return Annealed(*map(torch.cat, zip(*found, strict=True)))
+    return _annealed(model, images, None, how or Annealing(), seed, rows, progress, kept)
 
 
 def reverse_ais(
@@ -113,22 +108,15 @@ def reverse_ais(
     seed: int = SEED + 1,
     rows: int | None = None,
     progress: Progress = lambda fraction: None,
+    kept: Kept | None = None,
 ) -> Annealed:
     """As `ais`, upper bounds in expectation: −logmeanexp over chains of log w_rev, and E w_rev = 1 / p(x).
 
     The chains of an image start from z, one [1, images, units] per layer, which must be an exact sample of the
     posterior (Grosse et al. 2015, arXiv 1511.02543): it is known where the image was drawn from the model.
     """
-    how = how or Annealing()
-    work = _Work(how, len(images), progress)
-    generator = Generator(images.device).manual_seed(seed)
-    batch = _batch(images, how, rows)
-    found = []
-    for x, *latents in zip(images.split(batch), *(layer.split(batch, dim=1) for layer in z), strict=True):
-        path = _Path.tuned(model, x, how, generator, work)
-        log_w, acceptance = path.anneal(path.noise_of(latents).expand(how.chains, -1, -1), backwards=True)
-        found.append((-iwae_bound(log_w), ess(log_w), acceptance))
-    return Annealed(*map(torch.cat, zip(*found, strict=True)))
+    found = _annealed(model, images, z, how or Annealing(), seed, rows, progress, kept)
+    return replace(found, bound=-found.bound)
 
 
 def bidirectional(
@@ -139,14 +127,17 @@ def bidirectional(
     seed: int = SEED,
     rows: int | None = None,
     progress: Progress = lambda fraction: None,
+    kept: Kept | None = None,
 ) -> Sandwich:
     """Both bounds for n images drawn from the model (bidirectional Monte Carlo, Grosse et al. 2015)."""
     device = next(model.parameters()).device
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), torch.no_grad():
         torch.manual_seed(seed)
         x, z = model.sample_joint(n)
-    lower = ais(model, x, how, seed=seed, rows=rows, progress=lambda done: progress(done / 2))
-    upper = reverse_ais(model, x, z, how, seed=seed + 1, rows=rows, progress=lambda done: progress((1 + done) / 2))
+    lower = ais(model, x, how, seed=seed, rows=rows, progress=lambda done: progress(done / 2), kept=kept)
+    upper = reverse_ais(
+        model, x, z, how, seed=seed + 1, rows=rows, progress=lambda done: progress((1 + done) / 2), kept=kept
+    )
     return Sandwich(x, lower, upper)
 
 
@@ -174,6 +165,51 @@ def estimated_seconds(
         marks.append(clock())
     per_move = (marks[-1] - marks[0]) / TIMED_MOVES
     return per_move * how.temperatures * (1 + PILOT_CHAINS / how.chains) * len(images) / len(x)
+
+
+def _annealed(
+    model: LatentVariableModel,
+    images: Tensor,
+    exact: list[Tensor] | None,
+    how: Annealing,
+    seed: int,
+    rows: int | None,
+    progress: Progress,
+    kept: Kept | None,
+) -> Annealed:
+    """logmeanexp of log w of chains from the start; given exact samples of the posterior, of log w_rev from there."""
+    batch = _batch(images, how, rows)
+    generator = Generator(images.device).manual_seed(seed)
+    work = _Work(how, len(images), progress)
+    found = torch.empty(3, 0, dtype=torch.float64, device=images.device)
+    part = Part(kept, model, images, "annealing", how, seed, batch, *(exact or []))
+    found, state, work.done, *under_way = part.found() or (found, generator.get_state(), 0)
+    generator.set_state(state)
+    work.add(0)
+    chains: list[Any]
+
+    def keep(*chains: Any) -> None:
+        part.keep(found, generator.get_state(), work.done, *chains)
+
+    for start in range(found.shape[1], len(images), batch):
+        path = _Path.of(model, images[start : start + batch], how, generator, work)
+        if under_way:
+            generator.set_state(state)
+        if len(under_way) <= 2:  # those of the pilot chains, or nothing
+            path = path.tuned(keep, *under_way)
+            if exact is None:
+                chains = [path.noise(how.chains)]
+            else:
+                noise = path.noise_of([z[:, start : start + batch] for z in exact])
+                chains = [noise.expand(how.chains, -1, -1)]
+        else:
+            steps, *chains = under_way
+            path = replace(path, steps=steps)
+        under_way = []
+        log_w, acceptance = path.anneal(keep, exact is not None, *chains)
+        found = torch.cat([found, torch.stack([iwae_bound(log_w), ess(log_w), acceptance])], dim=1)
+        keep()
+    return Annealed(*found)
 
 
 def _batch(images: Tensor, how: Annealing, rows: int | None) -> int:
@@ -214,8 +250,8 @@ class _Path:
     widths: list[int]
     betas: list[float]
     """from 0 to 1"""
-    steps: list[Tensor]
-    """of the leapfrog integrator at each β, [batch, 1]"""
+    steps: Tensor
+    """of the leapfrog integrator at each β, [β, batch, 1]"""
     generator: Generator
     work: _Work
 
@@ -229,20 +265,23 @@ class _Path:
         if not all(isinstance(q, Gaussian) for q in layers):
             raise UserError(f"{type(model).__name__} has discrete latents: annealing moves only continuous ones")
         widths = [here.shape[-1] for here in z]
-        return cls(model, x, how, widths, how.betas(), [], generator, work)
+        return cls(model, x, how, widths, how.betas(), x.new_empty(0), generator, work)
 
-    @classmethod
-    def tuned(cls, model: LatentVariableModel, x: Tensor, how: Annealing, generator: Generator, work: _Work) -> Self:
-        """The path with step sizes from pilot chains: tuning them on the chains they move would bias w."""
-        path = cls.of(model, x, how, generator, work)
-        state = path.at(path.noise(PILOT_CHAINS))
-        step = path.x.new_full((len(x), 1), 0.3)
-        for beta in path.betas[:-1]:  # no weight follows a move at the last
-            path.steps.append(step)
-            state, accepted = path.move(state, beta, step)
-            step = (step * torch.exp(0.3 * (accepted.to(step).mean(0).unsqueeze(-1) - ACCEPTANCE))).clamp(max=1.0)
-        path.steps.append(step)
-        return path
+    def tuned(self, keep: Keep, steps: Tensor | None = None, noise: Tensor | None = None) -> Self:
+        """The path with step sizes from pilot chains: tuning them on the chains they move would bias w.
+
+        steps, noise: the sizes [β, batch, 1] and the pilot chains as they were kept last, if any were.
+        """
+        state = self.at(self.noise(PILOT_CHAINS) if noise is None else noise)
+        known = self.x.new_full((1, len(self.x), 1), 0.3) if steps is None else steps
+        steps = self.x.new_empty(len(self.betas), len(self.x), 1)
+        steps[: len(known)] = known
+        for i in range(len(known) - 1, self.how.temperatures):  # no weight follows a move at the last β
+            state, accepted = self.move(state, self.betas[i], steps[i])
+            rate = accepted.to(steps).mean(0).unsqueeze(-1)
+            steps[i + 1] = (steps[i] * torch.exp(0.3 * (rate - ACCEPTANCE))).clamp(max=1.0)
+            keep(steps[: i + 2], state.noise)
+        return replace(self, steps=steps)
 
     def noise(self, chains: int) -> Tensor:
         """Noise of a sample of the start for each chain."""
@@ -254,20 +293,31 @@ class _Path:
             layers = self.model.conditionals(self.x, z)[STARTS.index(self.how.start)]
             return torch.cat([_standardized(layer, here) for layer, here in zip(layers, z, strict=True)], dim=-1)
 
-    def anneal(self, noise: Tensor, backwards: bool = False) -> tuple[Tensor, Tensor]:
+    def anneal(
+        self,
+        keep: Keep,
+        backwards: bool,
+        noise: Tensor,
+        log_w: Tensor | None = None,
+        accepted: Tensor | None = None,
+        done: int = 0,
+    ) -> tuple[Tensor, Tensor]:
         """log w of chains from the start, or log w_rev of chains from the posterior; and the acceptance rate.
 
-        noise [chains, batch, units] -> float64 [chains, batch], [batch].
+        noise [chains, batch, units] -> float64 [chains, batch], [batch]. log_w, accepted, done: of chains that were
+        kept last after so many temperatures.
         """
         schedule = list(zip(self.betas, self.steps, strict=True))[:: -1 if backwards else 1]
         state = self.at(noise)
-        log_w = torch.zeros_like(state.log_w, dtype=torch.float64)
-        accepted = torch.zeros_like(log_w)
-        for (before, _), (beta, step) in itertools.pairwise(schedule):
-            log_w += (beta - before) * state.log_w.double()
-            if beta != schedule[-1][0]:
+        log_w = torch.zeros_like(state.log_w, dtype=torch.float64) if log_w is None else log_w
+        accepted = torch.zeros_like(log_w) if accepted is None else accepted
+        for i in range(done, self.how.temperatures):
+            (before, _), (beta, step) = schedule[i : i + 2]
+            log_w = log_w + (beta - before) * state.log_w.double()
+            if i + 1 < self.how.temperatures:
                 state, taken = self.move(state, beta, step)
-                accepted += taken
+                accepted = accepted + taken
+            keep(self.steps, state.noise, log_w, accepted, i + 1)
         moves = self.how.temperatures - 1
         return log_w, accepted.mean(0) / (moves or math.nan)
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from iwae_lab.bounds import StreamingBounds
+from iwae_lab.evaluation.kept import Kept, Part
 from iwae_lab.evaluation.noise import BLOCK, image_noise
 from iwae_lab.evaluation.pareto import FEWEST, UNRELIABLE, LargestWeights, pareto_k
 from iwae_lab.models.base import LatentVariableModel
@@ -82,6 +83,7 @@ def likelihood(
     compile: str = "false",
     precision: str = "32",
     progress: Callable[[int], None] = lambda images_done: None,
+    kept: Kept | None = None,
 ) -> Likelihood:
     """L̂_k of binary images [images, pixels] from k samples each (Burda et al. 2016, eq. 8), with the diagnostics of
     the same samples.
@@ -90,6 +92,8 @@ def likelihood(
     The result depends on `seed`, on the kind of device (see `image_noise`) and, but for rounding, on neither `rows` nor
     `compile` (see `Compiled`). Matrix products are in the precision of the weights, or in bf16 with precision="bf16";
     log-weights are always in the former.
+
+    kept: what an interrupted call found. Its images are not computed again, and the others come out as they would have.
     """
     batch = max(1, (rows or (CUDA_ROWS if images.is_cuda else ROWS)) // BLOCK)
     dtype = next(model.parameters()).dtype
@@ -98,13 +102,18 @@ def likelihood(
         with autocast(x.device, precision):
             return model.log_weights(x, len(noise[0]), lambda q, level, shape: noise[level])
 
-    weigh = Compiled(log_weights, compile)
-    calls_left = math.ceil(len(images) / batch) * math.ceil(k / BLOCK)
     layers = model.posteriors(images[:1].to(dtype), 1, image_noise(seed, [0], images.device))
     ks = [*(n for n in KS if n < k), k]
     # one tensor, since a small one per batch would keep large freed blocks from being reused
     found = torch.empty(len(ks) + 3, len(images), dtype=torch.float64, device=images.device)
-    for start in range(0, len(images), batch):
+    part = Part(kept, model, images, "likelihood", k, seed, batch, precision, compile)
+    before, compile = part.found() or (found[:, :0], compile)
+    done = before.shape[1]
+    found[:, :done] = before
+    weigh = Compiled(log_weights, compile)
+    calls_left = math.ceil((len(images) - done) / batch) * math.ceil(k / BLOCK)
+    progress(done)
+    for start in range(done, len(images), batch):
         x = images[start : start + batch].to(dtype)
         here = found[:, start : start + len(x)]
         noise = image_noise(seed, range(start, start + len(x)), x.device)
@@ -122,6 +131,7 @@ def likelihood(
             bounds.add(log_w)
             largest.add(log_w)
         here[len(ks) :] = torch.stack([bounds.elbo, bounds.ess, pareto_k(largest.log_w)])
+        part.keep(found[:, : start + len(x)], weigh.mode)
         progress(start + len(x))
     *bound, elbo, ess, shape = found
     return Likelihood(dict(zip(ks, bound, strict=True)), elbo, ess, shape)

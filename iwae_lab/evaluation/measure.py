@@ -11,6 +11,7 @@ from torch import Tensor
 from iwae_lab.evaluation import keys
 from iwae_lab.evaluation.active_units import ActiveUnits, WithoutUnits, active_units, authors_counts
 from iwae_lab.evaluation.diagnostics import diagnose
+from iwae_lab.evaluation.kept import Kept
 from iwae_lab.evaluation.likelihood import Likelihood, likelihood, standard_error
 from iwae_lab.evaluation.overfitting import Overfitting, overfitting
 from iwae_lab.models.base import LatentVariableModel
@@ -95,11 +96,13 @@ def measure(
     compile: str = "false",
     precision: str = "32",
     progress: Callable[[float], None] = lambda fraction: None,
+    kept: Kept | None = None,
 ) -> Measurements:
     """Measure `model` on binary images [images, pixels] with k samples per image (Burda et al. 2016, table 1).
 
     compile: whether to compile the log-weights, as `Compiled` has it.
     precision: of the matrix products of the test NLL; bf16 falls back to 32 if it moves L̂_k by more than `TOLERANCE`.
+    kept: see `likelihood`; what is not a bound is computed again.
     """
     model = model.eval()
     if precision == "bf16" and not _is_harmless(model, test, k):
@@ -109,22 +112,24 @@ def measure(
     all_active = all(bool(active.all()) for active in units.active)
     weighed = len(test) * k, 2 * min(map(len, (test, val, train))) * active_only_k, len(test) * active_only_k
     total = sum(weighed[:2] if all_active else weighed)
-    found = likelihood(model, test, k, compile=compile, precision=precision, progress=lambda n: progress(n * k / total))
+    found = likelihood(
+        model, test, k, compile=compile, precision=precision, progress=lambda n: progress(n * k / total), kept=kept
+    )
     sets = overfitting(
-        model, train, val, found, compile, progress=lambda done: progress((weighed[0] + done * weighed[1]) / total)
+        model, train, val, found, compile, lambda done: progress((weighed[0] + done * weighed[1]) / total), kept
     )
     active_only = found.bounds[active_only_k]
     if not all_active:
         without = WithoutUnits(model, units.active, units.means)
         active_only = likelihood(
             without, test, active_only_k, compile=compile, precision=precision,
-            progress=lambda n: progress((sum(weighed[:2]) + n * active_only_k) / total),
+            progress=lambda n: progress((sum(weighed[:2]) + n * active_only_k) / total), kept=kept,
         ).bound  # fmt: skip
     return Measurements(
         found,
         active_only,
         active_only_k,
-        likelihood(model, val, VAL_K),
+        likelihood(model, val, VAL_K, kept=kept),
         units,
         authors_counts(model, train),
         diagnose(model, test, KL_K, batch=100).informative,

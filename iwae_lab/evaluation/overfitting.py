@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from iwae_lab.evaluation.kept import Kept
 from iwae_lab.evaluation.likelihood import Likelihood, likelihood, standard_error
 from iwae_lab.models.base import LatentVariableModel
 
@@ -43,6 +44,7 @@ def overfitting(
     test: Likelihood,
     compile: str = "false",
     progress: Callable[[float], None] = lambda fraction: None,
+    kept: Kept | None = None,
 ) -> Overfitting:
     """From the first images of each binary set [images, pixels], as many as the smallest has, with k = 500 samples
     each, or as many as `test` has, where those are fewer.
@@ -56,7 +58,7 @@ def overfitting(
 
     def bound(images: Tensor, before: float) -> Tensor:
         return likelihood(
-            model, images[:n], k, compile=compile, progress=lambda done: progress(before + done / n / 2)
+            model, images[:n], k, compile=compile, progress=lambda done: progress(before + done / n / 2), kept=kept
         ).bound
 
     return Overfitting(k, bound(train, 0.0), bound(val, 0.5), test.bounds[k][:n])

@@ -66,6 +66,11 @@ class Compiled:
             self.compiled, self.deciding, Compiled.possible = None, False, False
             return self.eager(*inputs)
 
+    @property
+    def mode(self) -> str:
+        """What another one is to be made with that goes on where this one is."""
+        return "auto" if self.deciding else "false" if self.compiled is None else "true"
+
     def drop(self) -> None:
         """Call the function eagerly from now on."""
         self.compiled, self.deciding = None, False

@@ -20,6 +20,7 @@ from iwae_lab.runs.folder import claimed, earlier_record, write_per_image
 from iwae_lab.runs.identity import run_id
 from iwae_lab.runs.measured import measured, require_measurable
 from iwae_lab.runs.record import EXTERNAL, Record, now
+from iwae_lab.runs.resumable import resumable
 from iwae_lab.runs.weights import load_mapped, load_named, read_map, read_tensors
 from iwae_lab.training.figures import model_figures
 
@@ -62,7 +63,8 @@ def measure_external(weights: Path, model: str, map: str | None, overrides: Sequ
             return earlier, folder
         experiment.prepare_cpu()
         loaded = loaded.to(experiment.device).eval()
-        found = measured(loaded, experiment.data, experiment.config, experiment.device)
+        with resumable(folder, experiment.config) as kept:
+            found = measured(loaded, experiment.data, experiment.config, experiment.device, kept=kept)
         metrics = found.metrics()
         require("weights", weights, math.isfinite(metrics[TEST_NLL]), f"a finite NLL, and it is {metrics[TEST_NLL]}")
         record = dataclasses.replace(record, status="finished", metrics=metrics, finished=now())

@@ -12,6 +12,7 @@ from iwae_lab.console.progress import shown
 from iwae_lab.data.protocol import Data
 from iwae_lab.evaluation.against_ais import AgainstAIS, against_ais, estimated_seconds_of_both
 from iwae_lab.evaluation.ais import Annealing, ais
+from iwae_lab.evaluation.kept import Kept
 from iwae_lab.evaluation.measure import Measurements, measure
 from iwae_lab.models.base import LatentVariableModel
 from iwae_lab.runs.config import Config
@@ -48,15 +49,20 @@ class Measured:
 
 
 def measured(
-    model: LatentVariableModel, data: Data, config: Config, device: torch.device, precision: str = "32"
+    model: LatentVariableModel,
+    data: Data,
+    config: Config,
+    device: torch.device,
+    precision: str = "32",
+    kept: Kept | None = None,
 ) -> Measured:
-    """Measure a model that is on `device`. precision: of the test NLL's matrix products, see `measure`."""
+    """Measure a model that is on `device`. precision, kept: see `measure`."""
     test, val, train = (part.to(device) for part in (data.test, data.val, data.train_draw()))
     with shown("evaluation") as progress:
-        always = measure(model, test, val, train, config.evaluation.k, config.compile, precision, progress)
+        always = measure(model, test, val, train, config.evaluation.k, config.compile, precision, progress, kept)
     if config.evaluation.ais.images == 0:
         return Measured(always, None)
     how, images = config.evaluation.ais.annealing(), test[: config.evaluation.ais.images]
     log.info("annealing %d images: about %.0f s", len(images), estimated_seconds_of_both(model, images, how))
     with shown("annealing") as progress:
-        return Measured(always, against_ais(model, images, always.test.bound[: len(images)], how, progress))
+        return Measured(always, against_ais(model, images, always.test.bound[: len(images)], how, progress, kept))

@@ -15,6 +15,7 @@ from iwae_lab.console.atomic import writable, write_atomically
 from iwae_lab.console.errors import Diverged, UserError, explain, require
 from iwae_lab.console.logs import log_file, log_to_console
 from iwae_lab.console.signals import interrupt_on_signals
+from iwae_lab.evaluation.kept import Kept
 from iwae_lab.evaluation.keys import AIS_NLL, TEST_NLL, VAL_NLL
 from iwae_lab.loggers.base import RunLogger, log_finished
 from iwae_lab.runs.experiment import Experiment, resolve
@@ -22,6 +23,7 @@ from iwae_lab.runs.folder import claimed, earlier_record, read_checkpoint, write
 from iwae_lab.runs.launch import sweep_name
 from iwae_lab.runs.measured import measured, require_measurable
 from iwae_lab.runs.record import Record, now, read_metrics
+from iwae_lab.runs.resumable import resumable
 from iwae_lab.runs.summary import print_record
 from iwae_lab.training.batches import ImageData
 from iwae_lab.training.figures import write_figures
@@ -77,7 +79,8 @@ def _run(experiment: Experiment, on_start: Callable[[Path], None]) -> Record:
             log.info("%s", folder)
             with _started(trackers, read_metrics(folder)) as started:
                 trained = _train(experiment, record.precision, started)
-                record = _measured(experiment, record, trained, started)
+                with resumable(folder, experiment.config) as kept:
+                    record = _measured(experiment, record, trained, started, kept)
         print_record(record, folder)
         return record
 
@@ -103,11 +106,13 @@ def _train(experiment: Experiment, precision: str, trackers: Sequence[RunLogger]
     return fit(training, images, experiment.device.type, trackers, experiment.folder)
 
 
-def _measured(experiment: Experiment, record: Record, trained: TrainingResult, trackers: Sequence[RunLogger]) -> Record:
+def _measured(
+    experiment: Experiment, record: Record, trained: TrainingResult, trackers: Sequence[RunLogger], kept: Kept
+) -> Record:
     """Measure the trained model and write the finished record, per-image results and figures; trackers get them too."""
     config, data, device = experiment.config, experiment.data, experiment.device
     model = trained.model.to(device)
-    measurements = measured(model, data, config, device)
+    measurements = measured(model, data, config, device, kept=kept)
     metrics = trained.metrics() | measurements.metrics()
     for key in (VAL_NLL, TEST_NLL):
         if not math.isfinite(metrics[key]):

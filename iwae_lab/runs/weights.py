@@ -145,11 +145,14 @@ class ScaledGaussian(nn.Module):
 
     def __init__(self, layer: nn.Module, scale: str) -> None:
         super().__init__()
-        self.layer, self.log_std = layer, SCALES[scale]
+        self.layer, self.scale = layer, scale
 
     def forward(self, h: Tensor) -> Gaussian:
         mean, raw = self.layer(h)
-        return Gaussian(mean, self.log_std(raw))
+        return Gaussian(mean, SCALES[self.scale](raw))
+
+    def extra_repr(self) -> str:
+        return self.scale
 
 
 def _set_scales(model: LatentVariableModel, scale: str | dict[str, str]) -> None:

@@ -1,0 +1,44 @@
+"""What an interrupted evaluation had found, so that it is not computed again."""
+
+import hashlib
+from collections.abc import MutableMapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["Kept", "Part"]
+
+Kept = MutableMapping[str, tuple[Any, ...]]
+"""What has been found so far, by a hash of all it depends on. Whoever gives it decides where that outlives a process; a
+dictionary will do."""
+
+
+class Part:
+    """One part of an evaluation: of a model, on images [images, pixels], with settings and further tensors.
+
+    kept: where to look for what was found of just this before, and to keep what is found; None for nowhere.
+    """
+
+    def __init__(self, kept: Kept | None, model: nn.Module, images: Tensor, *settings: object) -> None:
+        self.kept: Kept = {} if kept is None else kept
+        self.key = "" if kept is None else _digest(model, images, *settings)
+
+    def found(self) -> tuple[Any, ...] | None:
+        """What was given to `keep` last."""
+        return self.kept.get(self.key)
+
+    def keep(self, *found: Any) -> None:
+        """Keep tensors, numbers and words, which must not change afterwards, in place of what was kept before."""
+        self.kept[self.key] = found
+
+
+def _digest(model: nn.Module, images: Tensor, *settings: object) -> str:
+    digest = hashlib.sha256(repr((torch.__version__, images.device.type, model)).encode())
+    for value in (*model.state_dict().values(), images, *settings):
+        if isinstance(value, Tensor):
+            digest.update(repr((value.dtype, value.shape)).encode())
+            digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        else:
+            digest.update(repr(value).encode())
+    return digest.hexdigest()
