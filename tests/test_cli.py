@@ -69,7 +69,9 @@ def test_a_run_leaves_its_curve_figures_and_values_per_image(folder: Path, tmp_p
         for k, key in ((20, "test/nll"), (5, "test/nll_5")):
             assert -per_image[f"bound_{k}"].mean() == pytest.approx(record["metrics"][key], rel=1e-12)
     figures = {path.name: path.read_bytes() for path in (folder / "figures").iterdir()}
-    assert figures.keys() == {"samples.png", "reconstructions.png", "log_variances.png", "training_curve.png"}
+    of_model = "samples", "reconstructions", "interpolations", "traversals"
+    plots = "log_variances", "training_curve", "tightness", "active_units"
+    assert figures.keys() == {f"{name}.png" for name in (*of_model, *plots)}
     assert all(content.startswith(b"\x89PNG") and len(content) > 2000 for content in figures.values())
     with (folder / "metrics.csv").open() as file:
         rows = list(csv.DictReader(file))

@@ -1,4 +1,6 @@
-"""The names of metrics, as metrics.csv, records and trackers have them. Imports nothing."""
+"""The names of metrics, as metrics.csv, records and trackers have them. Imports no library."""
+
+from typing import Any
 
 EPOCH, STEP, MINUTES = "epoch", "step", "minutes"
 LEARNING_RATE, IMAGES_PER_SECOND = "learning_rate", "images_per_second"
@@ -41,6 +43,13 @@ def nll_at(k: int) -> str:
 def nll_se_at(k: int) -> str:
     """Its standard error."""
     return f"{nll_at(k)}_se"
+
+
+def tightness_of(metrics: dict[str, Any]) -> list[tuple[int, float, float]]:
+    """k, −L_k of the test images and its standard error, for every k that a record has, ascending."""
+    ks = sorted(int(k) for key in metrics if (k := key.removeprefix(f"{TEST_NLL}_")).isdigit())
+    points = [(k, metrics[nll_at(k)], metrics[nll_se_at(k)]) for k in ks]
+    return [*points, (metrics[TEST_NLL_K], metrics[TEST_NLL], metrics[TEST_NLL_SE])]
 
 
 def of_layer(key: str, layer: int) -> str:

@@ -12,17 +12,16 @@ from hydra import compose, initialize_config_dir
 
 from iwae_lab.console.atomic import writable
 from iwae_lab.console.errors import UserError, require
-from iwae_lab.console.images import write_png
 from iwae_lab.evaluation.keys import TEST_NLL
 from iwae_lab.runs.config import CONF, register
 from iwae_lab.runs.experiment import Experiment, resolve
+from iwae_lab.runs.figures import write_figures
 from iwae_lab.runs.folder import claimed, earlier_record, write_per_image
 from iwae_lab.runs.identity import run_id
 from iwae_lab.runs.measured import measured, require_measurable
 from iwae_lab.runs.record import EXTERNAL, Record, now
 from iwae_lab.runs.resumable import resumable
 from iwae_lab.runs.weights import load_mapped, load_named, read_map, read_tensors
-from iwae_lab.training.figures import model_figures
 
 __all__ = ["measure_external"]
 
@@ -68,10 +67,7 @@ def measure_external(weights: Path, model: str, map: str | None, overrides: Sequ
         metrics = found.metrics()
         require("weights", weights, math.isfinite(metrics[TEST_NLL]), f"a finite NLL, and it is {metrics[TEST_NLL]}")
         record = dataclasses.replace(record, status="finished", metrics=metrics, finished=now())
-        (folder / "figures").mkdir(parents=True, exist_ok=True)
-        data = experiment.data
-        for name, figure in model_figures(loaded, data.val, data.shape, found.always.units).items():
-            write_png(folder / "figures" / f"{name}.png", figure)
+        write_figures(folder / "figures", loaded, experiment.data, found.always.units, metrics)
         write_per_image(folder, found.per_image())
         record.write(folder)
     return record, folder

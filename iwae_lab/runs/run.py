@@ -19,6 +19,7 @@ from iwae_lab.evaluation.kept import Kept
 from iwae_lab.evaluation.keys import AIS_NLL, TEST_NLL, VAL_NLL
 from iwae_lab.loggers.base import RunLogger, log_finished
 from iwae_lab.runs.experiment import Experiment, resolve
+from iwae_lab.runs.figures import write_figures
 from iwae_lab.runs.folder import claimed, earlier_record, read_checkpoint, write_per_image
 from iwae_lab.runs.launch import sweep_name
 from iwae_lab.runs.measured import measured, require_measurable
@@ -26,7 +27,6 @@ from iwae_lab.runs.record import Record, now, read_metrics
 from iwae_lab.runs.resumable import resumable
 from iwae_lab.runs.summary import print_record
 from iwae_lab.training.batches import ImageData
-from iwae_lab.training.figures import write_figures
 from iwae_lab.training.fit import TrainingResult, fit
 from iwae_lab.training.module import Training
 
@@ -118,9 +118,8 @@ def _measured(
         if not math.isfinite(metrics[key]):
             raise Diverged(f"{key} of the trained model is {metrics[key]}")
     write_per_image(experiment.folder, measurements.per_image())
-    figures = write_figures(
-        experiment.folder / "figures", model, data.val, data.shape, measurements.always.units, trained.curve
-    )
+    units = measurements.always.units
+    figures = write_figures(experiment.folder / "figures", model, data, units, metrics, trained.curve)
     finished = dataclasses.replace(
         record,
         status="finished",

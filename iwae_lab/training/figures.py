@@ -1,39 +1,20 @@
-"""The figures of a run: written to its folder at the end, and given to trackers during training."""
-
-from pathlib import Path
+"""Figures of a model: written to its run\'s folder at the end, and given to trackers during training."""
 
 import torch
 from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
-from iwae_lab.console.images import rendered, write_png
+from iwae_lab.console.images import rendered
 from iwae_lab.evaluation.active_units import THRESHOLD, ActiveUnits
 from iwae_lab.evaluation.keys import EPOCH, TRAIN_BOUND, VAL_BOUND
 from iwae_lab.models.base import LatentVariableModel
 
-__all__ = ["model_figures", "write_figures"]
+__all__ = ["COLUMNS", "image_grid", "model_figures", "training_curve"]
 
 SEED = 7
 COLUMNS = 10
 ZOOM = 2
-
-
-def write_figures(
-    folder: Path,
-    model: LatentVariableModel,
-    images: Tensor,
-    shape: tuple[int, int],
-    units: ActiveUnits,
-    curve: list[dict[str, float]],
-) -> dict[str, Image.Image]:
-    """Write `model_figures` and the training curve as PNG files into `folder`; returns them by name."""
-    folder.mkdir(exist_ok=True)
-    figures = model_figures(model, images, shape, units)
-    figures["training_curve"] = training_curve(curve)
-    for name, picture in figures.items():
-        write_png(folder / f"{name}.png", picture)
-    return figures
 
 
 @torch.no_grad()

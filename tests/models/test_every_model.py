@@ -22,6 +22,7 @@ from iwae_lab.models.base import LatentVariableModel
 from iwae_lab.models.compiling import Compiled
 from iwae_lab.runs.config import build
 from iwae_lab.training.figures import model_figures
+from iwae_lab.training.latents import latent_figures
 from iwae_lab.training.module import Training
 from iwae_lab.training.optimizers.adam import Adam
 from iwae_lab.training.schedules import Constant
@@ -156,6 +157,8 @@ def test_it_is_drawn(name):
     figures = model_figures(model, images(12), SHAPE, active_units(model, images(12)))
     assert figures.keys() == {"samples", "reconstructions", "log_variances"}
     assert figures["samples"].getcolors(maxcolors=3) is None, "more than three shades of grey"
+    of_latents = latent_figures(model, images(12), SHAPE, active_units(model, images(12)))
+    assert of_latents.keys() == (set() if is_discrete(model) else {"interpolations", "traversals"})
 
 
 @pytest.mark.parametrize("height", range(1, 10))
