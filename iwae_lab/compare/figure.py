@@ -3,7 +3,7 @@
 import itertools
 import math
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -12,13 +12,14 @@ from matplotlib.ticker import LogLocator, NullFormatter
 
 from iwae_lab.compare.runs import as_number
 from iwae_lab.compare.tables import Cell, Table
-from iwae_lab.evaluation.keys import EPOCH, MINUTES, VAL_NLL
+from iwae_lab.evaluation.keys import EPOCH, MINUTES, TEST_UNIT_VARIANCES, VAL_NLL, tightness_of
 from iwae_lab.runs.record import read_metrics
 
 __all__ = ["draw"]
 
 MAX_ROWS = 24  # of a table, those of the lowest NLL
 MAX_CURVES = 12
+THRESHOLD, LOWEST = 1e-2, 1e-6  # variances: above which a unit is active; below which all are drawn alike
 LABEL_WIDTH = 44  # characters a line
 _COLORS = ("#4477aa", "#cc3311", "#228833", "#aa3377", "#ee7733", "#009988", "#bbaa22", "#777777")
 _MARKERS = ("o", "s", "^")
@@ -29,7 +30,8 @@ def draw(tables: list[Table]) -> Figure:
     """Rows of two plots for each protocol; hollow marks are the paper's.
 
     Test NLL and active units; where runs were diagnosed, the gradients' signal-to-noise ratio, θ and φ (Rainforth
-    et al. 2018, arXiv 1802.04537); of up to `MAX_CURVES` cells, validation NLL over epochs and minutes of training.
+    et al. 2018, arXiv 1802.04537); of up to `MAX_CURVES` cells, −L_k against k with what AIS makes of it (dashed) and
+    active units against the threshold, then validation NLL over epochs and minutes of training.
     """
     rows: list[tuple[Table, str, Callable[..., None]]] = []
     for full in tables:
@@ -41,9 +43,11 @@ def draw(tables: list[Table]) -> Figure:
         rows.append((table, title, _draw_results))
         if any(cell.gradient_snr for cell in cells):
             rows.append((table, title, _draw_snrs))
+        if len(cells) <= MAX_CURVES and any(len(_tightness(cell)) > 1 for cell in cells):
+            rows.append((table, title, _draw_tightness))
         if len(cells) <= MAX_CURVES and any(_curve(cell) for cell in cells):
             rows.append((table, title, _draw_curves))
-    heights = [_height(table, draw_on is _draw_curves) for table, _, draw_on in rows]
+    heights = [_height(table, draw_on in (_draw_tightness, _draw_curves)) for table, _, draw_on in rows]
     figure = Figure(figsize=(12, sum(heights)), layout="constrained")
     grid = figure.subplots(len(rows), 2, squeeze=False, height_ratios=heights)
     for (left, right), (table, title, draw_on) in zip(grid, rows, strict=True):
@@ -179,18 +183,51 @@ def _positions(table: Table) -> dict[str, float]:
     return {column: float(position) for position, column in enumerate(table.columns)}
 
 
-def _draw_curves(epochs: Axes, minutes: Axes, table: Table, styles: list[dict[str, Any]]) -> None:
-    """The first run of each cell; the fainter, the further to the left its column."""
+def _draw_tightness(nll: Axes, units: Axes, table: Table, styles: list[dict[str, Any]]) -> None:
+    """The first run of each cell: −L_k against k, with AIS where it was made; active units against the threshold."""
+    for cell, look in _looks(table, styles):
+        k, values, errors = zip(*_tightness(cell), strict=True)
+        nll.errorbar(k, values, errors, capsize=2, **look)
+        if by_ais := cell.runs[0].nll_by_ais:
+            nll.axhline(by_ais[0], color=look["color"], alpha=look["alpha"], linestyle="--", linewidth=1)
+        logs = [
+            math.log10(max(variance, LOWEST))
+            for layer in cell.runs[0].record.metrics[TEST_UNIT_VARIANCES]
+            for variance in layer
+        ]
+        edges = [math.log10(LOWEST), *sorted(logs), max(logs) + 0.5]
+        style = {key: look[key] for key in ("color", "alpha", "linestyle")}
+        units.stairs(range(len(logs), -1, -1), edges, baseline=None, **style)
+    nll.set_xscale("log")
+    nll.set_xlabel("samples k of the test NLL; dashed: less what AIS adds")
+    nll.set_ylabel("test NLL (nats)")
+    units.axvline(math.log10(THRESHOLD), color="#777777", linestyle="--", linewidth=1)
+    units.set_xlabel("log₁₀ threshold of the variance")
+    units.set_ylabel("units above it, all layers")
+    _legend(units, nll)
+
+
+def _tightness(cell: Cell) -> list[tuple[int, float, float]]:
+    return tightness_of(cell.runs[0].record.metrics)
+
+
+def _looks(table: Table, styles: list[dict[str, Any]]) -> Iterator[tuple[Cell, dict[str, Any]]]:
+    """Each cell and how its line looks; the fainter, the further to the left its column."""
     for row, style in zip(table.rows, styles, strict=True):
         for column, cell in row.own_cells.items():
             position = (table.columns.index(column) + 1) / len(table.columns)
             label = style["label"] if len(table.columns) == 1 else f"{style['label']}, {table.by}={column}"
-            curve = _curve(cell)
-            for axes, key in ((epochs, EPOCH), (minutes, MINUTES)):
-                points = [(point[key], point[VAL_NLL]) for point in curve if key in point]
-                look = style | {"label": label, "alpha": 0.3 + 0.7 * position, "markersize": 3}
-                if points:
-                    axes.plot([x for x, _ in points], [nll for _, nll in points], **look)
+            yield cell, style | {"label": label, "alpha": 0.3 + 0.7 * position, "markersize": 3}
+
+
+def _draw_curves(epochs: Axes, minutes: Axes, table: Table, styles: list[dict[str, Any]]) -> None:
+    """The first run of each cell."""
+    for cell, look in _looks(table, styles):
+        curve = _curve(cell)
+        for axes, key in ((epochs, EPOCH), (minutes, MINUTES)):
+            points = [(point[key], point[VAL_NLL]) for point in curve if key in point]
+            if points:
+                axes.plot([x for x, _ in points], [nll for _, nll in points], **look)
     for axes, name in ((epochs, "epochs"), (minutes, "minutes of training")):
         axes.set_xscale("log")
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))

@@ -21,6 +21,8 @@
     "val/active_units": "active units, validation images",
   };
 
+  const GRIDS = ["samples", "interpolations", "traversals"];
+
   // One protocol is shown at a time; each keeps what the reader chose in it.
   const views = data.tables.map((table) => ({
     table,
@@ -28,6 +30,7 @@
     chosen: new Set(initialChoice(table)),
     curve: Object.keys(CURVES).find((key) => table.runs.some((run) => run.curves[key])),
     layer: 0,
+    grid: GRIDS[0],
   }));
   let view = views[0];
 
@@ -379,6 +382,8 @@
     const runs = chosenRuns();
     drawCurves(runs);
     drawVariances(runs);
+    drawTightness(runs);
+    drawThresholds(runs);
     drawGrids(runs);
   }
 
@@ -416,6 +421,16 @@
 
   const histogramsHeight = (count) => Math.max(380, 90 + 66 * count);
 
+  const thresholdLine = () => ({
+    type: "line",
+    x0: THRESHOLD,
+    x1: THRESHOLD,
+    y0: 0,
+    y1: 1,
+    yref: "paper",
+    line: { color: css("--soft"), width: 1, dash: "dash" },
+  });
+
   // One histogram a run, one below the other, so that many can be told apart.
   function drawVariances(runs) {
     const drawn = runs.filter((run) => run.variances[view.layer]);
@@ -423,20 +438,11 @@
     const low = Math.floor(Math.min(THRESHOLD, ...all) / BIN) * BIN;
     const bins = Math.floor((Math.max(THRESHOLD, ...all) - low) / BIN) + 1;
     const centers = Array.from({ length: bins }, (_, bin) => low + (bin + 0.5) * BIN);
-    const threshold = {
-      type: "line",
-      x0: THRESHOLD,
-      x1: THRESHOLD,
-      y0: 0,
-      y1: 1,
-      yref: "paper",
-      line: { color: css("--soft"), width: 1, dash: "dash" },
-    };
     const layout = {
       height: histogramsHeight(drawn.length),
       bargap: 0.06,
       xaxis: { title: { text: "log₁₀ A<sub>u</sub>" }, anchor: "free", position: 0 },
-      shapes: [threshold],
+      shapes: [thresholdLine()],
       annotations: [
         {
           x: THRESHOLD,
@@ -490,13 +496,77 @@
     plot("variances", traces, layout);
   }
 
+  function drawTightness(runs) {
+    const traces = runs.flatMap((run) => {
+      const [k, nll, se] = [0, 1, 2].map((part) => run.tightness.map((point) => point[part]));
+      const bound = {
+        x: k,
+        y: nll,
+        error_y: { array: se, thickness: 1.2, width: 3 },
+        name: escaped(run.name),
+        mode: "lines+markers",
+        line: { color: run.color, width: 1.8 },
+        marker: { size: 5 },
+        hovertemplate: "<b>%{fullData.name}</b><br>k=%{x}: %{y:.2f} nats<extra></extra>",
+      };
+      if (!run.ais) return [bound];
+      const [value, error, images] = run.ais;
+      const ais = {
+        x: [k[0], k[k.length - 1]],
+        y: [value, value],
+        name: bound.name,
+        mode: "lines",
+        line: { color: run.color, width: 1.5, dash: "dash" },
+        hovertemplate:
+          `<b>%{fullData.name}</b><br>${fixed(value)} ± ${fixed(error)} nats, ` +
+          `by AIS on ${images} images<extra></extra>`,
+      };
+      return [bound, ais];
+    });
+    plot("tightness", traces, {
+      xaxis: { title: { text: "samples k" }, type: "log" },
+      yaxis: { title: { text: "test NLL (nats)" } },
+    });
+  }
+
+  function drawThresholds(runs) {
+    const drawn = runs.filter((run) => run.variances[view.layer]);
+    const all = drawn.flatMap((run) => run.variances[view.layer]);
+    const ends = [Math.min(THRESHOLD, ...all) - BIN, Math.max(THRESHOLD, ...all) + BIN];
+    const traces = drawn.flatMap((run) => {
+      const logs = [...run.variances[view.layer]].sort((a, b) => a - b);
+      const counts = {
+        x: [ends[0], ...logs, ends[1]],
+        y: [...logs.map((_, below) => logs.length - below), 0, 0],
+        name: escaped(run.name),
+        mode: "lines",
+        line: { color: run.color, width: 1.8, shape: "hv" },
+        hovertemplate: "<b>%{fullData.name}</b><br>%{y} units above 10<sup>%{x:.2f}</sup><extra></extra>",
+      };
+      const authors = {
+        x: [THRESHOLD],
+        y: [run.authors[view.layer]],
+        name: counts.name,
+        mode: "markers",
+        marker: { color: run.color, size: 9, symbol: "x" },
+        hovertemplate: "<b>%{fullData.name}</b><br>%{y} units as the paper's authors count<extra></extra>",
+      };
+      return run.authors[view.layer] == null ? [counts] : [counts, authors];
+    });
+    plot("thresholds", traces, {
+      xaxis: { title: { text: "log₁₀ threshold of A<sub>u</sub>" } },
+      yaxis: { title: { text: "units above it" }, rangemode: "tozero" },
+      shapes: [thresholdLine()],
+    });
+  }
+
   function drawGrids(runs) {
-    const withGrid = runs.filter((run) => run.samples);
+    const withGrid = runs.filter((run) => run.grids[view.grid]);
     const figures = withGrid.map((run) =>
       element(
         "figure",
         {},
-        element("img", { src: run.samples, alt: `samples of ${run.id}` }),
+        element("img", { src: run.grids[view.grid], alt: `${view.grid} of ${run.id}` }),
         element(
           "figcaption",
           {},
@@ -508,12 +578,12 @@
       ),
     );
     const missing = runs.length - withGrid.length;
-    const held = view.table.runs.filter((run) => run.samples).length;
+    const held = view.table.runs.filter((run) => run.grids[view.grid]).length;
     byId("missing").textContent =
-      `The page holds the grids of ${held} of ${view.table.runs.length} runs, one seed a cell.` +
+      `The page holds the ${view.grid} of ${held} of ${view.table.runs.length} runs, one seed a cell.` +
       (missing ? ` ${missing} of the runs plotted have none.` : "");
     byId("grids").replaceChildren(
-      ...(figures.length ? figures : [element("p", { class: "empty" }, "None of the runs plotted has a sample grid.")]),
+      ...(figures.length ? figures : [element("p", { class: "empty" }, `None of the runs plotted has ${view.grid}.`)]),
     );
   }
 
@@ -547,6 +617,12 @@
     fillSelect("layer", layerNames, view.layer, (index) => {
       view.layer = Number(index);
       drawVariances(chosenRuns());
+      drawThresholds(chosenRuns());
+    });
+    const grids = GRIDS.filter((name) => table.runs.some((run) => run.grids[name]));
+    fillSelect("grid", (grids.length ? grids : GRIDS).map((name) => [name, name]), view.grid, (name) => {
+      view.grid = name;
+      drawGrids(chosenRuns());
     });
     const shownIds = () => shownRuns().map((run) => run.id);
     byId("ticks").replaceChildren(

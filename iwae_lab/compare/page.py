@@ -17,19 +17,23 @@ from iwae_lab.compare.runs import Run
 from iwae_lab.compare.tables import Cell, Row, Table
 from iwae_lab.console.atomic import write_atomically
 from iwae_lab.evaluation.keys import (
+    AIS_IMAGES,
     EPOCH,
+    TEST_ACTIVE_UNITS_AUTHORS,
     TEST_ELBO,
     TEST_UNIT_VARIANCES,
     TRAIN_BOUND,
     VAL_ACTIVE_UNITS,
     VAL_BOUND,
     VAL_NLL,
+    tightness_of,
 )
 from iwae_lab.runs.record import read_metrics
 
 __all__ = ["write_page"]
 
-MAX_GRIDS = 60  # sample grids in a page, some 15 kB each
+MAX_GRIDS = 60  # runs whose grids are in a page, some 15 kB each
+GRIDS = ("samples", "interpolations", "traversals")
 GRID_PIXELS = 300  # ten 28×28 images and their frames, as they were drawn
 MAX_CURVES = 500  # runs whose curves are in a page, some 2 kB each
 CURVE_POINTS = 100
@@ -80,7 +84,7 @@ def _tables(tables: list[Table]) -> list[dict[str, Any]]:
                     "differs": _pairs(row.setting | ({} if table.by in _COLUMNS else {table.by: column})),
                     **_run(run),
                     "curves": _curves(run.folder) if run.record.run_id in with_curves else {},
-                    "samples": _picture(run) if run.record.run_id in with_grid else None,
+                    "grids": _grids(run) if run.record.run_id in with_grid else {},
                 }
                 for index, row in enumerate(table.rows)
                 for column, cell in row.own_cells.items()
@@ -132,6 +136,9 @@ def _run(run: Run) -> dict[str, Any]:
         "total": sum(run.active_units),
         "epochs": record.epochs,
         "minutes": round(record.train_seconds / 60, 1),
+        "tightness": [[k, _number(nll), _number(se)] for k, nll, se in tightness_of(metrics)],
+        "ais": run.nll_by_ais and [*map(_number, run.nll_by_ais), metrics[AIS_IMAGES]],
+        "authors": metrics.get(TEST_ACTIVE_UNITS_AUTHORS, []),
         "variances": [[_log10(v) for v in layer] for layer in metrics.get(TEST_UNIT_VARIANCES, [])],
     }
 
@@ -172,11 +179,13 @@ def _thin(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
     return [points[i] for i in sorted(wanted)]
 
 
-def _picture(run: Run) -> str | None:
-    """A run's grid of samples as a data URI, small and in 16 greys."""
-    path = run.folder / "figures" / "samples.png"
-    if not path.exists():
-        return None
+def _grids(run: Run) -> dict[str, str]:
+    """Those of a run's grids of images that there are, by name, as data URIs, small and in 16 greys."""
+    paths = {name: run.folder / "figures" / f"{name}.png" for name in GRIDS}
+    return {name: _picture(path) for name, path in paths.items() if path.exists()}
+
+
+def _picture(path: Path) -> str:
     with Image.open(path) as image:
         small = image.convert("L")
         small.thumbnail((GRID_PIXELS, GRID_PIXELS), Image.Resampling.BOX)

@@ -13,6 +13,8 @@ from typing import Any
 
 from iwae_lab.console.errors import UserError, did_you_mean
 from iwae_lab.evaluation.keys import (
+    AIS_GAIN,
+    AIS_GAIN_SE,
     OVERFITTING_GAP,
     SNR_GENERATIVE,
     SNR_INFERENCE,
@@ -56,6 +58,12 @@ class Run:
     def nll_se(self) -> float:
         """Standard error of `nll` over images."""
         return float(self.record.metrics[TEST_NLL_SE])
+
+    @property
+    def nll_by_ais(self) -> tuple[float, float] | None:
+        """`nll` less what AIS adds to L_k on the images that it was made of, and the error of that difference, nats."""
+        metrics = self.record.metrics
+        return (self.nll - metrics[AIS_GAIN], metrics[AIS_GAIN_SE]) if AIS_GAIN in metrics else None
 
     @property
     def active_units(self) -> list[int]:

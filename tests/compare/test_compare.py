@@ -18,6 +18,7 @@ from iwae_lab.compare.paper import SECOND_STAGES, TABLE_1, Published
 from iwae_lab.compare.runs import find_runs, select
 from iwae_lab.compare.tables import make_tables
 from iwae_lab.console.errors import UserError
+from iwae_lab.runs.record import read_record
 
 
 @dataclass
@@ -338,6 +339,21 @@ def test_signal_to_noise_is_drawn_where_it_was_measured(tmp_path):
     assert not any("SNR" in axes.get_xlabel() + axes.get_ylabel() for axes in without.axes)
 
 
+def test_tightness_and_active_units_by_threshold_are_drawn(tmp_path):
+    make_run(tmp_path, k=50, nll=85.0, ais_gain=0.5)
+    make_run(tmp_path, k=50, nll=86.0, objective="vae")
+    nll, units = draw(make_tables(find_runs([tmp_path]).runs, "k")).axes[2:4]
+    curves = [(list(line.get_xdata()), list(line.get_ydata())) for line in nll.lines]
+    assert ([50, 5000], [86.0, 85.0]) in curves and ([50, 5000], [87.0, 86.0]) in curves
+    assert ([0, 1], [84.5, 84.5]) in curves, "what AIS makes of the one"
+    record = read_record(next(tmp_path.glob("*-iwae-*")))
+    (variances,) = record.metrics["test/unit_variances"]
+    steps = [patch.get_data() for patch in units.patches]
+    counts = [step.values[step.edges[:-1] <= -2][-1] for step in steps]
+    assert sum(variance > 0.01 for variance in variances) in counts
+    assert all(step.values[0] == len(variances) and step.values[-1] == 0 for step in steps)
+
+
 def test_validation_nll_is_drawn_over_epochs_and_minutes(tmp_path):
     for schedule in ("fast", "quick"):
         folder = make_run(tmp_path, schedule__name=schedule)
@@ -350,7 +366,7 @@ def test_validation_nll_is_drawn_over_epochs_and_minutes(tmp_path):
             writer = csv.DictWriter(file, ["step", "epoch", "minutes", "val/nll"])
             writer.writeheader()
             writer.writerows(rows)
-    epochs, minutes = draw(make_tables(find_runs([tmp_path]).runs, "k")).axes[2:]
+    epochs, minutes = draw(make_tables(find_runs([tmp_path]).runs, "k")).axes[-2:]
     assert epochs.get_ylabel() == minutes.get_ylabel() == "validation NLL (nats)"
     assert lines(epochs) == [[99.0, 90.0]] * 2 and lines(minutes) == [[99.0]] * 2
     assert {line.get_label() for line in minutes.lines} == {"iwae schedule=fast", "iwae schedule=quick"}

@@ -30,7 +30,7 @@ def page_path(tmp_path_factory: pytest.TempPathFactory) -> Any:
     for k, nll in ((1, 87.0), (5, 86.0), (50, 85.0)):
         for seed in (0, 1):
             make_run(runs, k=k, nll=nll + seed / 10, seed=seed, pictures=True)
-        make_run(runs, k=k, nll=nll + 1, objective="vae", pictures=True)
+        make_run(runs, k=k, nll=nll + 1, objective="vae", pictures=True, ais_gain=0.4)
         make_run(runs, k=k, nll=nll - 1.5, model="two_layer", pictures=True)
     make_run(runs, objective="vr</script><b>x", k=50, nll=84.0, objective__alpha=0.5)
     make_run(runs, protocol="omniglot/burda", nll=108.0)
@@ -123,6 +123,8 @@ def test_hovering_shows_values(page):
         ("units", "active units"),
         ("curves", "epochs"),
         ("variances", "units near"),
+        ("tightness", "nats"),
+        ("thresholds", "as the paper's authors count"),
     ):
         mark = page.find_elements("css selector", f"#{plot} .points path")[-1]
         page.execute_script("arguments[0].scrollIntoView({block: 'center'})", mark)
@@ -141,6 +143,28 @@ def test_ticked_runs_are_plotted_and_their_samples_stand_side_by_side(page):
     wait_for(page, f"{lines} === 5")
     click(page, ".controls .quiet:nth-child(3)")  # none
     wait_for(page, f"{lines} === 0")
+
+
+def test_tightness_and_thresholds_are_drawn_and_ais_where_it_was_made(page):
+    lines = "return [...document.querySelectorAll('#tightness .js-line')].map(line => line.style.strokeDasharray)"
+    assert sum(bool(dashes) for dashes in page.execute_script(lines)) == 1
+    titles = [page.find_element("css selector", f"#{plot} .xtitle").text for plot in ("tightness", "thresholds")]
+    assert titles[0] == "samples k" and titles[1].startswith("log₁₀ threshold")
+    steps = """return [...document.querySelectorAll('#thresholds .js-line')].map(line => line.getTotalLength() > 0)"""
+    assert page.execute_script(steps) == [True] * 4
+
+
+def test_another_picture_can_be_chosen(page):
+    shown = "return [...document.querySelectorAll('#grids img')].map(image => image.src)"
+    samples = page.execute_script(shown)
+    options = "return [...document.querySelectorAll('#grid option')].map(option => option.value)"
+    assert page.execute_script(options) == ["samples", "interpolations"]
+    choose = "const grid = document.getElementById('grid'); grid.value = 'interpolations'; grid.onchange()"
+    page.execute_script(choose)
+    others = page.execute_script(shown)
+    assert len(others) == len(samples) == 3 and not set(others) & set(samples)
+    assert "The page holds the interpolations of" in page.find_element("id", "missing").text
+    page.execute_script(choose.replace("interpolations", "samples"))
 
 
 def test_a_page_of_no_results_opens(page, tmp_path):

@@ -30,6 +30,7 @@ def make_run(
     finished: str = "2026-01-01T01:00:00+00:00",
     pictures: bool = False,
     train_gap: float | None = None,
+    ais_gain: float | None = None,
     **overrides: Any,
 ) -> Path:
     """Write a run folder and give its path; `overrides` are keys of the configuration, with __ for dots."""
@@ -67,6 +68,13 @@ def make_run(
         "test/nll_active_only": nll + 0.01,
         "val/nll": nll + 0.3,
     }
+    metrics |= {
+        "test/nll_50": nll + 1,
+        "test/nll_50_se": nll_se,
+        "test/active_units_authors": metrics["test/active_units"],
+    }
+    if ais_gain is not None:
+        metrics |= {"test/ais/gain": ais_gain, "test/ais/gain_se": 0.03, "test/ais/images": 100}
     if train_gap is not None:
         metrics["test/overfitting/gap"] = train_gap
     identity = {key: value for key, value in config.items() if key not in NOT_HASHED}
@@ -101,7 +109,8 @@ def make_run(
     if status == "finished":
         _write_metrics(folder / "metrics.csv", nll, len(variances), random)
     if pictures:
-        _draw_samples(folder / "figures" / "samples.png", random)
+        for name in ("samples", "interpolations"):
+            _draw_samples(folder / "figures" / f"{name}.png", random)
     return folder
 
 
@@ -123,5 +132,5 @@ def _draw_samples(path: Path, random: Random) -> None:
     for cell in range(100):
         corner = (cell % 10 * 75 + 20, cell // 10 * 75 + 5)
         pen.text(corner, str(random.randrange(10)), fill=random.randrange(120), font_size=60)
-    path.parent.mkdir()
+    path.parent.mkdir(exist_ok=True)
     image.save(path)
