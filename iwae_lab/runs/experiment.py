@@ -109,8 +109,8 @@ class Experiment:
         return self.nodes["model"].build(LatentVariableModel, mean_image=self.data.mean_image())
 
     def trackers(self, record: Record, group: str | None) -> list[RunLogger]:
-        """The trackers of the run, not yet started. group: the name of the multirun it belongs to."""
-        given = {"folder": self.folder, "record": record, "group": group}
+        """The trackers of the run of this record, not yet started. group: the name of the multirun it belongs to."""
+        given = {"folder": Path(self.config.runs_dir) / record.run_id, "record": record, "group": group}
         return [node.build(RunLogger, **given) for node in self.loggers.values()]
 
     def record(self, precision: str) -> Record:

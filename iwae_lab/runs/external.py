@@ -13,6 +13,7 @@ from hydra import compose, initialize_config_dir
 from iwae_lab.console.atomic import writable
 from iwae_lab.console.errors import UserError, require
 from iwae_lab.evaluation.keys import TEST_NLL
+from iwae_lab.loggers.base import log_finished
 from iwae_lab.runs.config import CONF, register
 from iwae_lab.runs.experiment import Experiment, resolve
 from iwae_lab.runs.figures import write_figures
@@ -28,23 +29,25 @@ __all__ = ["measure_external"]
 log = logging.getLogger("iwae_lab")
 
 MEASURED = ("dataset", "model", "evaluation")  # the keys that change the result
-KEYS = (*MEASURED, "k", "runs_dir", "data_dir", "accelerator", "threads", "compile", "force")
+KEYS = (*MEASURED, "k", "runs_dir", "data_dir", "accelerator", "threads", "compile", "force", "logger")
 
 
 def measure_external(weights: Path, model: str, map: str | None, overrides: Sequence[str] = ()) -> tuple[Record, Path]:
     """Measure the weights in a file; returns their record, and its folder under runs_dir.
 
     model: an option of the group `model`. map: see `iwae_lab.runs.weights`; None if the file uses our names. overrides:
-    "key=value" for keys of the dataset, model and evaluation, for where to compute, and for k, the number of samples
-    used in training (the record says k = 0 if it is not given). Weights that have a record are measured again only with
-    force=true. Raises `UserError` for weights that don't fit, for other keys, and if the NLL is not finite.
+    "key=value" for keys of the dataset, model and evaluation, for where to compute, for trackers (none by default), and
+    for k, the number of samples used in training (the record says k = 0 if it is not given). Weights that have a record
+    are measured again only with force=true, but logged to trackers that lack it. Raises `UserError` for weights that
+    don't fit, for other keys, and if the NLL is not finite.
     """
     for override in overrides:
         if override.lstrip("+").partition("=")[0].partition(".")[0] not in KEYS:
             raise UserError(f"{override}: expected keys of {', '.join(KEYS)}, as nothing is trained")
+    untracked = [] if any(override.startswith("logger=") for override in overrides) else ["logger=none"]
     register()
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        experiment = resolve(compose("config", overrides=[f"model={model}", "logger=none", *overrides]))
+        experiment = resolve(compose("config", overrides=[f"model={model}", *untracked, *overrides]))
     tensors, mapping = read_tensors(weights), None if map is None else read_map(map)
     loaded = experiment.model()
     loaded = load_named(loaded, tensors) if mapping is None else load_mapped(loaded, tensors, mapping)
@@ -59,6 +62,7 @@ def measure_external(weights: Path, model: str, map: str | None, overrides: Sequ
         earlier = earlier_record(folder)
         if earlier is not None:
             log.info("these weights are measured; force=true measures them again")
+            log_finished(experiment.trackers(earlier, None), earlier, folder)
             return earlier, folder
         experiment.prepare_cpu()
         loaded = loaded.to(experiment.device).eval()
@@ -70,6 +74,7 @@ def measure_external(weights: Path, model: str, map: str | None, overrides: Sequ
         write_figures(folder / "figures", loaded, experiment.data, found.always.units, metrics)
         write_per_image(folder, found.per_image())
         record.write(folder)
+        log_finished(experiment.trackers(record, None), record, folder)
     return record, folder
 
 

@@ -197,12 +197,36 @@ def test_other_peoples_weights_that_do_not_fit_are_one_line(change, message, ext
     assert not (tmp_path / "runs").exists()
 
 
+def test_other_peoples_weights_are_logged_where_asked_to_once_and_later_too(external, tmp_path):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    _, tensors, mapping = theirs()
+    model = "--model", "one_layer", "model.latents=[4]", "model.hidden=[[8]]"
+    assert external(tensors, mapping).returncode == 0
+    (folder,) = (tmp_path / "runs").glob("blobs*")
+    assert not (folder / "tensorboard").exists(), "none by default"
+    for logger in ("tensorboard", "[csv,tensorboard]"):
+        done = external(tensors, mapping, *model, f"logger={logger}")
+        assert done.returncode == 0 and "these weights are measured" in done.stderr, done.stderr
+    found = EventAccumulator(str(folder / "tensorboard")).Reload()
+    (nll,) = found.Scalars("test/nll")
+    assert nll.value == pytest.approx(read_record(folder).metrics["test/nll"])
+    assert set(found.Tags()["images"]) == {f"figures/{path.stem}" for path in (folder / "figures").glob("*.png")}
+    at_once = external(tensors, mapping, *model, "logger=tensorboard", "k=7")
+    assert at_once.returncode == 0, at_once.stderr
+    (other,) = set((tmp_path / "runs").glob("blobs*")) - {folder}
+    assert len(EventAccumulator(str(other / "tensorboard")).Reload().Scalars("test/nll")) == 1
+
+
 def test_what_evaluate_can_not_use_with_other_peoples_weights_is_one_line(external):
     _, tensors, mapping = theirs()
     trained = external(tensors, mapping, "--model", "one_layer", "schedule.epochs=3")
     assert trained.returncode == 1 and "schedule.epochs=3: expected keys of dataset, model" in trained.stderr
     unknown = external(tensors, mapping, "--model", "one_laver")
     assert unknown.returncode == 1 and "did you mean one_layer?" in unknown.stderr
+    tracker = external(tensors, mapping, "--model", "one_layer", "logger=wanb")
+    assert tracker.returncode == 1 and "did you mean wandb?" in tracker.stderr
 
 
 def test_a_scale_for_discrete_latents_is_one_line():
