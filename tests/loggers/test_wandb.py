@@ -498,7 +498,7 @@ logger = WandB(folder=folder, record=record_in(folder))
 logger.start([])
 os.kill(os.getpid(), 9)
 """
-    environment = os.environ | {"PYTHONPATH": str(ROOT / "tests")}
+    environment = os.environ | {"PYTHONPATH": f"{ROOT / 'tests'}:{Path(__file__).parent}"}
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, env=environment)
     assert done.returncode == -signal.SIGKILL
     wait_for(lambda: "exit" in log_of(tmp_path / "r"))
