@@ -1,4 +1,4 @@
-"""Figures of a model: written to its run\'s folder at the end, and given to trackers during training."""
+"""Figures of a model: written to its run's folder at the end, and given to trackers during training."""
 
 import torch
 from matplotlib.figure import Figure
