@@ -204,7 +204,7 @@ def test_other_peoples_weights_are_logged_where_asked_to_once_and_later_too(exte
     _, tensors, mapping = theirs()
     model = "--model", "one_layer", "model.latents=[4]", "model.hidden=[[8]]"
     assert external(tensors, mapping).returncode == 0
-    (folder,) = (tmp_path / "runs").glob("blobs*")
+    (folder,) = (tmp_path / "runs").glob("npz*")
     assert not (folder / "tensorboard").exists(), "none by default"
     for logger in ("tensorboard", "[csv,tensorboard]"):
         done = external(tensors, mapping, *model, f"logger={logger}")
@@ -215,7 +215,7 @@ def test_other_peoples_weights_are_logged_where_asked_to_once_and_later_too(exte
     assert set(found.Tags()["images"]) == {f"figures/{path.stem}" for path in (folder / "figures").glob("*.png")}
     at_once = external(tensors, mapping, *model, "logger=tensorboard", "k=7")
     assert at_once.returncode == 0, at_once.stderr
-    (other,) = set((tmp_path / "runs").glob("blobs*")) - {folder}
+    (other,) = set((tmp_path / "runs").glob("npz*")) - {folder}
     assert len(EventAccumulator(str(other / "tensorboard")).Reload().Scalars("test/nll")) == 1
 
 
