@@ -28,9 +28,9 @@ from iwae_lab.console.tables import print_rows
 from iwae_lab.evaluation.diagnostics import KL_THRESHOLD, diagnose, gradient_snr
 from iwae_lab.evaluation.keys import TEST_NLL
 from iwae_lab.runs.external import measure_external
+from iwae_lab.runs.interrupted_evaluation import resumable
 from iwae_lab.runs.measured import measured
 from iwae_lab.runs.record import Record
-from iwae_lab.runs.resumable import resumable
 from iwae_lab.runs.summary import print_record
 from iwae_lab.runs.trained import TrainedRun
 from iwae_lab.training.module import SNR_IMAGES

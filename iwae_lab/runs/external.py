@@ -19,9 +19,9 @@ from iwae_lab.runs.experiment import Experiment, resolve
 from iwae_lab.runs.figures import write_figures
 from iwae_lab.runs.folder import claimed, earlier_record, write_per_image
 from iwae_lab.runs.identity import run_id
+from iwae_lab.runs.interrupted_evaluation import resumable
 from iwae_lab.runs.measured import measured, require_measurable
 from iwae_lab.runs.record import EXTERNAL, Record, now
-from iwae_lab.runs.resumable import resumable
 from iwae_lab.runs.weights import load_mapped, load_named, read_map, read_tensors
 
 __all__ = ["measure_external"]

@@ -21,10 +21,10 @@ from iwae_lab.loggers.base import RunLogger, log_finished
 from iwae_lab.runs.experiment import Experiment, resolve
 from iwae_lab.runs.figures import write_figures
 from iwae_lab.runs.folder import claimed, earlier_record, read_checkpoint, write_per_image
+from iwae_lab.runs.interrupted_evaluation import resumable
 from iwae_lab.runs.launch import sweep_name
 from iwae_lab.runs.measured import measured, require_measurable
 from iwae_lab.runs.record import Record, now, read_metrics
-from iwae_lab.runs.resumable import resumable
 from iwae_lab.runs.summary import print_record
 from iwae_lab.training.batches import ImageData
 from iwae_lab.training.fit import TrainingResult, fit

@@ -17,8 +17,8 @@ from iwae_lab.evaluation.measure import measure
 from iwae_lab.models.base import LatentVariableModel
 from iwae_lab.models.compiling import Compiled
 from iwae_lab.models.hierarchical import HierarchicalModel
+from iwae_lab.runs import interrupted_evaluation
 from iwae_lab.runs import measured as measuring
-from iwae_lab.runs import resumable
 from iwae_lab.runs.experiment import resolve
 from iwae_lab.runs.external import KEYS, measure_external
 from iwae_lab.runs.run import run
@@ -182,7 +182,7 @@ def test_measuring_again_resumes_and_a_damaged_file_is_no_error(composed, interr
             (file,) = hidden(folder)
             file.write_bytes(file.read_bytes()[:200])
     interrupted(None)
-    monkeypatch.setattr(resumable.log, "propagate", True)  # which running a command ends
+    monkeypatch.setattr(interrupted_evaluation.log, "propagate", True)  # which running a command ends
     assert measured_again(trained, folder, "32").metrics == trained.record.metrics
     assert "can't be read, so the evaluation starts anew" in caplog.text
     assert hidden(folder) == []
@@ -190,7 +190,7 @@ def test_measuring_again_resumes_and_a_damaged_file_is_no_error(composed, interr
 
 def test_a_full_disk_does_not_end_an_evaluation(composed, monkeypatch, tmp_path, caplog):
     monkeypatch.setattr(resumable, "SECONDS_BETWEEN_WRITES", 0.0)
-    monkeypatch.setattr(resumable.log, "propagate", True)
+    monkeypatch.setattr(interrupted_evaluation.log, "propagate", True)
     config = resolve(composed(*SMALL)).config
     with resumable.resumable(tmp_path / "of a run", config) as kept:
         kept["a"] = (torch.ones(2), "auto")
