@@ -54,7 +54,7 @@ def annealed() -> Lines:
         all_images = record.metrics["test/nll"] - found["ais/above_bound_5000"]
         nlls = [f"{nll:.2f}" for nll in (-found["ais/bound_5000"], -found["ais/bound"], all_images)]
         rows.append([name(record), *nlls[:2], above, gap, nlls[2]])
-    return markdown(["", "−L_5000", "−AIS", "AIS adds", "bidirectional gap", "NLL of all images less that"], rows)
+    return markdown(["", "−L_5000", "−AIS", "AIS adds", "bidirectional gap", "NLL of all images − AIS gain"], rows)
 
 
 def overfitted() -> Lines:

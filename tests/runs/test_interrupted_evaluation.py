@@ -189,10 +189,10 @@ def test_measuring_again_resumes_and_a_damaged_file_is_no_error(composed, interr
 
 
 def test_a_full_disk_does_not_end_an_evaluation(composed, monkeypatch, tmp_path, caplog):
-    monkeypatch.setattr(resumable, "SECONDS_BETWEEN_WRITES", 0.0)
+    monkeypatch.setattr(interrupted_evaluation, "SECONDS_BETWEEN_WRITES", 0.0)
     monkeypatch.setattr(interrupted_evaluation.log, "propagate", True)
     config = resolve(composed(*SMALL)).config
-    with resumable.resumable(tmp_path / "of a run", config) as kept:
+    with interrupted_evaluation.resumable(tmp_path / "of a run", config) as kept:
         kept["a"] = (torch.ones(2), "auto")
         (file,) = hidden(tmp_path)
         file.unlink()
