@@ -28,6 +28,10 @@ _PAIRED_LEGEND = (
     "differences of single test images (per_image.npz), as both runs were measured on the same ones."
 )
 _GAP_LEGEND = "test−train: test NLL less the NLL of as many training images, nats, mean over seeds."
+_LAYERS_LEGEND = (
+    "Active units of the first of several layers depend on its scale, and count units that merely follow the layer above: "
+    "don't compare them between models."
+)
 _BORROWED_LEGEND = "‡: the runs of VAE with k = 1; as an objective, IWAE with k = 1 is the same."
 
 
@@ -58,7 +62,8 @@ def legend(tables: list[Table]) -> list[str]:
     paired = [_PAIRED_LEGEND] if any(cell.minus_lowest for cell in cells) else []
     borrowed = [_BORROWED_LEGEND] if any(cell.borrowed for cell in cells) else []
     gap = [_GAP_LEGEND] if any(cell.train_gap is not None for cell in cells) else []
-    return [_LEGEND, *paper, *paired, *gap, *borrowed]
+    layers = [_LAYERS_LEGEND] if any(len(cell.active_units) > 1 for cell in cells) else []
+    return [_LEGEND, *layers, *paper, *paired, *gap, *borrowed]
 
 
 def print_tables(tables: list[Table], notes: list[str]) -> None:

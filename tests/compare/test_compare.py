@@ -322,6 +322,13 @@ def test_files_say_the_same(compare, tmp_path):
     assert (tmp_path / "out" / "comparison.html").stat().st_size < 8e6
 
 
+def test_units_of_several_layers_come_with_a_warning(compare, tmp_path):
+    make_run(tmp_path, k=1)
+    assert "merely follow the layer above" not in compare(tmp_path).out
+    make_run(tmp_path, model="two_layer")
+    assert "merely follow the layer above" in compare(tmp_path).out
+
+
 def test_signal_to_noise_is_drawn_where_it_was_measured(tmp_path):
     for k in (1, 5):
         make_run(tmp_path, objective="vae", k=k)
