@@ -29,8 +29,8 @@ _PAIRED_LEGEND = (
 )
 _GAP_LEGEND = "test−train: test NLL less the NLL of as many training images, nats, mean over seeds."
 _LAYERS_LEGEND = (
-    "Active units of the first of several layers depend on its scale, and count units that merely follow the layer above: "
-    "don't compare them between models."
+    "Active units of the first of several layers depend on its scale, and count units that merely follow the layer "
+    "above: don't compare them between models."
 )
 _BORROWED_LEGEND = "‡: the runs of VAE with k = 1; as an objective, IWAE with k = 1 is the same."
 
