@@ -1,9 +1,10 @@
 """Functions of tensors, compiled where that saves time. Torch only."""
 
+import contextlib
 import logging
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -11,103 +12,119 @@ from torch import Tensor
 
 from iwae_lab.console.errors import UserError
 
-__all__ = ["Compiled"]
+__all__ = ["Choice", "Compiled", "compiled", "inductor_options"]
 
 log = logging.getLogger("iwae_lab")
+
+
+class Choice:
+    """Whether something that is done again and again is compiled.
+
+    mode: "true" compiles at once, "false" never. "auto" measures `TIMED` eager executions, compiles if what is left
+    would save more than compiling costs, measures as many compiled ones, and keeps the faster. gain: the share of the
+    time that compiling is expected to save.
+    """
+
+    TIMED = 20
+    COST = 30.0  # seconds that compiling takes
+    possible = True  # until it fails in this process
+
+    def __init__(self, mode: str, gain: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self.compiled = mode == "true" and Choice.possible
+        self.deciding = mode == "auto" and Choice.possible
+        self.gain = gain
+        self.clock = clock
+        self.times: list[float] = []  # seconds per unit
+        self.eager: float | None = None  # their median
+
+    @contextlib.contextmanager
+    def timed(self, device: torch.device, units: int, units_left: int) -> Iterator[None]:
+        """While undecided, time an execution of `units` of `units_left`; the device is synchronized."""
+        if not self.deciding:
+            yield
+            return
+        _synchronize(device)
+        start = self.clock()
+        yield
+        _synchronize(device)
+        self.times.append((self.clock() - start) / units)
+        if len(self.times) == self.TIMED:
+            self._decide(units_left)
+
+    def impossible(self, error: Exception) -> None:
+        """Say that compiling failed, and stay eager. Raises `error` if the user can fix it."""
+        if isinstance(error, UserError):
+            raise error
+        log.info("compile: not possible here, continuing without (%s)", _first_line(error))
+        self.compiled = self.deciding = Choice.possible = False
+
+    def _decide(self, units_left: int) -> None:
+        seconds = statistics.median(self.times)
+        self.times.clear()
+        if self.eager is None:
+            self.eager = seconds
+            self.compiled = self.deciding = units_left * seconds * self.gain > self.COST
+            return
+        self.deciding = False
+        self.compiled = seconds < self.eager
+        kept = "compiled" if self.compiled else "eager"
+        log.info("compile: %.3g ms instead of %.3g, so %s", 1e3 * seconds, 1e3 * self.eager, kept)
 
 
 class Compiled:
     """A pure function of tensors, compiled for inputs of the first call's shapes and eager for others.
 
-    mode: "true" compiles at once, "false" never. "auto" measures `TIMED` eager calls, compiles if the calls left
-    would save more than compiling costs, measures as many compiled ones, and keeps the faster. A call's time lasts
-    until the next one begins; while it is measured, the device is synchronized. Noise is that of the eager function.
-    Where compiling fails, one line says so, and the function stays eager.
+    mode: that of `Choice`. Noise is that of the eager function. Where compiling fails, one line says so, and the
+    function stays eager.
     """
 
-    SKIPPED = 5  # calls before those that are timed: the first ones are slow
-    TIMED = 15
-    COST = 30.0  # seconds that compiling takes
-    GAIN = 0.1  # smallest share of a call's time that is worth compiling for
-    TANH_BY_EXP = "cpp.use_decompose_tanh"  # on CPUs, in a third of the time; not in every torch
-    possible = True  # until it fails in this process
+    GAIN = 0.1
 
     def __init__(
         self, function: Callable[..., Any], mode: str = "auto", clock: Callable[[], float] = time.monotonic
     ) -> None:
         self.eager = function
+        self.choice = Choice(mode, self.GAIN, clock)
         self.compiled: Callable[..., Any] | None = None
-        self.clock = clock
         self.shapes: list[torch.Size] | None = None
-        self.started: float | None = None  # the last call, if it was of these shapes
-        self.times: list[float] = []  # of calls of these shapes
-        self.eager_seconds: float | None = None  # a call
-        self.deciding = mode == "auto" and Compiled.possible
-        if mode == "true":
-            self.compile()
 
     def __call__(self, *inputs: Tensor, calls_left: int) -> Any:
         """The function's value at `inputs`; `calls_left` such calls are to come, this one included."""
         shapes = [x.shape for x in inputs]
         self.shapes = self.shapes or shapes
-        fits = shapes == self.shapes
-        if self.deciding:
-            self._time(fits, inputs[0].device)
-            if len(self.times) == self.SKIPPED + self.TIMED:
-                self._decide(calls_left)
-        if self.compiled is None or not fits:
+        if shapes != self.shapes:
             return self.eager(*inputs)
-        try:
-            return self.compiled(*inputs)
-        except UserError:
-            raise
-        except Exception as error:  # whatever the compiler raises
-            log.info("compile: not possible here, continuing without (%s)", _first_line(error))
-            self.compiled, self.deciding, Compiled.possible = None, False, False
-            return self.eager(*inputs)
+        with self.choice.timed(inputs[0].device, 1, calls_left):
+            if not self.choice.compiled:
+                return self.eager(*inputs)
+            self.compiled = self.compiled or compiled(self.eager)
+            try:
+                return self.compiled(*inputs)
+            except Exception as error:  # whatever the compiler raises
+                self.choice.impossible(error)
+                return self.eager(*inputs)
 
     @property
     def mode(self) -> str:
         """What another one is to be made with that goes on where this one is."""
-        return "auto" if self.deciding else "false" if self.compiled is None else "true"
+        return "auto" if self.choice.deciding else "true" if self.choice.compiled else "false"
 
-    def drop(self) -> None:
-        """Call the function eagerly from now on."""
-        self.compiled, self.deciding = None, False
 
-    def compile(self) -> None:
-        """Compile the function from its next call on."""
-        if not Compiled.possible:
-            return
-        torch.compiler.reset()  # else dynamo gives up after a few functions made in one place, as a multirun makes them
-        options: dict[str, Any] = {"fallback_random": True}
-        if self.TANH_BY_EXP in torch._inductor.list_options():
-            options[self.TANH_BY_EXP] = True
-        self.compiled = torch.compile(self.eager, dynamic=False, options=options)
+def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A pure function of tensors, compiled for the shapes it is called with, with the noise of the eager function."""
+    torch.compiler.reset()  # else dynamo gives up after a few functions made in one place, as a multirun makes them
+    return torch.compile(function, dynamic=False, options=inductor_options())
 
-    def _time(self, fits: bool, device: torch.device) -> None:
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        now = self.clock()
-        if self.started is not None:
-            self.times.append(now - self.started)
-        self.started = now if fits else None
 
-    def _decide(self, calls_left: int) -> None:
-        seconds = statistics.median(self.times[self.SKIPPED :])
-        self.times.clear()
-        if self.eager_seconds is None:
-            self.eager_seconds = seconds
-            if calls_left * seconds * self.GAIN > self.COST:
-                self.compile()
-            else:
-                self.deciding = False
-            return
-        self.deciding = False
-        if seconds >= self.eager_seconds:
-            self.compiled = None
-        kept = "eager" if self.compiled is None else "compiled"
-        log.info("compile: %.1f ms instead of %.1f, so %s", 1e3 * seconds, 1e3 * self.eager_seconds, kept)
+def inductor_options() -> dict[str, Any]:
+    """Eager noise; on CPUs tanh by exp, in a third of the time, where this torch has it."""
+    tanh_by_exp = "cpp.use_decompose_tanh"
+    return {"fallback_random": True, **({tanh_by_exp: True} if tanh_by_exp in torch._inductor.list_options() else {})}
+
+
+def _synchronize(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
 
 
 def _first_line(error: Exception) -> str:

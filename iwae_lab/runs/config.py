@@ -113,7 +113,7 @@ class Config:
     precision: str = "auto"
     """of training's matrix products: 32 (TF32 on CUDA), bf16 or auto (bf16 if harmless and faster); reports: fp32"""
     compile: str = "auto"
-    """torch.compile the loss and the test NLL: true, false or auto (where the calls left repay it)"""
+    """torch.compile training steps and the test NLL: true, false or auto (where the calls left repay it)"""
     threads: str = "auto"
     """CPU threads of this job; auto: all cores, divided among the jobs of a multirun that run at a time"""
     diagnostics: bool = False

@@ -10,7 +10,6 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from iwae_lab.bounds import ess, iwae_bound
 from iwae_lab.console.errors import Diverged, UserError
 from iwae_lab.console.progress import Meter
 from iwae_lab.evaluation import keys
@@ -20,14 +19,14 @@ from iwae_lab.evaluation.likelihood import likelihood
 from iwae_lab.evaluation.measure import VAL_K
 from iwae_lab.loggers.base import RunLogger
 from iwae_lab.models.base import LatentVariableModel
-from iwae_lab.models.compiling import Compiled
-from iwae_lab.models.precision import autocast, products_for_training
-from iwae_lab.objectives.base import Estimate, Objective
+from iwae_lab.objectives.base import Objective
 from iwae_lab.training.batches import ImageData
 from iwae_lab.training.checkpoints import part_of
 from iwae_lab.training.figures import model_figures
+from iwae_lab.training.gradients import Gradients
 from iwae_lab.training.optimizers.base import OptimizerFactory
 from iwae_lab.training.schedules import Schedule
+from iwae_lab.training.step import Step
 from iwae_lab.training.steps import Steps
 
 __all__ = ["SNR_IMAGES", "Training", "TrainingProgress"]
@@ -67,17 +66,8 @@ class Training(pl.LightningModule):
         self.optimizer = optimizer
         self.schedule = schedule
         self.k = k
-
-        def estimate(x: Tensor) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
-            with autocast(x.device, precision):
-                found = objective(model, x, k)
-            with torch.no_grad():
-                log_w = found.log_w.float()
-                means = [iwae_bound(log_w).mean(), found.loss.float(), ess(log_w).mean()]
-            return found.loss, log_w, found.inference_loss, torch.stack(means)
-
-        self.compute = Compiled(estimate, compile if objective.compilable else "false")
-        self.epoch_sums = torch.zeros(3, dtype=torch.float64)  # of L̂_k, of the loss and of the ESS
+        self.mode = compile if objective.compilable else "false"
+        self.add_gradients = Gradients(model, objective, k, precision)
         self.steps = 0  # optimizer steps in total; known once training starts
         self.step = 0  # the current one; on CUDA, where graphs are replayed, that of the last group of batches
         self.seconds = 0.0
@@ -120,12 +110,11 @@ class Training(pl.LightningModule):
         optimizer = self.optimizers(use_pl_optimizer=False)
         assert isinstance(optimizer, torch.optim.Optimizer)
         graphs = self.device.type == "cuda" and self.objective.compilable
-        self.execute = Steps(self.add_gradients, optimizer, self.compute, graphs=graphs)
+        step = Step(self.add_gradients, optimizer)
+        self.execute = Steps(step, self.mode, graphs=graphs, after_call=self.after_call)
 
     def on_train_epoch_start(self) -> None:
-        if self.epoch_sums.device != self.device:
-            self.epoch_sums = self.epoch_sums.to(self.device)
-        self.epoch_sums.zero_()  # in place, since graphs add to it
+        self.add_gradients.start_sums(self.device)
         self.epoch_images = 0
         self.objective.begin_epoch(self.current_epoch)
         self.epoch_start = time.monotonic()
@@ -145,29 +134,19 @@ class Training(pl.LightningModule):
         """The learning rate of a step, counted from 1 (`param_groups` holds that of the last captured CUDA graph)."""
         return self.schedule.rate((step - 1) / self.steps_per_epoch)
 
-    def add_gradients(self, x: Tensor) -> Estimate:
-        """Add the gradients of a batch [batch, pixels] to `grad`, and its bound, loss and ESS to the epoch's sums."""
-        with products_for_training(self.device):
-            *found, means = self.compute(x, calls_left=self.steps - self.global_step)
-            estimate = Estimate(*found)
-            if estimate.log_w.shape[-1] % len(x):
-                raise UserError(
-                    f"objective={type(self.objective).__name__}: expected log_w [k, batch], here of a batch of "
-                    f"{len(x)}, found {list(estimate.log_w.shape)}"
-                )
-            self.epoch_sums.add_(means, alpha=len(x))
-            estimate.backward(self.model)
+    def after_call(self, loss: Tensor) -> None:
+        """Raises `Diverged` on a CPU if the loss of the step just taken is no number; elsewhere that is told once per
+        epoch."""
         self.step += 1
-        if self.device.type == "cpu" and not estimate.loss.isfinite():  # elsewhere: once per epoch
-            raise self.diverged(f"the loss is {estimate.loss.item()}", self.step)
-        return estimate
+        if self.device.type == "cpu" and not loss.isfinite():
+            raise self.diverged(f"the loss is {loss.item()}", self.step)
 
     def train_bound(self) -> float:
         """Mean L̂_k of the epoch so far (waits for the device)."""
-        return self.epoch_sums[0].item() / max(1, self.epoch_images)
+        return self.add_gradients.sums[0].item() / max(1, self.epoch_images)
 
     def on_train_epoch_end(self) -> None:
-        bound, loss, ess = (self.epoch_sums / self.epoch_images).tolist()
+        bound, loss, ess = (self.add_gradients.sums / self.epoch_images).tolist()
         if not np.isfinite(loss):
             raise self.diverged(f"the mean loss of the epoch is {loss}", self.global_step)
         if not torch.stack([parameter.isfinite().all() for parameter in self.parameters()]).all():

@@ -11,10 +11,12 @@ from helpers.oracle import X, linear_gaussian
 from torch._dynamo.utils import counters
 
 from iwae_lab.console.errors import UserError
-from iwae_lab.models.compiling import Compiled
+from iwae_lab.models import compiling
+from iwae_lab.models.compiling import Choice, Compiled
 from iwae_lab.models.distributions import Bernoulli
 from iwae_lab.objectives.base import Estimate
 from iwae_lab.runs.run import run
+from iwae_lab.training.step import Step
 
 needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
 
@@ -51,29 +53,40 @@ def test_compiled_it_gives_the_same_loss_log_weights_and_gradients(spec):
 def test_auto_compiles_where_the_steps_left_repay_it_and_keeps_what_is_faster(
     eager, compiled, steps, kept, ragged, monkeypatch
 ):
-    monkeypatch.setattr(torch, "compile", lambda function, **_: function)
     now = 0.0
-    function = Compiled(torch.square, clock=lambda: now)
+
+    def taking(seconds):
+        def square(x):
+            nonlocal now
+            now += seconds
+            return x.square()
+
+        return square
+
+    monkeypatch.setattr(torch, "compile", lambda function, **_: taking(compiled))
+    function = Compiled(taking(eager), clock=lambda: now)
     tried = False
     for step in range(100):
         function(X.expand(2, -1) if ragged and step % 2 else X, calls_left=steps - step)
-        tried |= function.compiled is not None
-        now += eager if function.compiled is None else compiled
-    assert (function.compiled is not None) == kept
+        tried |= function.choice.compiled
+    assert function.choice.compiled == kept
     assert tried == (steps * eager > 300)
 
 
 @pytest.mark.slow
 @needs_compiler
 def test_neither_a_ragged_batch_nor_validation_is_compiled(tiny, composed, capfd, monkeypatch):
-    """4,000 images in batches of 96 leave 64; the run validates after each of its two epochs."""
-    made = []
-    monkeypatch.setattr(Compiled, "compile", lambda self, real=Compiled.compile: made.append(self) or real(self))
+    """The last batch is smaller; the run validates after each of its two epochs."""
+    steps, functions = [], []
+    made = Step.compiled
+    monkeypatch.setattr(Step, "compiled", lambda step, x: steps.append(step) or made(step, x))
+    monkeypatch.setattr(compiling, "compiled", lambda f, real=compiling.compiled: functions.append(f) or real(f))
     counters.clear()
     with torch._dynamo.config.patch(error_on_recompile=True):
         record = run(composed(*tiny, "compile=true", "schedule.batch_size=96"))
     assert record.status == "finished" and "compile:" not in capfd.readouterr().err
-    assert counters["stats"]["unique_graphs"] == len(made) > 0
+    assert len(steps) == 1
+    assert counters["stats"]["unique_graphs"] == len(functions) > 0
 
 
 @pytest.mark.parametrize("layers", [1, pytest.param(2, marks=pytest.mark.slow)])
@@ -97,7 +110,7 @@ def test_a_users_error_is_no_reason_to_go_on_eagerly(monkeypatch):
     refuses = Compiled(lambda x: objective("tvo")(linear_gaussian(1), x, 1), "true")
     with pytest.raises(UserError, match=r"^k=1: "):
         refuses(X, calls_left=1)
-    assert Compiled.possible
+    assert Choice.possible
 
 
 def test_without_a_compiler_one_line_says_so_and_the_run_goes_on(cli, tiny, tmp_path):

@@ -1,14 +1,25 @@
 """How steps are executed; that graphs on a GPU are the steps of calls is in tests/benchmarks/gpu/check.py."""
 
+import copy
+import shutil
+
 import hypothesis.strategies as st
 import pytest
 import torch
+from helpers.objectives import ALL, objective
 from hypothesis import given, settings
+from torch._dynamo.utils import counters
+from torch._inductor.utils import fresh_cache
 
-from iwae_lab.models.compiling import Compiled
+from iwae_lab.models.compiling import Choice
+from iwae_lab.models.hierarchical import HierarchicalModel
+from iwae_lab.objectives.base import Estimate
+from iwae_lab.training.gradients import Gradients
 from iwae_lab.training.optimizers.adam import Adam
+from iwae_lab.training.optimizers.adam_authors import AdamAuthors
 from iwae_lab.training.optimizers.muon import Muon
 from iwae_lab.training.optimizers.soap import Soap
+from iwae_lab.training.step import Step
 from iwae_lab.training.steps import Steps
 
 FACTORIES = [Adam(), Muon(), Soap(precondition_frequency=3)]
@@ -26,7 +37,7 @@ class Recorded(Steps):
     def _replay(self, batches, rates, steps_left):
         self.lengths.append(len(batches))
         for x, rate in zip(batches, rates, strict=True):
-            self._update(x, float(rate))
+            self.step(x, float(rate))
 
 
 def trained(factory, execution, batches, together, **settings):
@@ -34,9 +45,11 @@ def trained(factory, execution, batches, together, **settings):
     parameters = [torch.nn.Parameter(torch.ones(4, 4)), torch.nn.Parameter(torch.ones(4))]
 
     def gradients(x):
-        ((x @ parameters[0] + parameters[1]).square().mean() + parameters[0].sum()).backward()
+        loss = (x @ parameters[0] + parameters[1]).square().mean() + parameters[0].sum()
+        loss.backward()
+        return Estimate(loss, x)
 
-    execute = execution(gradients, factory.make(parameters, 0.1), Compiled(gradients, "false"), **settings)
+    execute = execution(Step(gradients, factory.make(parameters, 0.1)), "false", **settings)
     rates = [0.1 / (1 + step) for step in range(len(batches))]
     for start in range(0, len(batches), together):
         group = slice(start, start + together)
@@ -75,5 +88,91 @@ def test_graphs_hold_every_full_batch_once_and_end_where_a_refresh_is_due(count,
     torch.testing.assert_close(found, expected, rtol=0, atol=0)
     calls = min(count, Steps.WARM_UP) + (ragged and count > max(1, Steps.WARM_UP))
     assert sum(execute.lengths) == count - calls
-    period = getattr(execute.optimizer, "period", None) or Steps.LONGEST
+    period = getattr(execute.step.optimizer, "period", None) or Steps.LONGEST
     assert max(execute.lengths, default=0) <= min(period, together, Steps.LONGEST)
+
+
+class Traced(Step):
+    """Compiled code without a compiler: the operations that it is made of, one by one."""
+
+    def compiled(self, x):
+        graph, tensors = self.traced(x)
+        return torch.no_grad()(lambda x, rate: graph(x, torch.tensor(rate), *tensors)[0])
+
+
+def learned(step_of, mode, factory, spec="iwae", steps=8, resume_at=None):
+    """Losses, and then all that is kept, of steps in float64, the last on a smaller batch; begun anew after some."""
+    torch.manual_seed(0)
+    model = HierarchicalModel([3, 2], [[16], [4]], mean_image=torch.full((32,), 0.3)).double()
+    made = objective(spec)
+    parameters = [*model.parameters(), *made.parameters()]
+    losses = []
+
+    def begin(state=None):
+        optimizer = factory.make(parameters, 0.01)
+        if state:
+            optimizer.load_state_dict(state)
+        return Steps(step_of(gradients, optimizer), mode, graphs=False, after_call=losses.append)
+
+    gradients = Gradients(model, made, 4)
+    execute = begin()
+    for i in range(steps):
+        if i == resume_at:
+            execute = begin(copy.deepcopy(execute.step.optimizer.state_dict()))
+        rate = 0.5 ** (7 + i % 3)  # compiled code reads it in fp32
+        execute([(torch.rand(5 - (i == steps - 1), 32) < 0.3).double()], [rate], steps - i)
+    assert (execute.compiled is not None) == (mode != "false")
+    return torch.stack(losses), [p.detach() for p in parameters], gradients.sums, execute.step.optimizer.state_dict()
+
+
+def assert_same(found, expected, factory=None):
+    """But for SOAP's state: eigenvectors of eigenvalues near zero are those of rounding errors."""
+    kept = slice(3) if isinstance(factory, Soap) else slice(None)
+    torch.testing.assert_close(found[kept], expected[kept], rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("factory", [*FACTORIES, AdamAuthors(5)], ids=lambda factory: type(factory).__name__)
+def test_operations_that_are_compiled_take_the_steps_of_calls_with_the_same_noise(factory):
+    assert_same(learned(Traced, "true", factory), learned(Step, "false", factory), factory)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("spec", ALL)
+def test_they_do_for_every_objective_that_is_compiled(spec):
+    if not objective(spec).compilable:
+        pytest.skip("it is never compiled")
+    assert_same(learned(Traced, "true", Adam(), spec), learned(Step, "false", Adam(), spec))
+
+
+@EACH_FACTORY
+def test_compiled_steps_resumed_are_those_not_interrupted(factory):
+    found, expected = (learned(Traced, "true", factory, resume_at=at) for at in (5, None))
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)
+
+
+def test_auto_goes_over_to_compiled_steps_on_the_way(monkeypatch):
+    monkeypatch.setattr(Choice, "COST", 0)
+    monkeypatch.setattr(Choice, "TIMED", 2)
+    assert_same(learned(Traced, "auto", Adam()), learned(Step, "false", Adam()))
+
+
+def test_an_optimizer_without_its_state_is_not_compiled():
+    """As one that resumes after its first step: SOAP's makes no steps yet."""
+    gradients = Gradients(HierarchicalModel([2], [[4]], mean_image=torch.rand(6)), objective("iwae"), 2)
+    step = Step(gradients, Soap().make(gradients.model.parameters(), 0.1))
+    step(torch.zeros(3, 6), 0.1)
+    with pytest.raises(RuntimeError, match="not complete"):
+        step.compiled(torch.zeros(3, 6))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
+@pytest.mark.parametrize("factory", [*FACTORIES, AdamAuthors(5)], ids=lambda factory: type(factory).__name__)
+def test_compiled_steps_are_those_of_calls_and_the_next_job_finds_their_code(factory):
+    expected = learned(Step, "false", factory)
+    with fresh_cache():
+        for hits in (0, 1):
+            counters.clear()
+            assert_same(learned(Step, "true", factory), expected, factory)
+            assert counters["inductor"]["fxgraph_cache_hit"] == hits
+    assert Choice.possible

@@ -25,6 +25,7 @@ from iwae_lab.training.optimizers.adam_authors import AdamAuthors
 from iwae_lab.training.optimizers.muon import Muon
 from iwae_lab.training.optimizers.soap import Soap
 from iwae_lab.training.schedules import Constant
+from iwae_lab.training.step import Step
 from iwae_lab.training.steps import Steps
 
 CONF = Path(__file__).parents[3] / "conf" / "objective"
@@ -86,7 +87,7 @@ def prepared(model, objective, factory, k, batch, compile="false", graphs=True):
     training = Training(model, objective, factory, Constant(1, batch, 1e-3), k, compile=compile).cuda()
     training.on_train_epoch_start()
     optimizer = factory.make(training.parameters(), 1e-3)
-    return training, optimizer, Steps(training.add_gradients, optimizer, training.compute, graphs=graphs)
+    return training, optimizer, Steps(Step(training.add_gradients, optimizer), compile, graphs=graphs)
 
 
 def run(execute, groups, count):
@@ -112,7 +113,7 @@ def every_objective_trains():
                     training, _, execute = prepared(m, made := make(), Adam(), 8, 20, graphs=graphs and made.compilable)
                     run(execute, iter(Batches(images, 20)), 1)
                     ends[graphs] = state(training)
-                    bound = training.train_bound() if training.epoch_images else training.epoch_sums[0].item() / 1000
+                    bound = training.train_bound() / 1000
                 except Exception as error:
                     ends[graphs] = f"{type(error).__name__}: {str(error)[:150]}"
                     if "discrete" in str(error):

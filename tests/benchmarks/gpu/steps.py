@@ -16,6 +16,7 @@ from iwae_lab.training.module import Training
 from iwae_lab.training.optimizers.adam import Adam
 from iwae_lab.training.optimizers.soap import Soap
 from iwae_lab.training.schedules import Constant
+from iwae_lab.training.step import Step
 from iwae_lab.training.steps import Steps
 
 ARCHITECTURES = {1: ([50], [[200, 200]]), 2: ([100, 50], [[200, 200], [100, 100]])}
@@ -27,9 +28,8 @@ def milliseconds(layers, k, batch, optimizer, compile, precision, graphs, steps=
     schedule = Constant(1, batch, 1e-3)
     training = Training(model, IWAE(), optimizer, schedule, k, compile=compile, precision=precision).cuda()
     training.on_train_epoch_start()
-    execute = Steps(
-        training.add_gradients, optimizer.make(training.parameters(), 1e-3), training.compute, graphs=graphs
-    )
+    step = Step(training.add_gradients, optimizer.make(training.parameters(), 1e-3))
+    execute = Steps(step, compile, graphs=graphs)
     groups = itertools.chain.from_iterable(itertools.repeat(Batches(images, batch)))
     done, begun = 0, time.monotonic()
     while done < 5 * Steps.LONGEST:

@@ -1,0 +1,71 @@
+"""The gradients of a batch, and what training sums up of it. Torch only."""
+
+import copy
+import functools
+
+import torch
+from torch import Tensor
+
+from iwae_lab.bounds import ess, iwae_bound
+from iwae_lab.console.errors import UserError
+from iwae_lab.models.base import LatentVariableModel
+from iwae_lab.models.compiling import Compiled
+from iwae_lab.models.precision import autocast, products_for_training
+from iwae_lab.objectives.base import Estimate, Objective
+
+__all__ = ["Gradients"]
+
+
+class Gradients:
+    """Adds an objective's estimator with k samples to the `grad` of parameters.
+
+    sums: of L̂_k, of the loss and of the effective sample size over the images of all batches, float64 [3]; changed in
+    place.
+    """
+
+    def __init__(self, model: LatentVariableModel, objective: Objective, k: int, precision: str = "32") -> None:
+        self.model = model
+        self.objective = objective
+        self.k = k
+        self.precision = precision
+        self.sums = torch.zeros(3, dtype=torch.float64)
+
+    def __call__(self, x: Tensor) -> Estimate:
+        """For the images of a batch [batch, pixels]."""
+        with products_for_training(x.device):
+            loss, log_w, inference_loss, means = self.estimate(x)
+            estimate = Estimate(loss, log_w, inference_loss)
+            if estimate.log_w.shape[-1] % len(x):
+                raise UserError(
+                    f"objective={type(self.objective).__name__}: expected log_w [k, batch], here of a batch of "
+                    f"{len(x)}, found {list(estimate.log_w.shape)}"
+                )
+            self.sums.add_(means, alpha=len(x))
+            estimate.backward(self.model)
+        return estimate
+
+    def estimate(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
+        """The estimate, and the means of what is summed: a pure function."""
+        with autocast(x.device, self.precision):
+            found = self.objective(self.model, x, self.k)
+        with torch.no_grad():
+            log_w = found.log_w.float()
+            means = torch.stack([iwae_bound(log_w).mean(), found.loss.float(), ess(log_w).mean()])
+        return found.loss, log_w, found.inference_loss, means
+
+    def start_sums(self, device: torch.device) -> None:
+        """Sum up from zero, on `device`."""
+        if self.sums.device != device:
+            self.sums = self.sums.to(device)
+        self.sums.zero_()  # in place, since graphs add to it
+
+    def tensors(self) -> list[Tensor]:
+        """All that is read or changed."""
+        modules = self.model, self.objective
+        return [self.sums, *(t for module in modules for t in (*module.parameters(), *module.buffers()))]
+
+    def compiled(self) -> "Gradients":
+        """The same, whose estimate is compiled when it is first called."""
+        found = copy.copy(self)
+        found.estimate = functools.partial(Compiled(self.estimate, "true"), calls_left=1)  # type: ignore[method-assign]
+        return found

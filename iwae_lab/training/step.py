@@ -1,0 +1,112 @@
+"""A step of an optimizer, eager or as compiled code. Torch only."""
+
+import copy
+import math
+from collections.abc import Callable
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx import GraphModule
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.fx.experimental.symbolic_shapes import ShapeEnv
+from torch.utils._pytree import tree_leaves
+
+from iwae_lab.models.compiling import inductor_options
+from iwae_lab.training.gradients import Gradients
+from iwae_lab.training.optimizers.base import MatrixOptimizer
+
+__all__ = ["Step"]
+
+
+class Step:
+    """One step of `optimizer` on a batch's gradients; but for `MatrixOptimizer.advance`, which follows it."""
+
+    def __init__(self, gradients: Gradients, optimizer: torch.optim.Optimizer) -> None:
+        self.gradients = gradients
+        self.optimizer = optimizer
+
+    def __call__(self, x: Tensor, rate: float | Tensor) -> Tensor:
+        """The loss of a batch [batch, pixels], which is stepped on at a learning rate."""
+        self._set_rate(rate)
+        self.optimizer.zero_grad()
+        loss = self.gradients(x).loss.detach()
+        if isinstance(self.optimizer, MatrixOptimizer):
+            self.optimizer.update()
+        else:
+            self.optimizer.step()
+        return loss
+
+    def compiled(self, x: Tensor) -> Callable[[Tensor, float | Tensor], Tensor]:
+        """The same step, with the same noise, for batches of the shape of x; the optimizer's state must be complete.
+
+        On a CPU it is one compiled function. On CUDA, where graphs hold the rest, only the estimate is compiled: its
+        matrix products may be in TF32, those of optimizers may not.
+        """
+        if x.is_cuda:
+            return Step(self.gradients.compiled(), self.optimizer)
+        traced, tensors = self.traced(x)
+        with torch.no_grad():
+            run = torch._inductor.compile(traced, _fakes([x, torch.tensor(0.0), *tensors]), options=inductor_options())
+
+        @torch.no_grad()
+        def step(x: Tensor, rate: float | Tensor) -> Tensor:
+            self._set_rate(rate)
+            (loss,) = run(x, torch.as_tensor(rate, dtype=torch.float32), *tensors)
+            return loss
+
+        return step
+
+    def traced(self, x: Tensor) -> tuple[GraphModule, list[Tensor]]:
+        """The operations of a step as a graph whose inputs are batch, rate and then these tensors, changed in place."""
+        with torch.random.fork_rng(devices=[]):
+            rehearsal = copy.deepcopy(self)  # also fills caches, so that no tracer's tensors get there
+            rehearsal(x, 0.0)
+        if len(rehearsal._state()) != len(self._state()):
+            raise RuntimeError("the optimizer's state is not complete")
+        self.optimizer.zero_grad()
+        tensors = list({id(t): t for t in [*self.gradients.tensors(), *self._state()]}.values())
+
+        def step(x: Tensor, rate: Tensor, *inputs: Tensor) -> list[Tensor]:
+            memo = {id(t): new.detach().requires_grad_(t.requires_grad) for t, new in zip(tensors, inputs, strict=True)}
+            return [copy.deepcopy(self, memo)(x, rate)]
+
+        with patch.object(torch.compiler, "_is_compiling_flag", True):
+            return make_fx(step, ADAM, "fake")(*_fakes([x, torch.tensor(0.0), *tensors])), tensors
+
+    def _set_rate(self, rate: float | Tensor) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+
+    def _state(self) -> list[Tensor]:
+        return [leaf for leaf in tree_leaves(list(self.optimizer.state.values())) if isinstance(leaf, Tensor)]
+
+
+def _fakes(tensors: list[Tensor]) -> list[Any]:
+    """Stand-ins without values, of which compiled code can be cached on disk."""
+    mode = FakeTensorMode(shape_env=ShapeEnv(), allow_non_fake_inputs=True)
+    return [mode.from_tensor(t, static_shapes=True) for t in tensors]
+
+
+def _adam(
+    parameters: list[Tensor], gradients: list[Tensor], means: list[Tensor], squares: list[Tensor],
+    _: list[Tensor], counts: list[Tensor], *, lr: Tensor, beta1: float, beta2: float, eps: float,
+    weight_decay: float, amsgrad: bool, maximize: bool, **_scaling: None,
+) -> None:  # fmt: skip
+    """`torch._fused_adam_`, which the compiler can't fuse with other operations, in operations that it can.
+
+    Powers of β1 and β2 are used twice and hold an `exp`, for which the compiler computes them outside of its loops.
+    """
+    assert not (weight_decay or amsgrad or maximize)
+    logs = [math.log(beta) if beta else -math.inf for beta in (beta1, beta2)]
+    for parameter, gradient, mean, square, count in zip(parameters, gradients, means, squares, counts, strict=True):
+        power1, power2 = torch.stack([count.double() * log for log in logs]).exp()
+        mean.lerp_(gradient, 1 - beta1)
+        square.lerp_(gradient * gradient, 1 - beta2)
+        rate, root = (lr / (1 - power1)).to(mean.dtype), (1 - power2).sqrt().to(mean.dtype)
+        parameter.sub_(rate * mean / (square.sqrt() / root + eps))
+
+
+ADAM = {torch.ops.aten._fused_adam_.tensor_lr: _adam}
