@@ -15,7 +15,7 @@ from iwae_lab.evaluation.annealing import Annealing
 from iwae_lab.evaluation.likelihood import likelihood
 from iwae_lab.evaluation.measure import measure
 from iwae_lab.models.base import LatentVariableModel
-from iwae_lab.models.compiling import Compiled
+from iwae_lab.models.compiling import Choice, Compiled
 from iwae_lab.models.hierarchical import HierarchicalModel
 from iwae_lab.runs import interrupted_evaluation
 from iwae_lab.runs import measured as measuring
@@ -120,7 +120,7 @@ def test_what_was_kept_is_of_one_evaluation_only(model, change):
 def test_what_was_compiled_is_compiled_again(model, monkeypatch):
     modes = []
     monkeypatch.setattr(Compiled, "__init__", lambda self, function, mode: (modes.append(mode), vars(self).update(
-        eager=function, compiled=function, deciding=False, shapes=None
+        eager=function, compiled=function, choice=Choice("true", 0.1), shapes=None
     ))[0])  # fmt: skip
     kept = {}
     with pytest.raises(Interrupted):
