@@ -7,6 +7,7 @@ precision=bf16    the test NLL with matrix products in bf16, if that moves it by
 diagnostics=true  also effective samples, KL of layers and units, signal-to-noise ratio of the gradients
 evaluation.ais.images=N  also log p(x) by annealed importance sampling, of N test images and, from both sides, of N
                   drawn from the model; evaluation.ais.{chains,temperatures,…} say how, as for train.py
+evaluation.gaps.images=N  also the encoder's approximation and amortization gap on N test images
 
 Or measure weights that were trained elsewhere, and record them in runs_dir like a run:
     python -m iwae_lab.evaluate --weights FILE --model one_layer --map MAP.yaml dataset=mnist [k=…] [evaluation.…=…]

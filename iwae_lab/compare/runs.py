@@ -15,6 +15,8 @@ from iwae_lab.console.errors import UserError, did_you_mean
 from iwae_lab.evaluation.keys import (
     AIS_GAIN,
     AIS_GAIN_SE,
+    GAPS_AMORTIZATION,
+    GAPS_APPROXIMATION,
     OVERFITTING_GAP,
     SNR_GENERATIVE,
     SNR_INFERENCE,
@@ -74,6 +76,12 @@ class Run:
     def train_gap(self) -> float | None:
         """Test NLL less that of as many training images, nats, where it was measured."""
         return self.record.metrics.get(OVERFITTING_GAP)
+
+    @property
+    def encoder_gaps(self) -> tuple[float, float] | None:
+        """Approximation and amortization gap, nats, where they were measured."""
+        metrics = self.record.metrics
+        return (metrics[GAPS_APPROXIMATION], metrics[GAPS_AMORTIZATION]) if GAPS_AMORTIZATION in metrics else None
 
     @property
     def first_stage(self) -> str | None:

@@ -52,13 +52,14 @@ class Cell:
         return statistics.fmean(gaps) if len(gaps) == len(self.runs) else None
 
     @property
+    def encoder_gaps(self) -> tuple[float, float] | None:
+        """Mean approximation and amortization gap, nats, where every run has them."""
+        return _mean_pair([run.encoder_gaps for run in self.runs])
+
+    @property
     def gradient_snr(self) -> tuple[float, float] | None:
         """Mean signal-to-noise ratio of the gradients in θ and φ at the end, where every run was diagnosed."""
-        measured = [run.gradient_snr for run in self.runs]
-        if None in measured:
-            return None
-        generative, inference = zip(*filter(None, measured), strict=True)
-        return statistics.fmean(generative), statistics.fmean(inference)
+        return _mean_pair([run.gradient_snr for run in self.runs])
 
     @property
     def minus_paper(self) -> float | None:
@@ -101,6 +102,14 @@ class Table:
     def runs(self) -> list[Run]:
         """Every run in the table."""
         return [run for row in self.rows for cell in row.own_cells.values() for run in cell.runs]
+
+
+def _mean_pair(pairs: list[tuple[float, float] | None]) -> tuple[float, float] | None:
+    """Means of the first and of the second entries; None if an entry of the list is."""
+    if None in pairs:
+        return None
+    first, second = zip(*filter(None, pairs), strict=True)
+    return statistics.fmean(first), statistics.fmean(second)
 
 
 def make_tables(runs: list[Run], by: str) -> list[Table]:

@@ -10,12 +10,16 @@ by the same amounts at all z_{l-1}.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Generator, Tensor, nn
 
 from iwae_lab.bounds import StreamingBounds
 from iwae_lab.console.errors import UserError
+from iwae_lab.evaluation import keys
+from iwae_lab.evaluation.kept import Kept, Part
+from iwae_lab.evaluation.likelihood import standard_error
 from iwae_lab.evaluation.noise import BLOCK, image_noise
 from iwae_lab.models.base import LatentVariableModel, Noise
 from iwae_lab.models.distributions import Bernoulli, Distribution
@@ -48,6 +52,20 @@ class Gaps:
         """ELBO(q*) − ELBO(q): what one network for all images costs."""
         return self.best_elbo - self.elbo
 
+    def metrics(self) -> dict[str, Any]:
+        """Under the record's names: means over images and their standard errors, nats."""
+        return {
+            keys.GAPS_IMAGES: len(self.elbo),
+            keys.GAPS_APPROXIMATION: self.approximation.mean().item(),
+            keys.GAPS_APPROXIMATION_SE: standard_error(self.approximation),
+            keys.GAPS_AMORTIZATION: self.amortization.mean().item(),
+            keys.GAPS_AMORTIZATION_SE: standard_error(self.amortization),
+        }
+
+    def per_image(self) -> dict[str, Tensor]:
+        """By name, float64 [images] on the CPU."""
+        return {"approximation_gap": self.approximation.cpu(), "amortization_gap": self.amortization.cpu()}
+
 
 def encoder_gaps(
     model: LatentVariableModel,
@@ -60,11 +78,13 @@ def encoder_gaps(
     seed: int = SEED,
     rows: int | None = None,
     progress: Callable[[float], None] = lambda fraction: None,
+    kept: Kept | None = None,
 ) -> Gaps:
     """Gaps of images [images, pixels] whose log p(x) [images] is known from elsewhere, such as `ais`.
 
     q* starts at q and ascends the ELBO of `samples` samples per step by Adam, at a learning rate that falls linearly to
-    0. Leaves the model and torch's global generator as they are. Raises `UserError` for discrete latents.
+    0. kept: what an interrupted call left; batches that were done are not optimised again. Leaves the model and torch's
+    global generator as they are. Raises `UserError` for discrete latents.
     """
     posteriors = model.posteriors(images[:1].to(next(model.parameters()).dtype), 1, image_noise(0, [0], images.device))
     if any(isinstance(q, Bernoulli) for q in posteriors):
@@ -72,8 +92,10 @@ def encoder_gaps(
     batch = max(1, (rows or (CUDA_ROWS if images.is_cuda else ROWS)) // BLOCK)
     dtype = next(model.parameters()).dtype
     generator = Generator(images.device).manual_seed(seed)
-    found = []
-    for start in range(0, len(images), batch):
+    part = Part(kept, model, images, "gaps", steps, samples, learning_rate, seed, batch)
+    found, state = part.found() or (log_p.new_empty(2, 0, dtype=torch.float64), generator.get_state())
+    generator.set_state(state)
+    for start in range(found.shape[1], len(images), batch):
         x = images[start : start + batch].to(dtype)
         local = _LocalPosterior(model, x)
         shifts = [shift for layer in local.shifted for shift in layer.shifts]
@@ -88,9 +110,10 @@ def encoder_gaps(
             optimizer.step()
             progress((start + len(x) * (step + 1) / steps) / len(images))
         indices = range(start, start + len(x))
-        found.append(torch.stack([_elbo(m, x, image_noise(seed, indices, x.device)) for m in (model, local)]))
-    elbo, best = torch.cat(found, dim=1)
-    return Gaps(log_p.double(), elbo, best)
+        elbos = [_elbo(m, x, image_noise(seed, indices, x.device)) for m in (model, local)]
+        found = torch.cat([found, torch.stack(elbos)], dim=1)
+        part.keep(found, generator.get_state())
+    return Gaps(log_p.double(), *found)
 
 
 @torch.no_grad()

@@ -28,6 +28,10 @@ AIS_ESS, AIS_ACCEPTANCE = "test/ais/ess", "test/ais/acceptance"
 AIS_GAP, AIS_GAP_SE = "test/ais/gap", "test/ais/gap_se"  # bidirectional
 AIS_CHAINS, AIS_TEMPERATURES = "test/ais/chains", "test/ais/temperatures"
 AIS_LEAPFROG_STEPS = "test/ais/leapfrog_steps"
+GAPS_IMAGES = "test/gaps/images"
+GAPS_APPROXIMATION, GAPS_APPROXIMATION_SE = "test/gaps/approximation", "test/gaps/approximation_se"
+GAPS_AMORTIZATION, GAPS_AMORTIZATION_SE = "test/gaps/amortization", "test/gaps/amortization_se"
+GAPS_K = "test/gaps/k"  # of the L_k that stood for log p(x); 0: AIS did
 TEST_LOG_UNIT_VARIANCES = "test/log10_unit_variances"  # with /1, /2, …; for trackers
 
 _DIAGNOSTICS = "diagnostics/"

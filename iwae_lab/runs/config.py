@@ -25,6 +25,7 @@ __all__ = [
     "GROUPS",
     "Config",
     "Evaluation",
+    "Gaps",
     "Node",
     "build",
     "check",
@@ -70,6 +71,17 @@ class AIS:
 
 
 @dataclass
+class Gaps:
+    """What the encoder costs on some test images: approximation and amortization gap."""
+
+    images: int = 0
+    """also optimise a posterior for each of the first n test images (the encoder's gaps); 0: none"""
+
+    def __post_init__(self) -> None:
+        require("evaluation.gaps.images", self.images, self.images == 0 or self.images >= 2, "0 or at least 2")
+
+
+@dataclass
 class Evaluation:
     """What is measured when training ends."""
 
@@ -78,6 +90,7 @@ class Evaluation:
     images: int | None = None
     """evaluate on the first n test images; null: all"""
     ais: AIS = field(default_factory=AIS)
+    gaps: Gaps = field(default_factory=Gaps)
 
     def __post_init__(self) -> None:
         require("evaluation.k", self.k, self.k >= 1, "an integer of at least 1")

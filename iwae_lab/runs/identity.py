@@ -45,7 +45,7 @@ def identity(
         kept = {key: dataset[key] for key in ("name", "_target_", "binarization") if key in dataset}
         values["dataset"] = {**kept, "content": content}
     values["evaluation"] = dataclasses.asdict(config.evaluation) | ({"images": None} if whole_test else {})
-    del values["evaluation"]["ais"]  # adds metrics and changes no other
+    del values["evaluation"]["ais"], values["evaluation"]["gaps"]  # they add metrics and change no other
     values["init_from"] = start
     found: dict[str, Any] = _canonical(values)
     return found

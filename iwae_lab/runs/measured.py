@@ -1,6 +1,7 @@
 """The evaluation of a trained model with the settings of the configuration."""
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,8 +11,10 @@ from torch import Tensor
 from iwae_lab.console.errors import UserError
 from iwae_lab.console.progress import shown
 from iwae_lab.data.protocol import Data
+from iwae_lab.evaluation import keys
 from iwae_lab.evaluation.against_ais import AgainstAIS, against_ais, estimated_seconds_of_both
 from iwae_lab.evaluation.ais import Annealing, ais
+from iwae_lab.evaluation.gaps import Gaps, encoder_gaps
 from iwae_lab.evaluation.kept import Kept
 from iwae_lab.evaluation.measure import Measurements, measure
 from iwae_lab.models.base import LatentVariableModel
@@ -24,11 +27,17 @@ log = logging.getLogger("iwae_lab")
 
 def require_measurable(model: LatentVariableModel, data: Data, config: Config) -> None:
     """Raise `UserError` before training if the model can't be measured as `config` asks."""
-    if images := config.evaluation.ais.images:
+    x = data.val[:1]
+    attempts: list[tuple[str, int, Callable[[], object]]] = [
+        ("ais", config.evaluation.ais.images, lambda: ais(model, x, Annealing(chains=1, temperatures=1))),
+        ("gaps", config.evaluation.gaps.images, lambda: encoder_gaps(model, x, torch.zeros(1), steps=0)),
+    ]
+    for key, images, attempt in attempts:
         try:
-            ais(model, data.val[:1], Annealing(chains=1, temperatures=1))
+            if images:
+                attempt()
         except UserError as error:
-            raise UserError(f"evaluation.ais.images={images}: {error}") from None
+            raise UserError(f"evaluation.{key}.images={images}: {error}") from None
 
 
 @dataclass(frozen=True)
@@ -38,14 +47,23 @@ class Measured:
     always: Measurements
     annealed: AgainstAIS | None
     """None without evaluation.ais.images"""
+    gaps: Gaps | None
+    """None without evaluation.gaps.images"""
+    gaps_k: int
+    """of the L̂_k that stood for log p(x) in `gaps`; 0 where AIS did"""
 
     def metrics(self) -> dict[str, Any]:
         """The metrics by their keys in the record."""
-        return self.always.metrics() | (self.annealed.metrics() if self.annealed else {})
+        return (
+            self.always.metrics()
+            | (self.annealed.metrics() if self.annealed else {})
+            | (self.gaps.metrics() | {keys.GAPS_K: self.gaps_k} if self.gaps else {})
+        )
 
     def per_image(self) -> dict[str, Tensor]:
-        """Results per test image by name, in the images' order, float64 on the CPU; AIS only of the first images."""
-        return self.always.per_image() | (self.annealed.per_image() if self.annealed else {})
+        """Results per test image by name, in the images' order, float64 on the CPU; some only of the first images."""
+        parts = [part.per_image() for part in (self.annealed, self.gaps) if part]
+        return self.always.per_image() | {name: values for part in parts for name, values in part.items()}
 
 
 def measured(
@@ -56,13 +74,23 @@ def measured(
     precision: str = "32",
     kept: Kept | None = None,
 ) -> Measured:
-    """Measure a model that is on `device`. precision, kept: see `measure`."""
+    """Measure a model that is on `device`. precision, kept: see `measure`.
+
+    In the encoder's gaps the AIS bound stands for log p(x) if it was made of all their images, and otherwise L̂_k.
+    """
     test, val, train = (part.to(device) for part in (data.test, data.val, data.train_draw()))
     with shown("evaluation") as progress:
         always = measure(model, test, val, train, config.evaluation.k, config.compile, precision, progress, kept)
-    if config.evaluation.ais.images == 0:
-        return Measured(always, None)
-    how, images = config.evaluation.ais.annealing(), test[: config.evaluation.ais.images]
-    log.info("annealing %d images: about %.0f s", len(images), estimated_seconds_of_both(model, images, how))
-    with shown("annealing") as progress:
-        return Measured(always, against_ais(model, images, always.test.bound[: len(images)], how, progress, kept))
+    log_p, log_p_k, annealed, gaps = always.test.bound, always.test.k, None, None
+    if n := config.evaluation.ais.images:
+        how, images = config.evaluation.ais.annealing(), test[:n]
+        log.info("annealing %d images: about %.0f s", len(images), estimated_seconds_of_both(model, images, how))
+        with shown("annealing") as progress:
+            annealed = against_ais(model, images, always.test.bound[:n], how, progress, kept)
+    if n := config.evaluation.gaps.images:
+        images = test[:n]
+        if annealed and len(annealed.sampled) >= len(images):
+            log_p, log_p_k = annealed.annealed.bound, 0
+        with shown("the encoder's gaps") as progress:
+            gaps = encoder_gaps(model, images, log_p[:n], progress=progress, kept=kept)
+    return Measured(always, annealed, gaps, log_p_k)

@@ -16,7 +16,7 @@ from iwae_lab.console.errors import Diverged, UserError, explain, require
 from iwae_lab.console.logs import log_file, log_to_console
 from iwae_lab.console.signals import interrupt_on_signals
 from iwae_lab.evaluation.kept import Kept
-from iwae_lab.evaluation.keys import AIS_NLL, TEST_NLL, VAL_NLL
+from iwae_lab.evaluation.keys import AIS_NLL, GAPS_AMORTIZATION, TEST_NLL, VAL_NLL
 from iwae_lab.loggers.base import RunLogger, log_finished
 from iwae_lab.runs.experiment import Experiment, resolve
 from iwae_lab.runs.figures import write_figures
@@ -60,8 +60,15 @@ def _run(experiment: Experiment, on_start: Callable[[Path], None]) -> Record:
         earlier = earlier_record(folder)
         if earlier and earlier.status == "finished":
             log.info("this run is finished; force=true runs it again")
-            if (wanted := experiment.config.evaluation.ais.images) and AIS_NLL not in earlier.metrics:
-                log.info("AIS was not made: python -m iwae_lab.evaluate %s evaluation.ais.images=%d", folder, wanted)
+            wanted = experiment.config.evaluation
+            for key, images, metric in (
+                ("ais", wanted.ais.images, AIS_NLL),
+                ("gaps", wanted.gaps.images, GAPS_AMORTIZATION),
+            ):
+                if images and metric not in earlier.metrics:
+                    log.info(
+                        "not measured: python -m iwae_lab.evaluate %s evaluation.%s.images=%d", folder, key, images
+                    )
             log_finished(experiment.trackers(earlier, sweep_name()), earlier, folder)
             print_record(earlier, folder)
             return earlier

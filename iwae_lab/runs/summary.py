@@ -21,6 +21,7 @@ def print_record(record: Record, folder: Path) -> None:
         f"test NLL (L_{metrics[keys.TEST_NLL_K]})": f"{nll:.2f} ± {metrics[keys.TEST_NLL_SE]:.2f} nats",
         **_unreliable(metrics),
         **_annealed(metrics),
+        **_gaps(metrics),
         "test ELBO": f"{metrics[keys.TEST_ELBO]:.2f} nats",
         **_active_units(metrics),
         **_active_only(metrics),
@@ -73,6 +74,18 @@ def _annealed(metrics: dict[str, Any]) -> dict[str, str]:
         f"AIS NLL of {n} test images": f"{metrics[keys.AIS_NLL]:.2f} ± {metrics[keys.AIS_NLL_SE]:.2f} nats ({how})",
         f"L_{k} of the same": f"{metrics[keys.AIS_SAMPLING_NLL]:.2f} nats; AIS is better by {gain}",
         f"AIS gap on {n} simulated images": f"{gap} nats; {moves}",
+    }
+
+
+def _gaps(metrics: dict[str, Any]) -> dict[str, str]:
+    if keys.GAPS_K not in metrics:
+        return {}
+    approximation = f"{metrics[keys.GAPS_APPROXIMATION]:.2f} ± {metrics[keys.GAPS_APPROXIMATION_SE]:.2f}"
+    amortization = f"{metrics[keys.GAPS_AMORTIZATION]:.2f} ± {metrics[keys.GAPS_AMORTIZATION_SE]:.2f}"
+    log_p = f"L_{k}" if (k := metrics[keys.GAPS_K]) else "AIS"
+    return {
+        f"approximation gap of {metrics[keys.GAPS_IMAGES]} images": f"{approximation} nats (log p(x) by {log_p})",
+        "amortization gap of the same": f"{amortization} nats",
     }
 
 

@@ -28,6 +28,7 @@ OVERRIDABLE = (
     "evaluation.k",
     "evaluation.images",
     *_AIS,
+    "evaluation.gaps.images",
     "diagnostics",
     "data_dir",
     "accelerator",

@@ -329,6 +329,18 @@ def test_units_of_several_layers_come_with_a_warning(compare, tmp_path):
     assert "merely follow the layer above" in compare(tmp_path).out
 
 
+def test_the_encoders_gaps_are_shown_where_every_run_has_them(compare, tmp_path):
+    make_run(tmp_path, seed=0, encoder_gaps=(0.5, 2.0))
+    make_run(tmp_path, seed=1, encoder_gaps=(0.7, 2.5))
+    make_run(tmp_path, objective="vae", seed=0, encoder_gaps=(0.5, 2.0))
+    make_run(tmp_path, objective="vae", seed=1)
+    printed = compare(tmp_path, "--out", tmp_path / "out").out
+    assert printed.count("amortization 2.") == 1 and "approximation 0.60, amortization 2.25" in printed
+    with (tmp_path / "out" / "comparison.csv").open(newline="") as file:
+        gaps = {row["objective"]: (row["approximation_gap"], row["amortization_gap"]) for row in csv.DictReader(file)}
+    assert gaps["vae"] == ("", "") and [*map(float, gaps["iwae"])] == pytest.approx([0.6, 2.25])
+
+
 def test_signal_to_noise_is_drawn_where_it_was_measured(tmp_path):
     for k in (1, 5):
         make_run(tmp_path, objective="vae", k=k)

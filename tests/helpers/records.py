@@ -31,6 +31,7 @@ def make_run(
     pictures: bool = False,
     train_gap: float | None = None,
     ais_gain: float | None = None,
+    encoder_gaps: tuple[float, float] | None = None,
     **overrides: Any,
 ) -> Path:
     """Write a run folder and give its path; `overrides` are keys of the configuration, with __ for dots."""
@@ -75,6 +76,8 @@ def make_run(
     }
     if ais_gain is not None:
         metrics |= {"test/ais/gain": ais_gain, "test/ais/gain_se": 0.03, "test/ais/images": 100}
+    if encoder_gaps is not None:
+        metrics |= dict(zip(("test/gaps/approximation", "test/gaps/amortization"), encoder_gaps, strict=True))
     if train_gap is not None:
         metrics["test/overfitting/gap"] = train_gap
     identity = {key: value for key, value in config.items() if key not in NOT_HASHED}

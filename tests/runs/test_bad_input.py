@@ -25,6 +25,7 @@ KINDS = {
     "wrong type": [
         "k=abc", "k=1.5", "k=null", "k=[1]", "k={a: 1}", "k=true", "seed=x", "seed=0.5", "seed=null",
         "evaluation.k=many", "evaluation.k=2.5", "evaluation.images=all", "evaluation=5", "evaluation=null",
+        "evaluation.gaps.images=all", "evaluation.gaps=5",
         "diagnostics=maybe", "force=perhaps", "force=null",
         "schedule.epochs=2.5", "schedule.epochs=[1]", "schedule.epochs=many", "schedule.batch_size=x",
         "schedule.learning_rate=fast", "schedule.learning_rate=null", "schedule.learning_rate=[1]", "model.latents=5",
@@ -45,13 +46,14 @@ KINDS = {
         "optimizer.eps=-1", "optimizer.beta2=nan", "model.latents=[]", "model.latents=[0]", "model.latents=[-1]",
         "model.latents=[4,4]", "model.hidden=[]", "model.hidden=[[0]]", "model.hidden=[[8],[8]]",
         "objective=renyi objective.alpha=nan", "objective=piwae objective.groups=0", "dataset.binarization=maybe",
+        "evaluation.gaps.images=1", "evaluation.gaps.images=-1",
         "dataset.binarization=''", "schedule.constant=2", "schedule.constant=-1",
     ],
     "unknown": [
         "kk=5", "sed=1", "evaluation.kk=5", "evaluation.image=5", "trainer.devices=2", "trainer=2", "schedule.epoch=2",
         "schedule.passes=2", "optimizer.beta3=0", "model.latent=[5]", "objective.alpha=0", "dataset.split=1",
         "logger.wandb.projct=a", "logger.csv.path=a", "+kk=5", "+evaluation.kk=5", "+schedule.shape=1",
-        "+objective.m=2",
+        "+objective.m=2", "evaluation.gaps.image=5",
         "+logger.csv.name=a", "+model.depth=3", "+dataset.url=a", "~nope", "+trainer.gpus=1", "+a.b.c=1",
     ],
     "group": [

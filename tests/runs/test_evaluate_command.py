@@ -1,6 +1,8 @@
 """What of the evaluation lands in records, summaries and comparisons, by way of training runs and `evaluate`."""
 
 import csv
+import dataclasses
+import functools
 import json
 import re
 
@@ -11,14 +13,18 @@ import yaml
 from helpers.records import make_run
 
 from iwae_lab.console.errors import UserError
+from iwae_lab.evaluate import measured_again
 from iwae_lab.evaluation.active_units import active_units, authors_counts
 from iwae_lab.evaluation.ais import Annealing, ais, bidirectional
 from iwae_lab.evaluation.diagnostics import diagnose
+from iwae_lab.evaluation.gaps import encoder_gaps
 from iwae_lab.evaluation.likelihood import likelihood
 from iwae_lab.models.hierarchical import HierarchicalModel
 from iwae_lab.models.sigmoid_belief import SigmoidBeliefNetwork
+from iwae_lab.runs import measured as measuring
 from iwae_lab.runs.experiment import resolve
 from iwae_lab.runs.record import read_record
+from iwae_lab.runs.run import run
 from iwae_lab.runs.trained import TrainedRun
 from iwae_lab.runs.weights import load_mapped
 
@@ -112,14 +118,59 @@ def test_ais_lands_in_the_record_the_summary_and_per_image_and_changes_no_other_
             assert rows(later.stdout)[line] == value
 
 
+def test_the_encoders_gaps_land_in_the_record_the_summary_and_per_image_and_change_no_other_number(
+    composed, tiny, tmp_path, monkeypatch, capfd
+):
+    few_steps = functools.partial(encoder_gaps, steps=20)
+    monkeypatch.setattr(measuring, "encoder_gaps", few_steps)
+    cfg = composed(*tiny, "schedule.epochs=1", "evaluation.gaps.images=5")
+    metrics = run(cfg).metrics
+    shown = rows(capfd.readouterr().out)
+    (folder,) = (tmp_path / "runs").glob("npz*")
+    trained = TrainedRun.read(folder)
+    model, x = trained.model, trained.data.test
+    with np.load(folder / "per_image.npz") as per_image:
+        found = few_steps(model, x[:5], torch.tensor(per_image["bound_20"][:5]))
+        for name, gap in (("approximation", found.approximation), ("amortization", found.amortization)):
+            assert per_image[f"{name}_gap"] == pytest.approx(gap.numpy())
+            assert metrics[f"test/gaps/{name}"] == pytest.approx(gap.mean().item())
+            assert metrics[f"test/gaps/{name}_se"] == pytest.approx(gap.std().item() / 5**0.5)
+    assert (metrics["test/gaps/images"], metrics["test/gaps/k"]) == (5, 20)
+    said = [f"{metrics[f'test/gaps/{name}']:.2f} ± " for name in ("approximation", "amortization")]
+    assert shown["approximation gap of 5 images"].startswith(said[0])
+    assert shown["approximation gap of 5 images"].endswith(" nats (log p(x) by L_20)")
+    assert shown["amortization gap of the same"].startswith(said[1])
+
+    def again(*overrides):
+        return measured_again(TrainedRun.read(folder, overrides), folder, "32").metrics
+
+    by_ais, beyond_ais = (again(*AIS, f"evaluation.gaps.images={n}") for n in (3, 6))
+    log_p = ais(model, x[:5], Annealing(4, 20, 2, "prior", "linear")).bound[:3]
+    best = few_steps(model, x[:3], log_p).best_elbo
+    assert (by_ais["test/gaps/images"], by_ais["test/gaps/k"]) == (3, 0)
+    assert by_ais["test/gaps/approximation"] == pytest.approx((log_p - best).mean().item())
+    assert (beyond_ais["test/gaps/images"], beyond_ais["test/gaps/k"]) == (6, 20)
+
+    record = read_record(folder)
+    without = {key: value for key, value in metrics.items() if not key.startswith("test/gaps/")}
+    dataclasses.replace(record, metrics=without).write(folder)
+    assert again("evaluation.gaps.images=0") == without
+    run(cfg)
+    told = capfd.readouterr()
+    assert f"iwae_lab.evaluate {folder} evaluation.gaps.images=5" in told.err, "the same run, finished without them"
+    assert "approximation gap" not in told.out
+
+
 @pytest.mark.parametrize(("overrides", "message"), [
     (["evaluation.ais.images=1"], "evaluation.ais.images=1: expected 0 or at least 2"),
     (["evaluation.ais.chain=3"], "evaluation.ais.chain: no such key (did you mean evaluation.ais.chains?)"),
     (["evaluation.ais.start=p"], "evaluation.ais.start=p: expected one of q, prior"),
     (["evaluation.ais.images=5", "model=sigmoid_belief", "objective=vimco"],
      "evaluation.ais.images=5: SigmoidBeliefNetwork has discrete latents"),
+    (["evaluation.gaps.images=5", "model=sigmoid_belief", "objective=vimco"],
+     "evaluation.gaps.images=5: SigmoidBeliefNetwork has discrete latents"),
 ])  # fmt: skip
-def test_ais_keys_that_make_no_sense_are_refused_before_training(overrides, message, cli, tiny, tmp_path):
+def test_what_can_not_be_measured_is_refused_before_training(overrides, message, cli, tiny, tmp_path):
     done = cli("train.py", *tiny, *overrides)
     assert done.returncode == 1 and message in done.stderr.splitlines()[-1]
     assert not list((tmp_path / "runs").glob("*/checkpoints/*"))

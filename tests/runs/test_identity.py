@@ -129,7 +129,7 @@ def test_whatever_changes_the_result_changes_the_identity(override: str, compose
 @pytest.mark.parametrize(
     "override", ["logger=none", "accelerator=cpu", "runs_dir=elsewhere", "threads=1", "force=true",
                  "compile=false", "diagnostics=true", "evaluation.images=500", "evaluation.images=9999",
-                 "evaluation.ais.images=5"],
+                 "evaluation.ais.images=5", "evaluation.gaps.images=5"],
 )  # fmt: skip
 def test_where_and_how_fast_changes_no_identity(override: str, composed: Composed) -> None:
     assert id_of(composed(override)) == id_of(composed())

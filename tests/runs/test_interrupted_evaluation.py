@@ -12,6 +12,7 @@ from helpers.commands import TINY
 from iwae_lab.evaluate import measured_again
 from iwae_lab.evaluation.ais import bidirectional
 from iwae_lab.evaluation.annealing import Annealing
+from iwae_lab.evaluation.gaps import encoder_gaps
 from iwae_lab.evaluation.likelihood import likelihood
 from iwae_lab.evaluation.measure import measure
 from iwae_lab.models.base import LatentVariableModel
@@ -56,7 +57,7 @@ def weighed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     monkeypatch.setattr(
         LatentVariableModel,
         "draw",
-        lambda self, x, k, **given: (sizes.append(k * len(x)), draw(self, x, k, **given))[1],
+        lambda self, x, k, *given, **named: (sizes.append(k * len(x)), draw(self, x, k, *given, **named))[1],
     )
     return sizes
 
@@ -97,6 +98,20 @@ def test_wherever_chains_are_interrupted_no_more_than_a_move_is_made_twice(model
     pilot_chains = 4
     move = (how.leapfrog_steps + 1) * pilot_chains * min(3, max(1, rows // how.chains)) + 1
     assert sum(weighed) <= alone + len(fractions) * move
+
+
+def test_batches_whose_posteriors_were_optimised_are_not_optimised_again(model, weighed):
+    x, log_p = images(5), torch.zeros(5)
+    whole = encoder_gaps(model, x, log_p, steps=10, rows=500)
+    alone = sum(weighed)
+    weighed.clear()
+    kept = {}
+    with pytest.raises(Interrupted):
+        encoder_gaps(model, x, log_p, steps=10, rows=500, progress=until(0.85), kept=kept)
+    weighed.clear()
+    found = encoder_gaps(model, x, log_p, steps=10, rows=500, kept=kept)
+    assert torch.equal(found.best_elbo, whole.best_elbo) and torch.equal(found.elbo, whole.elbo)
+    assert sum(weighed) < alone / 4, "one image of five"
 
 
 @pytest.mark.parametrize("change", ["weights", "images", "k", "scale"])
