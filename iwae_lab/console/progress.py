@@ -59,8 +59,9 @@ class Meter:
     def show(self, fraction: float, text: str = "") -> None:
         """Display that `fraction` of the task is done, with `text` and the time left."""
         done = max(fraction - self.start_fraction, 1e-9)
-        left = _clock((time.monotonic() - self.start) * (1 - fraction) / done)
-        text = f"{text}  {left} left".strip()
+        if done > 0.02:  # too early to tell before
+            text += f"  {_clock((time.monotonic() - self.start) * (1 - fraction) / done)} left"
+        text = text.strip()
         if self.bar:
             self.bar.update(self.bar_task, completed=fraction, text=text)
         else:

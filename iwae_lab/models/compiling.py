@@ -26,7 +26,7 @@ class Choice:
     """
 
     TIMED = 20
-    COST = 30.0  # seconds that compiling takes
+    COST = 60.0  # seconds that compiling takes
     possible = True  # until it fails in this process
 
     def __init__(self, mode: str, gain: float, clock: Callable[[], float] = time.monotonic) -> None:
@@ -64,6 +64,8 @@ class Choice:
         if self.eager is None:
             self.eager = seconds
             self.compiled = self.deciding = units_left * seconds * self.gain > self.COST
+            if self.compiled:
+                log.info("compile: trying compiled code, which takes a minute to make")
             return
         self.deciding = False
         self.compiled = seconds < self.eager

@@ -167,5 +167,6 @@ def _recorded(record: Record, folder: Path) -> Iterator[None]:
     except BaseException as stop:  # Ctrl-C, or SIGTERM, which Lightning would let end with exit code 0
         with contextlib.suppress(OSError):
             dataclasses.replace(record, error="interrupted").write(folder)
-        log.warning("interrupted; the same command resumes from the last checkpoint")
+        saved = any(folder.glob("checkpoints/*.ckpt"))
+        log.warning("interrupted; the same command %s", "resumes from the last checkpoint" if saved else "starts again")
         raise stop if isinstance(stop, SystemExit) else SystemExit(1) from None  # submitit's code: queued again

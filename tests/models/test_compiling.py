@@ -70,7 +70,7 @@ def test_auto_compiles_where_the_steps_left_repay_it_and_keeps_what_is_faster(
         function(X.expand(2, -1) if ragged and step % 2 else X, calls_left=steps - step)
         tried |= function.choice.compiled
     assert function.choice.compiled == kept
-    assert tried == (steps * eager > 300)
+    assert tried == (steps * eager > 600)
 
 
 @pytest.mark.slow
