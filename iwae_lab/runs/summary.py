@@ -43,11 +43,9 @@ def print_next(record: Record) -> None:
 
 def _unreliable(metrics: dict[str, Any]) -> dict[str, str]:
     share = metrics.get(keys.TEST_PARETO)
-    return (
-        {}
-        if share is None
-        else {"Pareto k̂ above 0.7": f"{share:.1%} of images: L_k may be loose; evaluation.ais.images=100 tells"}
-    )
+    if share is None:
+        return {}
+    return {"Pareto k̂ above 0.7": f"{share:.1%} of images: L_k may be loose; evaluation.ais.images=100 tells"}
 
 
 def _active_units(metrics: dict[str, Any]) -> dict[str, str]:
