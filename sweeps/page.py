@@ -81,7 +81,7 @@ def binarized() -> Lines:
 
 
 def objectives() -> Lines:
-    """Every objective after 12 epochs of mnist_5k, with about ten evaluations of p(x, z) per image, by validation NLL."""
+    """After 12 epochs of mnist_5k, with about ten evaluations of p(x, z) per image, ordered by validation NLL."""
     records = [read_record(path.parent) for path in RECORDS.glob("objectives/*/result.json")]
     rows = [
         [f"`{r.objective}`", str(r.k), f"{r.metrics['val/nll']:.2f}", format_units(r.metrics["test/active_units"])]
