@@ -71,7 +71,7 @@ def binarized() -> Lines:
     """Training pixels that are resampled, and drawn once: the bound of training, and of validation with the same k."""
     rows = []
     for folder, record in runs("static"):
-        (resampled,) = runs("table1", model=record.model, objective=record.objective, k=record.k)
+        (resampled,) = runs("table1", model=record.model, objective=record.objective, k=record.k, seed=record.seed)
         for how, (where, which) in (("resampled", resampled), ("drawn once", (folder, record))):
             last = read_metrics(where)[-1]
             train, val, nll = -last["train/bound"], -last["val/bound"], which.metrics["test/nll"]
@@ -94,7 +94,9 @@ def figure() -> Figure:
     """Active units of one layer while it trains, and validation NLL of three recipes in 20 epochs each."""
     drawn = Figure(figsize=(9, 3), layout="constrained")
     units, nll = drawn.subplots(1, 2)
-    shown = [(run, f"{name(run[1])}, 200 epochs") for run in runs("table1", model="one_layer") if run[1].k in (1, 50)]
+    shown = [
+        (run, f"{name(run[1])}, 200 epochs") for run in runs("table1", model="one_layer", seed=0) if run[1].k in (1, 50)
+    ]
     shown += [(run, f"{name(run[1])}, 20 epochs") for run in runs("recipes", schedule="fast")]
     for (folder, record), label in shown:
         points = [row for row in read_metrics(folder) if "val/nll" in row]
