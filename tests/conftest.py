@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from helpers.commands import ROOT, TINY, Command
+from helpers.commands import ROOT, TINY, Command, beginning
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
@@ -54,15 +54,8 @@ def zygote() -> Iterator[subprocess.Popen[str]]:
 @pytest.fixture
 def start(zygote: subprocess.Popen[str], tmp_path: Path) -> Iterator[Callable[..., Command]]:
     """start("train.py", *overrides) -> the command at work; what has not ended after the test is killed."""
-    started: list[Command] = []
-
-    def begin(*arguments: str, **environment: str) -> Command:
-        started.append(Command(zygote, tmp_path, arguments, os.environ | environment))
-        return started[-1]
-
-    yield begin
-    for command in started:
-        command.kill()
+    with beginning(zygote, tmp_path, dict(os.environ)) as begin:
+        yield begin
 
 
 @pytest.fixture

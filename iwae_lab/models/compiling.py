@@ -29,7 +29,7 @@ class Choice:
     COST = 60.0  # seconds that compiling takes
     possible = True  # until it fails in this process
 
-    def __init__(self, mode: str, gain: float, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, mode: str, gain: float = 0.1, clock: Callable[[], float] = time.monotonic) -> None:
         self.compiled = mode == "true" and Choice.possible
         self.deciding = mode == "auto" and Choice.possible
         self.gain = gain
@@ -80,13 +80,11 @@ class Compiled:
     function stays eager.
     """
 
-    GAIN = 0.1
-
     def __init__(
         self, function: Callable[..., Any], mode: str = "auto", clock: Callable[[], float] = time.monotonic
     ) -> None:
         self.eager = function
-        self.choice = Choice(mode, self.GAIN, clock)
+        self.choice = Choice(mode, clock=clock)
         self.compiled: Callable[..., Any] | None = None
         self.shapes: list[torch.Size] | None = None
 
@@ -108,7 +106,7 @@ class Compiled:
 
     @property
     def mode(self) -> str:
-        """What another one is to be made with that goes on where this one is."""
+        """The mode for another `Compiled` to continue with what this one has decided."""
         return "auto" if self.choice.deciding else "true" if self.choice.compiled else "false"
 
 

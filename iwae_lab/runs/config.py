@@ -44,6 +44,10 @@ ACCELERATORS = ("auto", "cpu", "gpu")
 T = TypeVar("T")
 
 
+def _require_none_or_several(key: str, images: int) -> None:
+    require(key, images, images == 0 or images >= 2, "0 or at least 2")  # a standard error takes two
+
+
 @dataclass
 class AIS:
     """Annealed importance sampling (AIS) of some test images and of as many images drawn from the model."""
@@ -62,7 +66,7 @@ class AIS:
     """of the temperatures: sigmoid or linear"""
 
     def __post_init__(self) -> None:
-        require("evaluation.ais.images", self.images, self.images == 0 or self.images >= 2, "0 or at least 2")
+        _require_none_or_several("evaluation.ais.images", self.images)
         self.annealing()
 
     def annealing(self) -> Annealing:
@@ -78,7 +82,7 @@ class Gaps:
     """also optimise a posterior for each of the first n test images (the encoder's gaps); 0: none"""
 
     def __post_init__(self) -> None:
-        require("evaluation.gaps.images", self.images, self.images == 0 or self.images >= 2, "0 or at least 2")
+        _require_none_or_several("evaluation.gaps.images", self.images)
 
 
 @dataclass

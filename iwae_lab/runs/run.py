@@ -60,15 +60,7 @@ def _run(experiment: Experiment, on_start: Callable[[Path], None]) -> Record:
         earlier = earlier_record(folder)
         if earlier and earlier.status == "finished":
             log.info("this run is finished; force=true runs it again")
-            wanted = experiment.config.evaluation
-            for key, images, metric in (
-                ("ais", wanted.ais.images, AIS_NLL),
-                ("gaps", wanted.gaps.images, GAPS_AMORTIZATION),
-            ):
-                if images and metric not in earlier.metrics:
-                    log.info(
-                        "not measured: python -m iwae_lab.evaluate %s evaluation.%s.images=%d", folder, key, images
-                    )
+            _tell_what_is_not_measured(experiment, earlier)
             log_finished(experiment.trackers(earlier, sweep_name()), earlier, folder)
             print_record(earlier, folder)
             return earlier
@@ -90,6 +82,15 @@ def _run(experiment: Experiment, on_start: Callable[[Path], None]) -> Record:
                     record = _measured(experiment, record, trained, started, kept)
         print_record(record, folder)
         return record
+
+
+def _tell_what_is_not_measured(experiment: Experiment, finished: Record) -> None:
+    """Name the commands that add what the configuration asks for and the finished record lacks."""
+    asked = experiment.config.evaluation
+    for key, images, metric in (("ais", asked.ais.images, AIS_NLL), ("gaps", asked.gaps.images, GAPS_AMORTIZATION)):
+        if images and metric not in finished.metrics:
+            where = experiment.folder
+            log.info("not measured: python -m iwae_lab.evaluate %s evaluation.%s.images=%d", where, key, images)
 
 
 def _train(experiment: Experiment, precision: str, trackers: Sequence[RunLogger]) -> TrainingResult:

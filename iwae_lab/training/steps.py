@@ -37,14 +37,14 @@ class Steps:
 
     WARM_UP = 3
     LONGEST = 20
-    GAIN, GAIN_ON_CUDA = 0.1, 0.4
+    GAIN_ON_CUDA = 0.4
 
     def __init__(
         self, step: Step, mode: str, *, graphs: bool, after_call: Callable[[Tensor], None] = lambda loss: None
     ) -> None:
         self.step = step
         self.after_call = after_call
-        self.choice = Choice(mode, self.GAIN_ON_CUDA if graphs else self.GAIN)
+        self.choice = Choice(mode, self.GAIN_ON_CUDA) if graphs else Choice(mode)
         self.compiled: Execution | None = None
         self.graphs: dict[int, Graph] | None = {} if graphs else None
         self.stream = torch.cuda.Stream() if graphs else None  # of calls and captures: autograd remembers streams

@@ -141,15 +141,20 @@ def test_active_units_know_just_above_from_just_below_the_threshold() -> None:
     assert found.counts == [2]
 
 
-def test_noise_from_below_does_not_count_in_the_second_layer() -> None:
-    """Unit 0 above follows a unit that is all noise, unit 1 one that has a signal of variance 0.05."""
-    n = 500
+def second_layer_follows(n: int) -> HierarchicalModel:
+    """Unit 0 above follows a unit that is all noise, unit 1 one that has a signal of variance 0.05 in n images."""
     weights = torch.zeros(5, 2)
     weights[0, 1] = (0.05 / (0.25 * n / (n - 1))) ** 0.5
     model = linear_encoder(weights, log_std=0.0, latents=[2, 2])
     mean, log_sigma = model.encoder[1].heads
     mean.weight.data.copy_(torch.eye(2))
     log_sigma.weight.data.zero_()
+    return model
+
+
+def test_noise_from_below_does_not_count_in_the_second_layer() -> None:
+    n = 500
+    model = second_layer_follows(n)
     found = active_units(model, half_and_half(n, 5), samples=50)
     assert found.variances[1][0].item() == pytest.approx(0.0, abs=0.005)
     assert found.variances[1][1].item() == pytest.approx(0.05, abs=0.01)
@@ -170,12 +175,7 @@ def test_the_second_layers_variances_are_unbiased() -> None:
 
 def test_the_authors_count_includes_the_noise_from_below() -> None:
     n = 500
-    weights = torch.zeros(5, 2)
-    weights[0, 1] = (0.05 / (0.25 * n / (n - 1))) ** 0.5
-    model = linear_encoder(weights, log_std=0.0, latents=[2, 2])
-    mean, log_sigma = model.encoder[1].heads
-    mean.weight.data.copy_(torch.eye(2))
-    log_sigma.weight.data.zero_()
+    model = second_layer_follows(n)
     x = torch.cat([half_and_half(n, 5), torch.ones(100, 5, dtype=torch.uint8)])  # only the first 500 count
     assert authors_counts(model, x) == [1, 2]
     assert active_units(model, x[:n], samples=50).counts == [1, 1]

@@ -1,6 +1,7 @@
 """Commands in forks of one process, and what a tiny run needs."""
 
 import atexit
+import contextlib
 import json
 import os
 import secrets
@@ -9,7 +10,7 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +78,24 @@ class Command:
         self.zygote.stdin.write(json.dumps(request) + "\n")
         self.zygote.stdin.flush()
         return int(self.zygote.stdout.readline())
+
+
+@contextlib.contextmanager
+def beginning(
+    zygote: subprocess.Popen[str], folder: Path, environment: Mapping[str, str]
+) -> Iterator[Callable[..., Command]]:
+    """A function that begins commands, (*arguments, **more of the environment); what has not ended is killed."""
+    begun: list[Command] = []
+
+    def begin(*arguments: str, **more: str) -> Command:
+        begun.append(Command(zygote, folder, arguments, environment | more))  # type: ignore[operator]
+        return begun[-1]
+
+    try:
+        yield begin
+    finally:
+        for command in begun:
+            command.kill()
 
 
 def wait_for(condition: Callable[[], object], seconds: float = 300) -> None:

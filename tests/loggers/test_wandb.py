@@ -2,6 +2,7 @@
 
 import base64
 import csv
+import functools
 import hashlib
 import json
 import logging
@@ -21,7 +22,7 @@ from unittest.mock import Mock
 import matplotlib
 import pytest
 import yaml
-from helpers.commands import ROOT, TINY, Command, wait_for
+from helpers.commands import ROOT, TINY, Command, beginning, wait_for
 from helpers.wandb_server import OPENWANDB, STAND_IN, Front, Server
 from PIL import Image
 from wandb.sdk.launch.sweeps.utils import create_sweep_command_args
@@ -39,6 +40,15 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     server = Server(tmp_path_factory.mktemp("server") / "data")
     yield server.start()
     server.stop()
+
+
+@pytest.fixture
+def front(server: Server, offline: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[Front]:
+    """Before the server, for this process alone."""
+    with Front(server) as standing:
+        for key, value in standing.environment.items():
+            monkeypatch.setenv(key, value)
+        yield standing
 
 
 def without_account(home: Path) -> dict[str, str]:
@@ -64,16 +74,8 @@ def begin(
     zygote: subprocess.Popen[str], environment: dict[str, str], tmp_path: Path
 ) -> Iterator[Callable[..., Command]]:
     """The same, at work."""
-    started: list[Command] = []
-
-    def start(*overrides: str, **more: str) -> Command:
-        arguments = ["train.py", *TINY, "logger=wandb", f"runs_dir={tmp_path}/r", *overrides]
-        started.append(Command(zygote, tmp_path, arguments, environment | more))
-        return started[-1]
-
-    yield start
-    for command in started:
-        command.kill()
+    with beginning(zygote, tmp_path, environment) as start:
+        yield functools.partial(start, "train.py", *TINY, "logger=wandb", f"runs_dir={tmp_path}/r")
 
 
 def run_folders(runs: Path) -> list[Path]:
@@ -361,23 +363,18 @@ def test_a_resumed_run_gets_what_wandb_lacks(offline: None, tmp_path: Path, lost
 
 
 @needs_server
-def test_summaries_of_a_resumed_run_are_those_of_all_its_epochs(
-    server: Server, offline: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_summaries_of_a_resumed_run_are_those_of_all_its_epochs(server: Server, front: Front, tmp_path: Path) -> None:
     folder = tmp_path / "r"
     record = record_in(folder)
     rows = [metrics_of(40, 3.0), metrics_of(80, 1.0)]
-    with Front(server) as front:
-        for key, value in front.environment.items():
-            monkeypatch.setenv(key, value)
-        first = WandB("summaries", folder=folder, record=record)
-        first.start([])
-        log_rows(first, rows)
-        first.close(failed=True)
-        second = WandB("summaries", folder=folder, record=record)
-        second.start(rows)
-        log_rows(second, [metrics_of(120, 2.0), metrics_of(160, 4.0)])
-        second.close(failed=False)
+    first = WandB("summaries", folder=folder, record=record)
+    first.start([])
+    log_rows(first, rows)
+    first.close(failed=True)
+    second = WandB("summaries", folder=folder, record=record)
+    second.start(rows)
+    log_rows(second, [metrics_of(120, 2.0), metrics_of(160, 4.0)])
+    second.close(failed=False)
     assert server.history(first.id, "val/nll") == [3.0, 1.0, 2.0, 4.0]
     summary = server.summary("summaries", first.id)
     found = {key: summary[key] for key in metrics_of(0, 0.0)}
@@ -405,23 +402,18 @@ def test_a_folder_keeps_its_wandb_run_and_another_folder_gets_another(
 
 
 @needs_server
-def test_a_run_deleted_on_the_server_is_uploaded_under_a_new_id(
-    server: Server, offline: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_a_run_deleted_on_the_server_is_uploaded_under_a_new_id(server: Server, front: Front, tmp_path: Path) -> None:
     folder = tmp_path / "r"
     record = record_in(folder)
     rows = [metrics_of(40, 3.0)]
-    with Front(server) as front:
-        for key, value in front.environment.items():
-            monkeypatch.setenv(key, value)
-        first = WandB("deleted", folder=folder, record=record)
-        first.start([])
-        log_rows(first, rows)
-        first.close(failed=True)
-        front.deleted.add(first.id)
-        second = WandB("deleted", folder=folder, record=record)
-        second.start(rows)
-        second.close(failed=True)
+    first = WandB("deleted", folder=folder, record=record)
+    first.start([])
+    log_rows(first, rows)
+    first.close(failed=True)
+    front.deleted.add(first.id)
+    second = WandB("deleted", folder=folder, record=record)
+    second.start(rows)
+    second.close(failed=True)
     assert second.id != first.id
     assert server.history(second.id, "val/nll") == [3.0]
 
