@@ -180,7 +180,7 @@ def _thin(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
 
 
 def _grids(run: Run) -> dict[str, str]:
-    """Those of a run's grids of images that there are, by name, as data URIs, small and in 16 greys."""
+    """The grids of images that a run has, by name, as data URIs, small and in 16 greys."""
     paths = {name: run.folder / "figures" / f"{name}.png" for name in GRIDS}
     return {name: _picture(path) for name, path in paths.items() if path.exists()}
 

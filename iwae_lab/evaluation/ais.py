@@ -93,7 +93,7 @@ def ais(
 
     It is logmeanexp over chains of log w, and E w = p(x) for any number of chains and temperatures. At most `rows`
     chains are moved at a time (by default 2,000, on CUDA 50,000), or those of one image. kept: what an interrupted call
-    left; the chains go on from there, and end as they would have.
+    left; its chains continue from there to the same result.
     Raises `UserError` for a model whose latents are discrete.
     """
     return _annealed(model, images, None, how or Annealing(), seed, rows, progress, kept)
@@ -270,7 +270,7 @@ class _Path:
     def tuned(self, keep: Keep, steps: Tensor | None = None, noise: Tensor | None = None) -> Self:
         """The path with step sizes from pilot chains: tuning them on the chains they move would bias w.
 
-        steps, noise: the sizes [β, batch, 1] and the pilot chains as they were kept last, if any were.
+        steps, noise: the step sizes [β, batch, 1] and pilot chains that were kept last, if any.
         """
         state = self.at(self.noise(PILOT_CHAINS) if noise is None else noise)
         known = self.x.new_full((1, len(self.x), 1), 0.3) if steps is None else steps
@@ -304,8 +304,8 @@ class _Path:
     ) -> tuple[Tensor, Tensor]:
         """log w of chains from the start, or log w_rev of chains from the posterior; and the acceptance rate.
 
-        noise [chains, batch, units] -> float64 [chains, batch], [batch]. log_w, accepted, done: of chains that were
-        kept last after so many temperatures.
+        noise [chains, batch, units] -> float64 [chains, batch], [batch]. log_w, accepted, done: of chains kept by an
+        interrupted call, and after how many temperatures.
         """
         schedule = list(zip(self.betas, self.steps, strict=True))[:: -1 if backwards else 1]
         state = self.at(noise)

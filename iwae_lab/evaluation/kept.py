@@ -17,7 +17,7 @@ dictionary will do."""
 class Part:
     """One part of an evaluation: of a model, on images [images, pixels], with settings and further tensors.
 
-    kept: where to look for what was found of just this before, and to keep what is found; None for nowhere.
+    kept: where earlier results of this very part are looked up and new ones stored; None stores nothing.
     """
 
     def __init__(self, kept: Kept | None, model: nn.Module, images: Tensor, *settings: object) -> None:
@@ -29,7 +29,7 @@ class Part:
         return self.kept.get(self.key)
 
     def keep(self, *found: Any) -> None:
-        """Keep tensors, numbers and words, which must not change afterwards, in place of what was kept before."""
+        """Replace what was kept by these tensors, numbers and strings, which must not change afterwards."""
         self.kept[self.key] = found
 
 

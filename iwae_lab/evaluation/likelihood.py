@@ -93,7 +93,7 @@ def likelihood(
     `compile` (see `Compiled`). Matrix products are in the precision of the weights, or in bf16 with precision="bf16";
     log-weights are always in the former.
 
-    kept: what an interrupted call found. Its images are not computed again, and the others come out as they would have.
+    kept: what an interrupted call found. Its images are not computed again; the result is the same.
     """
     batch = max(1, (rows or (CUDA_ROWS if images.is_cuda else ROWS)) // BLOCK)
     dtype = next(model.parameters()).dtype

@@ -46,8 +46,8 @@ def overfitting(
     progress: Callable[[float], None] = lambda fraction: None,
     kept: Kept | None = None,
 ) -> Overfitting:
-    """From the first images of each binary set [images, pixels], as many as the smallest has, with k = 500 samples
-    each, or as many as `test` has, where those are fewer.
+    """Compare the first n images of each binary set [images, pixels], n the size of the smallest, with 500 samples
+    each, or those of `test` if it has fewer.
 
     test: what was measured of the test images, from `likelihood` with its default seed. Training images are taken in
     one binary draw. In the paper's runs the gap is below 0.8 nats where they are drawn anew at each use, and about 3.5

@@ -39,7 +39,7 @@ def write_figures(
     metrics: dict[str, Any],
     curve: list[dict[str, float]] | None = None,
 ) -> dict[str, Image.Image]:
-    """Write everything that is drawn of a measured model as PNG files into `folder`; returns it by name.
+    """Write all figures of a measured model as PNG files into `folder`; returns them by name.
 
     units, metrics: as measured on the test images. curve: the metrics of each epoch, where it was trained here.
     """
@@ -75,8 +75,8 @@ def tightness(metrics: dict[str, Any]) -> Image.Image:
 
 
 def active_units(metrics: dict[str, Any]) -> Image.Image:
-    """How many units of each layer have a variance above a threshold, against the threshold; at 0.01 the bootstrap
-    interval of the count, and the count as the paper's authors make it."""
+    """The number of units per layer whose variance exceeds a threshold, against the threshold; at 0.01 also the count's
+    bootstrap interval and the authors' count."""
     figure = Figure(figsize=(5, 3.2))
     figure.subplots_adjust(0.13, 0.16, 0.97, 0.95)
     axes = figure.add_subplot()

@@ -27,11 +27,11 @@ SECONDS_BETWEEN_WRITES = 60.0
 
 @contextlib.contextmanager
 def resumable(beside: Path, config: Config, precision: str = "32") -> Iterator[Kept]:
-    """What an evaluation that was interrupted has found, and a place for what this one finds.
+    """What an interrupted evaluation has found; add to it what this one finds.
 
-    beside: the folder of a run, or where there is none a file of weights or the folder to be. config, precision: of the
-    evaluation; others have files of their own. The file is written once a minute and when the evaluation is
-    interrupted, and removed once it is finished.
+    beside: the run's folder (also one that is not made yet), or a file of weights. config, precision: of the
+    evaluation; each combination has its own file, which is written once per minute and on interruption, and removed at
+    the end.
     """
     settings = json.dumps([dataclasses.asdict(config.evaluation), precision])
     name = f".evaluation-{hashlib.sha256(settings.encode()).hexdigest()[:8]}"

@@ -1,4 +1,4 @@
-"""The gradients of a batch, and what training sums up of it. Torch only."""
+"""The gradients of a batch, and the sums that an epoch logs. Torch only."""
 
 import copy
 import functools
@@ -31,7 +31,7 @@ class Gradients:
         self.sums = torch.zeros(3, dtype=torch.float64)
 
     def __call__(self, x: Tensor) -> Estimate:
-        """For the images of a batch [batch, pixels]."""
+        """Add the gradients of a batch [batch, pixels]; returns its estimate."""
         with products_for_training(x.device):
             loss, log_w, inference_loss, means = self.estimate(x)
             estimate = Estimate(loss, log_w, inference_loss)
@@ -60,7 +60,7 @@ class Gradients:
         self.sums.zero_()  # in place, since graphs add to it
 
     def tensors(self) -> list[Tensor]:
-        """All that is read or changed."""
+        """Every tensor that a call reads or changes."""
         modules = self.model, self.objective
         return [self.sums, *(t for module in modules for t in (*module.parameters(), *module.buffers()))]
 

@@ -1,4 +1,4 @@
-"""Pictures of what Gaussian latents mean: on the way between two images, and along the most active units."""
+"""Pictures of what Gaussian latents mean: interpolations between images, and traversals of the most active units."""
 
 import torch
 from PIL import Image
@@ -19,10 +19,10 @@ RANGE = 3.0  # standard deviations of the prior, to either side
 def latent_figures(
     model: LatentVariableModel, images: Tensor, shape: tuple[int, int], units: ActiveUnits
 ) -> dict[str, Image.Image]:
-    """interpolations and traversals of a model; nothing where its latents are discrete.
+    """Interpolations and traversals of a model; nothing if its latents are discrete.
 
-    images: binary [images, pixels], of which the first 20 are gone between, two by two, and the first is varied; shape:
-    their height and width.
+    images: binary [images, pixels]. Interpolates between the first 20, in pairs, and varies the first one. shape: their
+    height and width.
     """
     x = images[: 2 * ROWS].to(next(model.parameters()))
     posteriors = [model.encoder[0](x)]
@@ -37,8 +37,8 @@ def latent_figures(
 
 
 def interpolations(model: LatentVariableModel, x: Tensor, means: Tensor) -> Tensor:
-    """A row for every two of x [images, pixels]: the one, E[x | z_1] along the line between their `means` of
-    q(z_1 | x) [images, units], and the other. [rows · COLUMNS, pixels]."""
+    """One row per pair of images in x [images, pixels]: the first, E[x | z_1] along the line between the `means` of
+    their q(z_1 | x) [images, units], the second. [rows · COLUMNS, pixels]."""
     rows = []
     for (left, right), (start, end) in zip(_pairs(x), _pairs(means), strict=True):
         share = torch.linspace(0, 1, COLUMNS - 2).to(x).unsqueeze(-1)
@@ -51,9 +51,9 @@ def _pairs(values: Tensor) -> Tensor:
 
 
 def traversals(model: LatentVariableModel, top: Tensor, variances: Tensor) -> Tensor:
-    """A row for each of the units of the top layer with the largest `variances` A_u [units]: E[x | z] as that unit goes
-    from −3 to 3 standard deviations of its prior, while the others stay at `top` [units] and layers below are at their
-    means given the one above. [rows · COLUMNS, pixels]."""
+    """One row per unit of the top layer, largest `variances` A_u [units] first: E[x | z] as the unit moves from
+    −3 to 3 standard deviations of its prior. Other units stay at `top` [units]; each lower layer is at its mean given
+    the one above. [rows · COLUMNS, pixels]."""
     noise = torch.linspace(-RANGE, RANGE, COLUMNS).to(top).unsqueeze(-1)
     within_prior = model.prior().sample(noise.expand(-1, len(top)))
     rows = []

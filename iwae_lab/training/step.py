@@ -22,14 +22,14 @@ __all__ = ["Step"]
 
 
 class Step:
-    """One step of `optimizer` on a batch's gradients; but for `MatrixOptimizer.advance`, which follows it."""
+    """One step of `optimizer` on a batch's gradients. A `MatrixOptimizer` must be advanced afterwards."""
 
     def __init__(self, gradients: Gradients, optimizer: torch.optim.Optimizer) -> None:
         self.gradients = gradients
         self.optimizer = optimizer
 
     def __call__(self, x: Tensor, rate: float | Tensor) -> Tensor:
-        """The loss of a batch [batch, pixels], which is stepped on at a learning rate."""
+        """Take a step on a batch [batch, pixels] at a learning rate; returns the loss before it."""
         self._set_rate(rate)
         self.optimizer.zero_grad()
         loss = self.gradients(x).loss.detach()
@@ -60,7 +60,7 @@ class Step:
         return step
 
     def traced(self, x: Tensor) -> tuple[GraphModule, list[Tensor]]:
-        """The operations of a step as a graph whose inputs are batch, rate and then these tensors, changed in place."""
+        """A step as a graph whose inputs are batch, rate and the returned tensors, which it changes in place."""
         with torch.random.fork_rng(devices=[]):
             rehearsal = copy.deepcopy(self)  # also fills caches, so that no tracer's tensors get there
             rehearsal(x, 0.0)
@@ -85,7 +85,7 @@ class Step:
 
 
 def _fakes(tensors: list[Tensor]) -> list[Any]:
-    """Stand-ins without values, of which compiled code can be cached on disk."""
+    """Stand-ins without values; code compiled from them can be cached on disk."""
     mode = FakeTensorMode(shape_env=ShapeEnv(), allow_non_fake_inputs=True)
     return [mode.from_tensor(t, static_shapes=True) for t in tensors]
 
@@ -95,9 +95,9 @@ def _adam(
     _: list[Tensor], counts: list[Tensor], *, lr: Tensor, beta1: float, beta2: float, eps: float,
     weight_decay: float, amsgrad: bool, maximize: bool, **_scaling: None,
 ) -> None:  # fmt: skip
-    """`torch._fused_adam_`, which the compiler can't fuse with other operations, in operations that it can.
+    """`torch._fused_adam_` in elementary operations, which the compiler can fuse with others.
 
-    Powers of β1 and β2 are used twice and hold an `exp`, for which the compiler computes them outside of its loops.
+    Powers of β1 and β2 are written as `exp` and used twice, so that the compiler computes them outside its loops.
     """
     assert not (weight_decay or amsgrad or maximize)
     logs = [math.log(beta) if beta else -math.inf for beta in (beta1, beta2)]
