@@ -30,7 +30,7 @@ from iwae_lab.evaluation.diagnostics import KL_THRESHOLD, diagnose, gradient_snr
 from iwae_lab.evaluation.keys import TEST_NLL
 from iwae_lab.runs.external import measure_external
 from iwae_lab.runs.interrupted_evaluation import resumable
-from iwae_lab.runs.measured import measured
+from iwae_lab.runs.measure import measure
 from iwae_lab.runs.record import Record
 from iwae_lab.runs.summary import print_record
 from iwae_lab.runs.trained import TrainedRun
@@ -45,8 +45,8 @@ def measured_again(run: TrainedRun, folder: Path, precision: str) -> Record:
     """
     config = run.experiment.config
     with resumable(folder, config, precision) as kept:
-        found = measured(run.model, run.data, config, run.experiment.device, precision, kept)
-    used = found.always.precision
+        found = measure(run.model, run.data, config, run.experiment.device, precision, kept)
+    used = found.standard.precision
     protocol = run.data.protocol + ("" if used == "32" else f", in {used}")
     return dataclasses.replace(run.record, protocol=protocol, metrics=run.record.metrics | found.metrics())
 

@@ -16,13 +16,13 @@ from iwae_lab.evaluation.keys import TEST_NLL
 from iwae_lab.loggers.base import log_finished
 from iwae_lab.runs.config import CONF, register
 from iwae_lab.runs.experiment import Experiment, resolve
-from iwae_lab.runs.figures import write_figures
-from iwae_lab.runs.folder import claimed, earlier_record, write_per_image
+from iwae_lab.runs.folder import claimed, earlier_record, write_figures, write_per_image
 from iwae_lab.runs.identity import run_id
 from iwae_lab.runs.interrupted_evaluation import resumable
-from iwae_lab.runs.measured import measured, require_measurable
+from iwae_lab.runs.measure import measure, require_measurable
 from iwae_lab.runs.record import EXTERNAL, Record, now
 from iwae_lab.runs.weights import load_mapped, load_named, read_map, read_tensors
+from iwae_lab.training.figures.result import result_figures
 
 __all__ = ["measure_external"]
 
@@ -67,11 +67,11 @@ def measure_external(weights: Path, model: str, map: str | None, overrides: Sequ
         experiment.prepare_cpu()
         loaded = loaded.to(experiment.device).eval()
         with resumable(folder, experiment.config) as kept:
-            found = measured(loaded, experiment.data, experiment.config, experiment.device, kept=kept)
+            found = measure(loaded, experiment.data, experiment.config, experiment.device, kept=kept)
         metrics = found.metrics()
         require("weights", weights, math.isfinite(metrics[TEST_NLL]), f"a finite NLL, and it is {metrics[TEST_NLL]}")
         record = dataclasses.replace(record, status="finished", metrics=metrics, finished=now())
-        write_figures(folder / "figures", loaded, experiment.data, found.always.units, metrics)
+        write_figures(folder, result_figures(loaded, experiment.data, found.standard.units, metrics))
         write_per_image(folder, found.per_image())
         record.write(folder)
         log_finished(experiment.trackers(record, None), record, folder)

@@ -1,4 +1,4 @@
-"""The folder of a run: its lock, its earlier record, its checkpoint and its per-image results."""
+"""The folder of a run: its lock, its earlier record, its checkpoint, its per-image results and its figures."""
 
 import contextlib
 import io
@@ -8,15 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 from torch import Tensor
 
 from iwae_lab.console.atomic import write_atomically
 from iwae_lab.console.errors import UserError
+from iwae_lab.console.images import write_png
 from iwae_lab.console.locks import locked
 from iwae_lab.runs.record import Record, now, read_record
 from iwae_lab.training.checkpoints import load_checkpoint
 
-__all__ = ["claimed", "earlier_record", "read_checkpoint", "write_per_image"]
+__all__ = ["claimed", "earlier_record", "read_checkpoint", "write_figures", "write_per_image"]
 
 log = logging.getLogger("iwae_lab")
 
@@ -62,3 +64,10 @@ def write_per_image(folder: Path, measured: Mapping[str, Tensor]) -> None:
     arrays: dict[str, Any] = {name: values.numpy() for name, values in measured.items()}
     np.savez(buffer, **arrays)
     write_atomically(folder / "per_image.npz", buffer.getvalue())
+
+
+def write_figures(folder: Path, figures: Mapping[str, Image.Image]) -> None:
+    """Write figures by name as PNG files into the run's figures/."""
+    (folder / "figures").mkdir(parents=True, exist_ok=True)
+    for name, picture in figures.items():
+        write_png(folder / "figures" / f"{name}.png", picture)

@@ -19,14 +19,14 @@ from iwae_lab.evaluation.kept import Kept
 from iwae_lab.evaluation.keys import AIS_NLL, GAPS_AMORTIZATION, TEST_NLL, VAL_NLL
 from iwae_lab.loggers.base import RunLogger, log_finished
 from iwae_lab.runs.experiment import Experiment, resolve
-from iwae_lab.runs.figures import write_figures
-from iwae_lab.runs.folder import claimed, earlier_record, read_checkpoint, write_per_image
+from iwae_lab.runs.folder import claimed, earlier_record, read_checkpoint, write_figures, write_per_image
 from iwae_lab.runs.interrupted_evaluation import resumable
 from iwae_lab.runs.launch import sweep_name
-from iwae_lab.runs.measured import measured, require_measurable
+from iwae_lab.runs.measure import measure, require_measurable
 from iwae_lab.runs.record import Record, now, read_metrics
 from iwae_lab.runs.summary import print_record
 from iwae_lab.training.batches import ImageData
+from iwae_lab.training.figures.result import result_figures
 from iwae_lab.training.fit import TrainingResult, fit
 from iwae_lab.training.module import Training
 
@@ -79,7 +79,7 @@ def _run(experiment: Experiment, on_start: Callable[[Path], None]) -> Record:
             with _started(trackers, read_metrics(folder)) as started:
                 trained = _train(experiment, record.precision, started)
                 with resumable(folder, experiment.config) as kept:
-                    record = _measured(experiment, record, trained, started, kept)
+                    record = _measure(experiment, record, trained, started, kept)
         print_record(record, folder)
         return record
 
@@ -114,20 +114,20 @@ def _train(experiment: Experiment, precision: str, trackers: Sequence[RunLogger]
     return fit(training, images, experiment.device.type, trackers, experiment.folder)
 
 
-def _measured(
+def _measure(
     experiment: Experiment, record: Record, trained: TrainingResult, trackers: Sequence[RunLogger], kept: Kept
 ) -> Record:
     """Measure the trained model and write the finished record, per-image results and figures; trackers get them too."""
     config, data, device = experiment.config, experiment.data, experiment.device
     model = trained.model.to(device)
-    measurements = measured(model, data, config, device, kept=kept)
+    measurements = measure(model, data, config, device, kept=kept)
     metrics = trained.metrics() | measurements.metrics()
     for key in (VAL_NLL, TEST_NLL):
         if not math.isfinite(metrics[key]):
             raise Diverged(f"{key} of the trained model is {metrics[key]}")
     write_per_image(experiment.folder, measurements.per_image())
-    units = measurements.always.units
-    figures = write_figures(experiment.folder / "figures", model, data, units, metrics, trained.curve)
+    figures = result_figures(model, data, measurements.standard.units, metrics, trained.curve)
+    write_figures(experiment.folder, figures)
     finished = dataclasses.replace(
         record,
         status="finished",

@@ -16,13 +16,13 @@ from iwae_lab.evaluation import keys
 from iwae_lab.evaluation.active_units import active_units
 from iwae_lab.evaluation.diagnostics import diagnose, gradient_snr
 from iwae_lab.evaluation.likelihood import likelihood
-from iwae_lab.evaluation.measure import VAL_K
+from iwae_lab.evaluation.standard import VAL_K
 from iwae_lab.loggers.base import RunLogger
 from iwae_lab.models.base import LatentVariableModel
 from iwae_lab.objectives.base import Objective
 from iwae_lab.training.batches import ImageData
 from iwae_lab.training.checkpoints import part_of
-from iwae_lab.training.figures import model_figures
+from iwae_lab.training.figures.samples import model_figures
 from iwae_lab.training.gradients import Gradients
 from iwae_lab.training.optimizers.base import OptimizerFactory
 from iwae_lab.training.schedules import Schedule

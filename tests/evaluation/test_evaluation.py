@@ -8,9 +8,9 @@ from torch import Tensor, nn
 from iwae_lab.bounds import ess, iwae_bound
 from iwae_lab.evaluation.active_units import WithoutUnits, active_units, authors_counts
 from iwae_lab.evaluation.likelihood import SEED, likelihood
-from iwae_lab.evaluation.measure import measure
 from iwae_lab.evaluation.noise import image_noise
 from iwae_lab.evaluation.overfitting import overfitting
+from iwae_lab.evaluation.standard import standard_results
 from iwae_lab.models.base import LatentVariableModel
 from iwae_lab.models.distributions import Bernoulli, Gaussian, StandardNormal
 from iwae_lab.models.hierarchical import HierarchicalModel
@@ -330,7 +330,7 @@ def test_inactive_units_of_any_model_are_removed() -> None:
         model.encoder[0].heads.weight[[1, 3, 5, 7]] = 0
         model.decoder[0].up.weight[1] = 0  # what units 1 and 3 say is noise, and 3's is heard
         model.decoder[0].up.weight[3].mul_(0.01)
-    found = measure(model, x, x, x, 600)
+    found = standard_results(model, x, x, x, 600)
     assert found.units.active[0].tolist() == [True, False, True, False]
     assert found.metrics()["test/nll_active_only_k"] == 500
     difference = found.test.bounds[500] - found.active_only
@@ -348,7 +348,7 @@ def test_a_unit_that_carries_nothing_can_be_removed_at_no_loss() -> None:
         mean.weight[2] = 0
         log_std.weight.zero_()
         model.decoder[0].body[0].weight[:, 2] = 0
-    found = measure(model, images(60), images(20), images(20), 2000)
+    found = standard_results(model, images(60), images(20), images(20), 2000)
     assert found.units.active[0].tolist() == [True, True, False, True, True]
     difference = found.test.bounds[500] - found.active_only
     assert difference.mean().abs() < 4 * difference.std() / 60**0.5 < 0.1
@@ -361,8 +361,8 @@ def test_in_bf16_only_where_the_nll_stays_the_same(model: HierarchicalModel, sca
     with torch.no_grad():
         for parameter in model.decoder.parameters():
             parameter.mul_(scale)
-    exact = measure(model, images(50), images(20), images(20), 100)
-    found = measure(model, images(50), images(20), images(20), 100, precision="bf16")
+    exact = standard_results(model, images(50), images(20), images(20), 100)
+    found = standard_results(model, images(50), images(20), images(20), 100, precision="bf16")
     assert torch.equal(found.test.bound, exact.test.bound) != harmless
     assert abs(found.test.nll - exact.test.nll) < 0.01
     assert found.val.nll == exact.val.nll

@@ -17,12 +17,12 @@ from iwae_lab.console.errors import UserError
 from iwae_lab.evaluation.active_units import active_units
 from iwae_lab.evaluation.ais import Annealing, bidirectional
 from iwae_lab.evaluation.likelihood import likelihood
-from iwae_lab.evaluation.measure import measure
+from iwae_lab.evaluation.standard import standard_results
 from iwae_lab.models.base import LatentVariableModel
 from iwae_lab.models.compiling import Compiled
 from iwae_lab.runs.config import build
-from iwae_lab.training.figures import model_figures
-from iwae_lab.training.latents import latent_figures
+from iwae_lab.training.figures.latents import latent_figures
+from iwae_lab.training.figures.samples import model_figures
 from iwae_lab.training.module import Training
 from iwae_lab.training.optimizers.adam import Adam
 from iwae_lab.training.schedules import Constant
@@ -83,7 +83,7 @@ def test_autocast_leaves_densities_in_the_precision_of_the_images(name):
 def test_it_is_measured_the_same_in_whatever_batches_and_with_its_inactive_units_taken_out(name):
     model, test = small(name), images(40)
     torch.testing.assert_close(likelihood(model, test, 120, rows=50).bound, likelihood(model, test, 120).bound)
-    found = measure(model, test, images(10), images(10), 500).metrics()
+    found = standard_results(model, test, images(10), images(10), 500).metrics()
     assert found["test/elbo"] < -found["test/nll"] < 0
     units = [q.mean.shape[-1] for q in model.posteriors(test.double(), 1)]
     assert [len(variances) for variances in found["test/unit_variances"]] == units

@@ -21,7 +21,7 @@ from iwae_lab.evaluation.gaps import encoder_gaps
 from iwae_lab.evaluation.likelihood import likelihood
 from iwae_lab.models.hierarchical import HierarchicalModel
 from iwae_lab.models.sigmoid_belief import SigmoidBeliefNetwork
-from iwae_lab.runs import measured as measuring
+from iwae_lab.runs import measure as measuring
 from iwae_lab.runs.experiment import resolve
 from iwae_lab.runs.record import read_record
 from iwae_lab.runs.run import run

@@ -14,12 +14,12 @@ from iwae_lab.evaluation.ais import bidirectional
 from iwae_lab.evaluation.annealing import Annealing
 from iwae_lab.evaluation.gaps import encoder_gaps
 from iwae_lab.evaluation.likelihood import likelihood
-from iwae_lab.evaluation.measure import measure
+from iwae_lab.evaluation.standard import standard_results
 from iwae_lab.models.base import LatentVariableModel
 from iwae_lab.models.compiling import Choice, Compiled
 from iwae_lab.models.hierarchical import HierarchicalModel
 from iwae_lab.runs import interrupted_evaluation
-from iwae_lab.runs import measured as measuring
+from iwae_lab.runs import measure as measuring
 from iwae_lab.runs.experiment import resolve
 from iwae_lab.runs.external import KEYS, measure_external
 from iwae_lab.runs.run import run
@@ -68,15 +68,15 @@ def images(n: int, seed: int = 1) -> torch.Tensor:
 
 def test_wherever_bounds_are_interrupted_no_image_is_computed_twice(model, weighed):
     sets = images(20), images(18, 2), images(19, 3)
-    whole = measure(model, *sets, 300)
+    whole = standard_results(model, *sets, 300)
     assert not torch.equal(whole.active_only, whole.test.bounds[300])
     alone = sum(weighed)
     weighed.clear()
     kept = {}
     for fraction in (0.1, 0.3, 0.55, 0.65, 0.8, 0.95):
         with pytest.raises(Interrupted):
-            measure(model, *sets, 300, progress=until(fraction), kept=kept)
-    found = measure(model, *sets, 300, kept=kept)
+            standard_results(model, *sets, 300, progress=until(fraction), kept=kept)
+    found = standard_results(model, *sets, 300, kept=kept)
     assert found.metrics() == whole.metrics()
     assert all(torch.equal(a, b) for a, b in zip(found.per_image().values(), whole.per_image().values(), strict=True))
     assert sum(weighed) == alone

@@ -1,4 +1,4 @@
-"""Everything that the record holds of a trained model."""
+"""What every record holds of a trained model."""
 
 import logging
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from iwae_lab.evaluation.likelihood import Likelihood, likelihood, standard_erro
 from iwae_lab.evaluation.overfitting import Overfitting, overfitting
 from iwae_lab.models.base import LatentVariableModel
 
-__all__ = ["VAL_K", "Measurements", "measure"]
+__all__ = ["VAL_K", "StandardResults", "standard_results"]
 
 log = logging.getLogger("iwae_lab")
 
@@ -28,7 +28,7 @@ TRIED_IMAGES, TRIED_K = 2000, 500  # at most, to find out by how much it does
 
 
 @dataclass(frozen=True)
-class Measurements:
+class StandardResults:
     """Of one model on the test and validation draws of a protocol."""
 
     test: Likelihood
@@ -87,7 +87,7 @@ class Measurements:
 
 
 @torch.no_grad()
-def measure(
+def standard_results(
     model: LatentVariableModel,
     test: Tensor,
     val: Tensor,
@@ -97,7 +97,7 @@ def measure(
     precision: str = "32",
     progress: Callable[[float], None] = lambda fraction: None,
     kept: Kept | None = None,
-) -> Measurements:
+) -> StandardResults:
     """Measure `model` on binary images [images, pixels] with k samples per image (Burda et al. 2016, table 1).
 
     compile: whether to compile the log-weights, as `Compiled` has it.
@@ -125,7 +125,7 @@ def measure(
             without, test, active_only_k, compile=compile, precision=precision,
             progress=lambda n: progress((sum(weighed[:2]) + n * active_only_k) / total), kept=kept,
         ).bound  # fmt: skip
-    return Measurements(
+    return StandardResults(
         found,
         active_only,
         active_only_k,

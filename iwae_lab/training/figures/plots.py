@@ -1,57 +1,32 @@
-"""The pictures in a run's folder, of its model and of what was measured of it."""
+"""Plots of active units, of the tightness of the bound, and of training."""
 
 import math
-from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
 from PIL import Image
 
-from iwae_lab.console.images import rendered, write_png
-from iwae_lab.data.protocol import Data
+from iwae_lab.console.images import rendered
 from iwae_lab.evaluation.active_units import THRESHOLD, ActiveUnits
 from iwae_lab.evaluation.keys import (
     AIS_GAIN,
     AIS_GAIN_SE,
     AIS_IMAGES,
+    EPOCH,
     TEST_ACTIVE_UNITS,
     TEST_ACTIVE_UNITS_AUTHORS,
     TEST_ACTIVE_UNITS_HIGH,
     TEST_ACTIVE_UNITS_LOW,
     TEST_UNIT_VARIANCES,
+    TRAIN_BOUND,
+    VAL_BOUND,
     tightness_of,
 )
-from iwae_lab.models.base import LatentVariableModel
-from iwae_lab.training.figures import model_figures, training_curve
-from iwae_lab.training.latents import latent_figures
 
-__all__ = ["active_units", "tightness", "write_figures"]
+__all__ = ["log_variances", "threshold_sensitivity", "tightness", "training_curve"]
 
 COLORS = ("#4477aa", "#228833", "#aa3377", "#ee7733")  # of layers, in turn
 LOWEST, HIGHEST = -6, 2  # log₁₀ of thresholds
-
-
-def write_figures(
-    folder: Path,
-    model: LatentVariableModel,
-    data: Data,
-    units: ActiveUnits,
-    metrics: dict[str, Any],
-    curve: list[dict[str, float]] | None = None,
-) -> dict[str, Image.Image]:
-    """Write all figures of a measured model as PNG files into `folder`; returns them by name.
-
-    units, metrics: as measured on the test images. curve: the metrics of each epoch, where it was trained here.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    figures = model_figures(model, data.val, data.shape, units)
-    figures |= latent_figures(model, data.test, data.shape, units)
-    figures |= {"tightness": tightness(metrics), "active_units": active_units(metrics)}
-    if curve:
-        figures["training_curve"] = training_curve(curve)
-    for name, picture in figures.items():
-        write_png(folder / f"{name}.png", picture)
-    return figures
 
 
 def tightness(metrics: dict[str, Any]) -> Image.Image:
@@ -74,7 +49,7 @@ def tightness(metrics: dict[str, Any]) -> Image.Image:
     return rendered(figure)
 
 
-def active_units(metrics: dict[str, Any]) -> Image.Image:
+def threshold_sensitivity(metrics: dict[str, Any]) -> Image.Image:
     """The number of units per layer whose variance exceeds a threshold, against the threshold; at 0.01 also the count's
     bootstrap interval and the authors' count."""
     figure = Figure(figsize=(5, 3.2))
@@ -97,5 +72,38 @@ def active_units(metrics: dict[str, Any]) -> Image.Image:
     axes.set_ylabel("units above it")
     axes.set_ylim(0, 1.3 * max(map(len, metrics[TEST_UNIT_VARIANCES])))  # with room for the legend
     axes.legend(frameon=False, fontsize=8, loc="upper right")
+    axes.grid(alpha=0.3)
+    return rendered(figure)
+
+
+def log_variances(units: ActiveUnits) -> Image.Image:
+    """A histogram of log A_u for each stochastic layer, with the threshold (Burda et al. 2016, figure 4)."""
+    layers = len(units.variances)
+    figure = Figure(figsize=(4.5 * layers, 3))
+    figure.subplots_adjust(0.12 / layers, 0.17, 1 - 0.03 / layers, 0.9)  # half the time of a constrained layout
+    for level, (variances, active) in enumerate(zip(units.variances, units.active, strict=True)):
+        axes = figure.add_subplot(1, layers, level + 1)
+        logs = variances.clamp(min=1e-6).log10().cpu().numpy()
+        axes.hist(logs, bins=30, range=(-6, 2), color="#4477aa")
+        axes.axvline(math.log10(THRESHOLD), color="#cc3311", linestyle="--", label="0.01")
+        axes.set_title(f"layer {level + 1}: {int(active.sum())} of {len(active)} units active", fontsize=10)
+        axes.set_xlabel("log₁₀ variance of the posterior mean")
+        axes.set_ylabel("units")
+        axes.legend(frameon=False)
+    return rendered(figure)
+
+
+def training_curve(rows: list[dict[str, float]]) -> Image.Image:
+    """Training and validation bounds against epochs, from the metrics of each epoch."""
+    figure = Figure(figsize=(5, 3.2), layout="constrained")
+    axes = figure.add_subplot()
+    for key, label, style in ((TRAIN_BOUND, "training", "-"), (VAL_BOUND, "validation", "o-")):
+        points = [(row[EPOCH], row[key]) for row in rows if key in row]
+        axes.plot(*zip(*points, strict=True), style, markersize=3, label=label)
+    if len(rows) > 50:
+        axes.set_xscale("log")
+    axes.set_xlabel("epochs")
+    axes.set_ylabel("bound L̂ₖ (nats)")
+    axes.legend(frameon=False)
     axes.grid(alpha=0.3)
     return rendered(figure)

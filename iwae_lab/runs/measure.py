@@ -16,11 +16,11 @@ from iwae_lab.evaluation.against_ais import AgainstAIS, against_ais, estimated_s
 from iwae_lab.evaluation.ais import Annealing, ais
 from iwae_lab.evaluation.gaps import Gaps, encoder_gaps
 from iwae_lab.evaluation.kept import Kept
-from iwae_lab.evaluation.measure import Measurements, measure
+from iwae_lab.evaluation.standard import StandardResults, standard_results
 from iwae_lab.models.base import LatentVariableModel
 from iwae_lab.runs.config import Config
 
-__all__ = ["Measured", "measured", "require_measurable"]
+__all__ = ["Measurements", "measure", "require_measurable"]
 
 log = logging.getLogger("iwae_lab")
 
@@ -41,10 +41,10 @@ def require_measurable(model: LatentVariableModel, data: Data, config: Config) -
 
 
 @dataclass(frozen=True)
-class Measured:
+class Measurements:
     """Everything that is measured of a trained model."""
 
-    always: Measurements
+    standard: StandardResults
     annealed: AgainstAIS | None
     """None without evaluation.ais.images"""
     gaps: Gaps | None
@@ -55,7 +55,7 @@ class Measured:
     def metrics(self) -> dict[str, Any]:
         """The metrics by their keys in the record."""
         return (
-            self.always.metrics()
+            self.standard.metrics()
             | (self.annealed.metrics() if self.annealed else {})
             | (self.gaps.metrics() | {keys.GAPS_K: self.gaps_k} if self.gaps else {})
         )
@@ -63,34 +63,36 @@ class Measured:
     def per_image(self) -> dict[str, Tensor]:
         """Results per test image by name, in the images' order, float64 on the CPU; some only of the first images."""
         parts = [part.per_image() for part in (self.annealed, self.gaps) if part]
-        return self.always.per_image() | {name: values for part in parts for name, values in part.items()}
+        return self.standard.per_image() | {name: values for part in parts for name, values in part.items()}
 
 
-def measured(
+def measure(
     model: LatentVariableModel,
     data: Data,
     config: Config,
     device: torch.device,
     precision: str = "32",
     kept: Kept | None = None,
-) -> Measured:
-    """Measure a model that is on `device`. precision, kept: see `measure`.
+) -> Measurements:
+    """Measure a model that is on `device`. precision, kept: see `standard_results`.
 
     In the encoder's gaps the AIS bound stands for log p(x) if it was made of all their images, and otherwise L̂_k.
     """
     test, val, train = (part.to(device) for part in (data.test, data.val, data.train_draw()))
     with shown("evaluation") as progress:
-        always = measure(model, test, val, train, config.evaluation.k, config.compile, precision, progress, kept)
-    log_p, log_p_k, annealed, gaps = always.test.bound, always.test.k, None, None
+        standard = standard_results(
+            model, test, val, train, config.evaluation.k, config.compile, precision, progress, kept
+        )
+    log_p, log_p_k, annealed, gaps = standard.test.bound, standard.test.k, None, None
     if n := config.evaluation.ais.images:
         how, images = config.evaluation.ais.annealing(), test[:n]
         log.info("annealing %d images: about %.0f s", len(images), estimated_seconds_of_both(model, images, how))
         with shown("annealing") as progress:
-            annealed = against_ais(model, images, always.test.bound[:n], how, progress, kept)
+            annealed = against_ais(model, images, standard.test.bound[:n], how, progress, kept)
     if n := config.evaluation.gaps.images:
         images = test[:n]
         if annealed and len(annealed.sampled) >= len(images):
             log_p, log_p_k = annealed.annealed.bound, 0
         with shown("the encoder's gaps") as progress:
             gaps = encoder_gaps(model, images, log_p[:n], progress=progress, kept=kept)
-    return Measured(always, annealed, gaps, log_p_k)
+    return Measurements(standard, annealed, gaps, log_p_k)

@@ -7,7 +7,7 @@ from torch import Tensor
 from iwae_lab.evaluation.active_units import ActiveUnits
 from iwae_lab.models.base import LatentVariableModel
 from iwae_lab.models.distributions import Gaussian
-from iwae_lab.training.figures import COLUMNS, image_grid
+from iwae_lab.training.figures.samples import COLUMNS, image_grid
 
 __all__ = ["interpolations", "latent_figures", "traversals"]
 

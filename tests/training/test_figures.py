@@ -6,8 +6,8 @@ import torch
 from PIL import Image
 
 from iwae_lab.models.hierarchical import HierarchicalModel
-from iwae_lab.runs.figures import active_units, tightness
-from iwae_lab.training.latents import interpolations, traversals
+from iwae_lab.training.figures.latents import interpolations, traversals
+from iwae_lab.training.figures.plots import threshold_sensitivity, tightness
 
 METRICS = {
     "test/nll": 85.0, "test/nll_se": 0.2, "test/nll_k": 5000, "test/nll_1": 90.0, "test/nll_1_se": 0.3,
@@ -34,13 +34,15 @@ def test_ais_is_a_line_below_the_curve_where_it_was_made():
 
 
 def test_a_layer_has_a_line_that_falls_with_the_threshold():
-    found = active_units(METRICS)
+    found = threshold_sensitivity(METRICS)
     assert len(of_color(found, RED))
     rows, columns = of_color(found, BLUE).T
     three, two = (rows[abs(columns / found.width - share) < 0.01] for share in (0.2, 0.6))  # at 10^-5.7 and 10^-1.5
     assert three.max() < two.min()
     assert len(of_color(found, GREEN))
-    one = active_units({name: entry[:1] if isinstance(entry, list) else entry for name, entry in METRICS.items()})
+    one = threshold_sensitivity(
+        {name: entry[:1] if isinstance(entry, list) else entry for name, entry in METRICS.items()}
+    )
     assert not len(of_color(one, GREEN))
 
 

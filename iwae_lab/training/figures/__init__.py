@@ -1,0 +1,1 @@
+"""Figures of a model, of its training and of what was measured of it."""

@@ -1,0 +1,29 @@
+"""All figures of a trained and measured model."""
+
+from typing import Any
+
+from PIL import Image
+
+from iwae_lab.data.protocol import Data
+from iwae_lab.evaluation.active_units import ActiveUnits
+from iwae_lab.models.base import LatentVariableModel
+from iwae_lab.training.figures.latents import latent_figures
+from iwae_lab.training.figures.plots import threshold_sensitivity, tightness, training_curve
+from iwae_lab.training.figures.samples import model_figures
+
+__all__ = ["result_figures"]
+
+
+def result_figures(
+    model: LatentVariableModel,
+    data: Data,
+    units: ActiveUnits,
+    metrics: dict[str, Any],
+    curve: list[dict[str, float]] | None = None,
+) -> dict[str, Image.Image]:
+    """All figures by name. units, metrics: as measured on the test images. curve: the metrics of each epoch, where it
+    was trained here."""
+    figures = model_figures(model, data.val, data.shape, units)
+    figures |= latent_figures(model, data.test, data.shape, units)
+    figures |= {"tightness": tightness(metrics), "active_units": threshold_sensitivity(metrics)}
+    return figures | ({"training_curve": training_curve(curve)} if curve else {})
