@@ -295,13 +295,18 @@ def _docstrings(cls: type) -> dict[str, str]:
     return docs
 
 
+def _aligned(rows: list[tuple[str, str]]) -> list[str]:
+    width = max(len(name) for name, _ in rows)
+    return [f"{name:<{width}}  {text}" for name, text in rows]
+
+
 def help_text() -> str:
     """What `python train.py --help` prints: one line per option of each group and per key."""
     entries = OmegaConf.load(CONF / "config.yaml").defaults
     defaults = {k: v for entry in entries if isinstance(entry, DictConfig) for k, v in entry.items()}
     lines = ["Train and evaluate one model.   python train.py [group=option] [key=value] [group.key=value]", ""]
     for group in sorted(path for path in CONF.iterdir() if path.is_dir()):
-        lines.append(f"{group.name}=")
+        rows = []
         for option in sorted(group.glob("*.yaml")):
             summary = next(
                 (
@@ -312,14 +317,16 @@ def help_text() -> str:
                 "",
             )
             mark = "*" if defaults.get(group.name) == option.stem else " "
-            lines.append(f" {mark} {option.stem:<16} {summary}")
-    lines += ["", "(* default)   keys:"]
+            rows.append((f" {mark} {option.stem}", summary))
+        lines += [f"{group.name}=", *_aligned(rows)]
+    rows = []
     for cls, prefix in _nodes():
         docs = _docstrings(cls)
         for f in dataclasses.fields(cls):
             if f.name in docs:
                 default = "null" if f.default is None else str(f.default).lower()
-                lines.append(f"   {prefix + f.name + '=' + default:<20} {docs[f.name]}")
+                rows.append((f"   {prefix}{f.name}={default}", docs[f.name]))
+    lines += ["", "(* default)   keys:", *_aligned(rows)]
     lines += [
         "",
         "A multirun takes lists:      python train.py -m objective=vae,iwae k=1,5,50",
