@@ -199,7 +199,7 @@ def test_a_failing_job_stops_no_other_and_is_recorded(cli: Cli, tiny: list[str],
     by_rate = {record["config"]["schedule"]["learning_rate"]: record for record in records(tmp_path / "runs")}
     assert [by_rate[rate]["status"] for rate in (0.001, 1e30, 0.002)] == ["finished", "diverged", "finished"]
     said = r"training diverged: the loss is (nan|-?inf) at step \d+ \(epoch 1, learning rate 1e\+30\); "
-    assert re.match(said + r"first without a finite (value|gradient): model\.\w+", by_rate[1e30]["error"])
+    assert re.match(said + r"first non-finite (value|gradient): model\.\w+", by_rate[1e30]["error"])
     assert "Traceback" in (tmp_path / "runs" / by_rate[1e30]["run_id"] / "log.txt").read_text()
     again = cli("train.py", "-m", *overrides)
     assert again.returncode == 1
@@ -347,7 +347,7 @@ def test_init_from_starts_with_another_runs_weights(cli: Cli, tiny: list[str], t
     (second,) = (record for record in records(tmp_path / "runs") if record["objective"] == "iwae")
     assert second["metrics"]["test/nll"] == pytest.approx(first["metrics"]["test/nll"], abs=0.1)
     muon = cli("train.py", *tiny, "objective=iwae", f"init_from={folder}", "optimizer=muon")
-    assert muon.returncode == 0 and "the optimizer there is of another kind" in muon.stderr
+    assert muon.returncode == 0 and "that run's optimizer is of another kind" in muon.stderr
     assert "another kind" not in done.stderr
     objective = ["objective=ciwae", "objective.learned=true"]  # has a parameter of its own
     assert cli("train.py", *tiny, *objective, f"init_from={folder}").returncode == 0
@@ -357,4 +357,4 @@ def test_init_from_starts_with_another_runs_weights(cli: Cli, tiny: list[str], t
     assert other.returncode == 1 and other.stderr.splitlines()[-1].startswith("error: init_from")
     (folder / "result.json").write_text(json.dumps(first | {"status": "running"}))
     early = cli("train.py", *tiny, "k=2", f"init_from={folder}")
-    assert early.returncode == 1 and "expected a finished run, and its result.json says running" in early.stderr
+    assert early.returncode == 1 and "expected a finished run, but its result.json says running" in early.stderr

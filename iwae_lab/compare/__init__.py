@@ -1,1 +1,1 @@
-"""`python -m iwae_lab.compare`: what the records of many runs say, from files alone. Needs no torch."""
+"""`python -m iwae_lab.compare`: compares many runs, from files alone. Needs no torch."""

@@ -12,7 +12,7 @@ def load_all(*directories: str | Path) -> Any:
     """Every run below the directories: a pandas DataFrame, one row per run, or without pandas a list of records.
 
     The columns are the record's fields, the metrics that are numbers under their names, and the settings under dotted
-    keys; the index is the run's folder. Raises `UserError` where there is no run.
+    keys; the index is the run's folder. Raises `UserError` if there is no run.
     """
     runs = find_runs([Path(directory) for directory in directories]).runs
     try:

@@ -35,7 +35,7 @@
   let view = views[0];
 
   function initialChoice(table) {
-    const last = new Map(); // one run a row: that of the last column
+    const last = new Map(); // one run per row: the last column's
     for (const run of table.runs) {
       const best = last.get(run.row);
       if (!best || table.columns.indexOf(run.column) > table.columns.indexOf(best.column)) last.set(run.row, run);
@@ -127,7 +127,7 @@
   function compare(value, sign) {
     return (a, b) => {
       const [x, y] = [value(a), value(b)];
-      if (x == null || y == null) return (x == null) - (y == null); // what is missing comes last either way
+      if (x == null || y == null) return (x == null) - (y == null); // missing values come last either way
       return sign * (typeof x === "number" ? x - y : String(x).localeCompare(String(y), undefined, { numeric: true }));
     };
   }
@@ -292,7 +292,7 @@
     const lowest = (index) => Math.min(...Object.values(table.rows[index].cells).map((cell) => cell.nll));
     const drawn = new Set(shown.sort((a, b) => lowest(a) - lowest(b)).slice(0, MAX_DRAWN));
     byId("undrawn").textContent =
-      drawn.size < shown.length ? `Drawn are the ${drawn.size} of ${shown.length} rows with the lowest NLL.` : "";
+      drawn.size < shown.length ? `Showing the ${drawn.size} of ${shown.length} rows with the lowest NLL.` : "";
     const single = table.columns.length === 1;
     const models = [...new Set(table.rows.map((row) => row.model))];
     const names = [...new Set(table.rows.map(rowName))];
@@ -367,7 +367,7 @@
     draw("units", traces.total, { title: { text: "active units, all layers" }, rangemode: "tozero" });
   }
 
-  // A trace over a single column as marks, each row at a height of its own.
+  // A trace over a single column as marks, each row at its own height.
   const lying = (trace) => ({
     ...trace,
     x: trace.y,
@@ -431,7 +431,7 @@
     line: { color: css("--soft"), width: 1, dash: "dash" },
   });
 
-  // One histogram a run, one below the other, so that many can be told apart.
+  // One histogram per run, stacked, so that many can be told apart.
   function drawVariances(runs) {
     const drawn = runs.filter((run) => run.variances[view.layer]);
     const all = drawn.flatMap((run) => run.variances[view.layer]);
@@ -580,7 +580,7 @@
     const missing = runs.length - withGrid.length;
     const held = view.table.runs.filter((run) => run.grids[view.grid]).length;
     byId("missing").textContent =
-      `The page holds the ${view.grid} of ${held} of ${view.table.runs.length} runs, one seed a cell.` +
+      `The page holds the ${view.grid} of ${held} of ${view.table.runs.length} runs, one seed per cell.` +
       (missing ? ` ${missing} of the runs plotted have none.` : "");
     byId("grids").replaceChildren(
       ...(figures.length ? figures : [element("p", { class: "empty" }, `None of the runs plotted has ${view.grid}.`)]),

@@ -63,7 +63,7 @@ def write_page(path: Path, tables: list[Table], notes: list[str]) -> None:
 
 
 def _left_out(runs: int) -> list[str]:
-    return [f"Training curves: {MAX_CURVES} of {runs} runs, first one a cell."] if runs > MAX_CURVES else []
+    return [f"Training curves: {MAX_CURVES} of {runs} runs, one per cell first."] if runs > MAX_CURVES else []
 
 
 def _tables(tables: list[Table]) -> list[dict[str, Any]]:
@@ -170,7 +170,7 @@ def _curves(folder: Path) -> dict[str, list[list[float]]]:
 
 
 def _thin(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
-    """About CURVE_POINTS of them, dense at first, then evenly spaced, with the last."""
+    """About CURVE_POINTS points, dense at first, then evenly spaced, up to the last."""
     n = len(points)
     if n <= CURVE_POINTS:
         return points

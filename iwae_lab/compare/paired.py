@@ -1,4 +1,4 @@
-"""Differences of two runs measured on the same test images, whose standard errors are paired."""
+"""Differences of two runs on the same test images, with paired standard errors."""
 
 import math
 import zipfile
@@ -13,11 +13,11 @@ __all__ = ["Difference", "paired_difference"]
 
 
 class Difference(NamedTuple):
-    """Of two test NLLs, nats."""
+    """The difference of two test NLLs, nats."""
 
     nll: float
     se: float
-    """of the mean over images of the images' differences"""
+    """standard error of the mean difference over images"""
 
 
 def paired_difference(run: Run, other: Run) -> Difference | None:
@@ -35,7 +35,7 @@ def paired_difference(run: Run, other: Run) -> Difference | None:
 
 
 def _bounds(run: Run) -> Any:
-    """L̂_k of each test image [images], nats; None where there is no such file, or it isn't that of the record."""
+    """L̂_k of each test image [images], nats; None if there is no such file or it doesn't match the record."""
     bounds = _read(run.folder / "per_image.npz", f"bound_{run.record.metrics[TEST_NLL_K]}")
     agrees = bounds is not None and math.isclose(-bounds.mean(), run.nll, rel_tol=1e-6)
     return bounds if agrees else None

@@ -9,7 +9,7 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     "one_layer": {"latents": [50], "hidden": [[200, 200]]},
     "two_layer": {"latents": [100, 50], "hidden": [[200, 200], [100, 100]]},
 }
-"""The paper's models as our configuration has them."""
+"""The paper's models in keys of our configuration."""
 
 
 @dataclass(frozen=True)
@@ -72,9 +72,8 @@ def published(
 ) -> Published | None:
     """The paper's result for a run, or None where the paper has none.
 
-    That is a run under another protocol, of another objective or k, of a model whose layers were changed, or
-    one that starts from another `first_stage` (dataset-model-objective-k…) than those of section 5.2. How it was
-    trained does not matter: that is what the comparison shows.
+    It has none for another protocol, objective or k, for a model with other layers, or for a run that starts from a
+    `first_stage` (dataset-model-objective-k…) that is not in section 5.2. Optimizer, schedule and seed may differ.
     """
     architecture = ARCHITECTURES.get(model, {})
     if any(config["model"].get(key) != value for key, value in architecture.items()):

@@ -17,10 +17,10 @@ from iwae_lab.runs.record import read_metrics
 
 __all__ = ["draw"]
 
-MAX_ROWS = 24  # of a table, those of the lowest NLL
+MAX_ROWS = 24  # per table: those with the lowest NLL
 MAX_CURVES = 12
 THRESHOLD, LOWEST = 1e-2, 1e-6  # variances: above which a unit is active; below which all are drawn alike
-LABEL_WIDTH = 44  # characters a line
+LABEL_WIDTH = 44  # characters per line
 _COLORS = ("#4477aa", "#cc3311", "#228833", "#aa3377", "#ee7733", "#009988", "#bbaa22", "#777777")
 _MARKERS = ("o", "s", "^")
 _LINES = ("-", ":", "--", "-.")
@@ -30,7 +30,7 @@ def draw(tables: list[Table]) -> Figure:
     """Rows of two plots for each protocol; hollow marks are the paper's.
 
     Test NLL and active units; where runs were diagnosed, the gradients' signal-to-noise ratio, θ and φ (Rainforth
-    et al. 2018, arXiv 1802.04537); of up to `MAX_CURVES` cells, −L_k against k with what AIS makes of it (dashed) and
+    et al. 2018, arXiv 1802.04537); for up to `MAX_CURVES` cells, −L_k against k, corrected by AIS (dashed), and
     active units against the threshold, then validation NLL over epochs and minutes of training.
     """
     rows: list[tuple[Table, str, Callable[..., None]]] = []
@@ -125,7 +125,7 @@ def _draw_cells(
     values: Callable[[Cell], tuple[float | None, float | None]],
     errors: Callable[[Cell], tuple[float, float]] = lambda cell: (0, 0),
 ) -> None:
-    """A line per row over the columns; of a single column, a mark per row, the rows one below the other."""
+    """One line per row over the columns; for a single column one mark per row, stacked."""
     x_of = _positions(table)
     for place, (row, style) in enumerate(zip(table.rows, styles, strict=True)):
         for part, axes in enumerate(plots):
@@ -184,7 +184,7 @@ def _positions(table: Table) -> dict[str, float]:
 
 
 def _draw_tightness(nll: Axes, units: Axes, table: Table, styles: list[dict[str, Any]]) -> None:
-    """The first run of each cell: −L_k against k, with AIS where it was made; active units against the threshold."""
+    """The first run of each cell: −L_k against k, with AIS where measured; active units against the threshold."""
     for cell, look in _looks(table, styles):
         k, values, errors = zip(*_tightness(cell), strict=True)
         nll.errorbar(k, values, errors, capsize=2, **look)
@@ -199,7 +199,7 @@ def _draw_tightness(nll: Axes, units: Axes, table: Table, styles: list[dict[str,
         style = {key: look[key] for key in ("color", "alpha", "linestyle")}
         units.stairs(range(len(logs), -1, -1), edges, baseline=None, **style)
     nll.set_xscale("log")
-    nll.set_xlabel("samples k of the test NLL; dashed: less what AIS adds")
+    nll.set_xlabel("samples k of the test NLL; dashed: corrected by AIS")
     nll.set_ylabel("test NLL (nats)")
     units.axvline(math.log10(THRESHOLD), color="#777777", linestyle="--", linewidth=1)
     units.set_xlabel("log₁₀ threshold of the variance")
@@ -212,7 +212,7 @@ def _tightness(cell: Cell) -> list[tuple[int, float, float]]:
 
 
 def _looks(table: Table, styles: list[dict[str, Any]]) -> Iterator[tuple[Cell, dict[str, Any]]]:
-    """Each cell and how its line looks; the fainter, the further to the left its column."""
+    """Each cell and its line's look, which is fainter for columns further left."""
     for row, style in zip(table.rows, styles, strict=True):
         for column, cell in row.own_cells.items():
             position = (table.columns.index(column) + 1) / len(table.columns)

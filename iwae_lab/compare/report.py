@@ -16,12 +16,12 @@ __all__ = ["format_units", "legend", "print_tables", "write_csv", "write_markdow
 _LEGEND = (
     "Test NLL in nats, lower is better; ± its standard error: over the n seeds marked ×n, or, where there is one "
     "seed, over the test images (†), which says nothing about other seeds. [active units per layer, image first]. "
-    "Bold: lowest of its model and k, by more than the standard error of the next's distance: paired where "
+    "Bold: lowest of its model and k, by more than the standard error of its distance to the next: paired where "
     "that is given, otherwise √(se₁² + se₂²), which with † is conservative, as both were measured on the same images."
 )
 _PAPER_LEGEND = (
-    "paper: Burda et al. 2016 (arXiv 1509.00519v4), table 1, appendix or (init_from) section 5.2, one run a cell, and "
-    "our value minus it."
+    "paper: Burda et al. 2016 (arXiv 1509.00519v4), table 1, appendix or (init_from) section 5.2, one run per cell, "
+    "and our value minus it."
 )
 _PAIRED_LEGEND = (
     "lowest: NLL minus the lowest of its model and k, ± the standard error of that difference, paired: taken over the "
@@ -50,7 +50,7 @@ def _result(cell: Cell) -> str:
 
 
 def _beside(cell: Cell) -> list[str]:
-    """What a cell's NLL is set against, a line each."""
+    """What a cell's NLL is compared with, one line each."""
     lines = [f"paper {cell.paper.nll:.2f} {cell.minus_paper:+.2f}"] if cell.paper else []
     if lowest := cell.minus_lowest:
         lines.append(f"lowest {lowest.nll:+.2f} ± {lowest.se:.2f} paired")
@@ -62,7 +62,7 @@ def _beside(cell: Cell) -> list[str]:
 
 
 def legend(tables: list[Table]) -> list[str]:
-    """What the figures in the tables mean, a paragraph each."""
+    """What the numbers in the tables mean, one paragraph each."""
     cells = [cell for table in tables for row in table.rows for cell in row.cells.values()]
     paper = [_PAPER_LEGEND] if any(cell.paper for cell in cells) else []
     paired = [_PAIRED_LEGEND] if any(cell.minus_lowest for cell in cells) else []
@@ -74,7 +74,7 @@ def legend(tables: list[Table]) -> list[str]:
 
 
 def print_tables(tables: list[Table], notes: list[str]) -> None:
-    """Print the tables, what they mean, and a line for each thing that is in none of them."""
+    """Print the tables, what they mean, and `notes` on what is in none of them."""
     console = Console()
     if not console.is_terminal:
         console = Console(width=10_000)  # in a file or pipe, nothing is wrapped or cut
@@ -110,7 +110,7 @@ def _styled(cell: Cell | None) -> Text:
 
 
 def write_markdown(path: Path, tables: list[Table], notes: list[str]) -> None:
-    """The same tables as Markdown."""
+    """Write the tables as Markdown."""
     lines = ["# Comparison", ""]
     for table in tables:
         head = ["model", "objective", *(f"{table.by}={column}" for column in table.columns)]
@@ -140,7 +140,7 @@ def _markdown_cell(cell: Cell | None) -> str:
 
 
 def write_csv(path: Path, tables: list[Table]) -> None:
-    """A line for each cell of every table."""
+    """Write one line per cell of every table."""
     head = [
         *("protocol", "model", "objective", "setting", "by", "value", "nll", "nll_se", "nll_se_over", "seeds"),
         *("active_units", "best", "paper_nll", "paper_active_units", "minus_paper"),

@@ -1,4 +1,4 @@
-"""Runs read from their folders, what is known of each by key, and choosing among them."""
+"""Reads runs from their folders, names what is known of each by key, and selects among them."""
 
 import hashlib
 import json
@@ -29,7 +29,7 @@ from iwae_lab.runs.record import EXTERNAL, Record, read_record
 __all__ = ["Found", "Run", "as_number", "differences", "find_runs", "known_key", "select", "sort_key", "text"]
 
 IDENTITY = ("run_id", "dataset", "binarization", "protocol", "model", "objective", "k", "schedule", "seed", "status")
-# Keys whose values make, or go with, the protocol.
+# Keys that determine the protocol or follow from it.
 PROTOCOL_KEYS = re.compile(r"protocol|binarization|(dataset|evaluation)(\..*)?")
 Setting = tuple[tuple[str, str], ...]
 ALIASES = {"epochs": "schedule.epochs"}
@@ -37,14 +37,14 @@ ALIASES = {"epochs": "schedule.epochs"}
 
 @dataclass(frozen=True)
 class Run:
-    """A record, and its configuration as texts by key."""
+    """A record, and its configuration as text by key."""
 
     folder: Path
     record: Record
     facts: dict[str, str]
     """identity keys and dotted keys of the configuration"""
     setting: dict[str, str]
-    """those of the configuration that change the result, except the seed: runs that share them are repetitions"""
+    """the facts that change the result, except the seed: runs that share them are repetitions"""
 
     @property
     def measured(self) -> bool:
@@ -63,7 +63,7 @@ class Run:
 
     @property
     def nll_by_ais(self) -> tuple[float, float] | None:
-        """`nll` less what AIS adds to L_k on the images that it was made of, and the error of that difference, nats."""
+        """`nll` less AIS's gain over L_k on the annealed images, and the standard error of that gain, nats."""
         metrics = self.record.metrics
         return (self.nll - metrics[AIS_GAIN], metrics[AIS_GAIN_SE]) if AIS_GAIN in metrics else None
 
@@ -104,7 +104,7 @@ class Found:
     runs: list[Run] = field(default_factory=list)
     """one per run_id"""
     notes: list[str] = field(default_factory=list)
-    """a line for each thing that is not among the runs, and why"""
+    """one line for each run left out, and why"""
 
 
 def text(value: Any) -> str:
@@ -129,7 +129,7 @@ def as_number(value: str) -> float | None:
 
 
 def find_runs(directories: list[Path]) -> Found:
-    """Read every run folder at or below the directories; hidden folders (.replaced) are passed over.
+    """Read every run folder at or below the directories; hidden folders (.replaced) are skipped.
 
     Raises `UserError` for a path that is no directory, or where there is no run at all.
     """
@@ -163,7 +163,7 @@ def find_runs(directories: list[Path]) -> Found:
 
 
 def _drop_duplicates(found: Found) -> None:
-    """Keep the latest of the results that share setting and seed, which are the same result twice, not a repetition."""
+    """Keep the latest of the results that share setting and seed: they are copies, not repetitions."""
     alike: dict[str, list[Run]] = defaultdict(list)
     for run in found.runs:
         if run.measured:
@@ -193,7 +193,7 @@ def _run_folders(directory: Path) -> Iterator[Path]:
 
 
 def _flat(config: dict[str, Any]) -> dict[str, str]:
-    """Dotted keys; a group stands under its own name for the option chosen (objective, objective.alpha)."""
+    """Dotted keys; a group's own name holds the chosen option (objective, objective.alpha)."""
     flat = {}
     for key, value in config.items():
         if isinstance(value, dict):
@@ -206,7 +206,7 @@ def _flat(config: dict[str, Any]) -> dict[str, str]:
 
 def _setting(record: Record, records: dict[str, tuple[Path, Record]]) -> dict[str, str]:
     setting = {key: value for key, value in record.identity.items() if key != "seed"}
-    setting["precision"] = record.precision  # which "auto" chose
+    setting["precision"] = record.precision  # as "auto" chose it
     if record.identity.get("init_from") is not None:
         setting["init_from"] = _origin(Path(str(record.config.get("init_from"))), records)
     return _flat(setting)
@@ -244,7 +244,7 @@ def differences(runs: list[Run]) -> list[dict[str, str]]:
                 if _group(key) == group:
                     values[key].add(value)
         for key, present in sorted(values.items()):
-            # weights that were trained elsewhere have no keys of a training, which sets no run apart from them
+            # weights trained elsewhere lack the keys of training, which sets no other run apart
             ours = [items for items in members if distinct[items].get("objective") != EXTERNAL]
             if len(present) > 1 or any(key not in distinct[items] for items in ours):
                 for items in members:
@@ -291,7 +291,7 @@ def select(runs: list[Run], conditions: list[str]) -> list[Run]:
 
 
 def known_key(runs: list[Run], key: str, option: str) -> str:
-    """The key as the facts of the runs have it. Raises `UserError` if none has it."""
+    """The key's full name in the facts of the runs. Raises `UserError` if no run has it."""
     key = ALIASES.get(key, key)
     known = {name for run in runs for name in run.facts}
     if key not in known:

@@ -24,9 +24,9 @@ class Cell:
     best: bool = False
     """the lowest NLL of its model and k, by more than the standard error of its distance to the next"""
     minus_lowest: Difference | None = None
-    """from the lowest of its model and k, where both are single runs with per-image values"""
+    """difference from the lowest of its model and k, if both are single runs with per-image values"""
     borrowed: bool = False
-    """whether its runs are those of VAE with k = 1, which as an objective is IWAE with k = 1"""
+    """whether its runs are those of VAE with k = 1, the same objective as IWAE with k = 1"""
 
     @property
     def nll(self) -> float:
@@ -80,7 +80,7 @@ class Row:
 
     @property
     def own_cells(self) -> dict[str, Cell]:
-        """Those that are not borrowed from another row."""
+        """Cells that are not borrowed from another row."""
         return {column: cell for column, cell in self.cells.items() if not cell.borrowed}
 
     @property
@@ -105,7 +105,7 @@ class Table:
 
 
 def _mean_pair(pairs: list[tuple[float, float] | None]) -> tuple[float, float] | None:
-    """Means of the first and of the second entries; None if an entry of the list is."""
+    """Means of the first and of the second entries; None if any pair is None."""
     if None in pairs:
         return None
     first, second = zip(*filter(None, pairs), strict=True)
@@ -168,7 +168,7 @@ def _published(run: Run, objective: str) -> Published | None:
 
 
 def _share_k1(rows: list[Row]) -> None:
-    """Show the runs of VAE with k = 1 as those of IWAE with k = 1 too, where there are none of its own."""
+    """Where IWAE with k = 1 has no runs of its own, show those of VAE with k = 1."""
     vae = {(row.model, tuple(row.setting.items())): row.cells for row in rows if row.objective == "vae"}
     for row in rows:
         shared = vae.get((row.model, tuple(row.setting.items())), {}).get("1")
@@ -193,7 +193,7 @@ def _mark_best(cells: list[Cell]) -> None:
 
 
 def not_compared(runs: list[Run]) -> list[str]:
-    """A line for each kind of run that is in no table: how many, and which."""
+    """One line for each kind of run that is in no table: how many, and which."""
     kinds = defaultdict(list)
     for run in runs:
         record = run.record

@@ -31,9 +31,9 @@ _PICTURES = ("samples", "reconstructions", "log_variances")
 
 
 def save_workspaces(path: str, tables: list[Table], chosen: bool) -> list[str]:
-    """Save a workspace for each table in the project `path`, ENTITY/PROJECT; gives their addresses.
+    """Save a workspace for each table in the project `path`, ENTITY/PROJECT; returns their addresses.
 
-    chosen: the tables hold runs that were chosen, so show these alone; otherwise later runs appear too.
+    chosen: show only the runs in the tables; otherwise later runs appear too.
     Raises `UserError` without credentials, or if W&B refuses.
     """
     entity, slash, project = path.partition("/")
@@ -52,7 +52,7 @@ def save_workspaces(path: str, tables: list[Table], chosen: bool) -> list[str]:
 
 
 def make_workspace(entity: str, project: str, table: Table, chosen: bool) -> ws.Workspace:
-    """The workspace that shows what `table` shows, not yet saved."""
+    """The workspace for `table`, not yet saved."""
     filters: list[Any] = [ws.Config("protocol") == table.protocol, ws.Metric("State") == "finished"]
     if chosen:
         filters.append(ws.Config("run_id").isin(sorted(run.record.run_id for run in table.runs)))

@@ -8,9 +8,9 @@ __all__ = ["writable", "write_atomically"]
 
 
 def write_atomically(path: Path, content: str | bytes | memoryview) -> None:
-    """Write to a temporary name beside `path` and to the disk, then move.
+    """Write a temporary file beside `path`, flush it to disk, then rename it.
 
-    Raises `OSError` that names `path`, whose old content then stays.
+    Raises `OSError` that names `path` and leaves its old content.
     """
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     try:
@@ -26,7 +26,7 @@ def write_atomically(path: Path, content: str | bytes | memoryview) -> None:
 
 
 def writable(folder: Path) -> bool:
-    """Whether files can be written into `folder`, which is made where it is missing."""
+    """Whether files can be written into `folder`, which is created if missing."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except (OSError, ValueError):  # the latter for a null byte

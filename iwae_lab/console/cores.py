@@ -11,7 +11,7 @@ __all__ = ["available_cores"]
 def available_cores(root: Path = Path("/")) -> int:
     """The smallest of: cores in this process's affinity, OMP_NUM_THREADS, and its control groups' CPU quotas.
 
-    root: of the file system, where proc/self/cgroup and sys/fs/cgroup give the quotas, which are rounded down.
+    Quotas are rounded down. root: the file system's, with proc/self/cgroup and sys/fs/cgroup below it.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     wanted = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()  # a list is for nested levels

@@ -54,7 +54,7 @@ def explain(error: BaseException) -> str:
         return _explain_configuration(error)
     if isinstance(error, OSError) and error.filename is not None and error.strerror:
         return _one_line(f"{error.filename}: {error.strerror}")
-    if "Config group override must be a string" in str(error):  # Hydra's, without the group
+    if "Config group override must be a string" in str(error):  # Hydra doesn't say which group
         return "GROUP=null: expected the name of one of the group's options"
     return _one_line(f"{type(error).__name__}: {error}")
 

@@ -1,4 +1,4 @@
-"""Matplotlib's figures as pixels and as files. Without torch, which the comparison does not need."""
+"""Matplotlib's figures as pixels and as files. Imports no torch, for the comparison."""
 
 import io
 from pathlib import Path

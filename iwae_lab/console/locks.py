@@ -28,7 +28,7 @@ def locked(file: Path, what: str) -> Iterator[None]:
         except Timeout:
             log.info("another process is at work on %s; waiting for it", what)
             lock.acquire()
-    except (OSError, NotImplementedError) as error:  # the latter of older versions of filelock
+    except (OSError, NotImplementedError) as error:  # the latter from old versions of filelock
         if isinstance(error, OSError) and error.errno not in NO_LOCKS:
             raise
         log.warning("the file system of %s has no locks: start no second process on %s", file.parent, what)

@@ -46,4 +46,4 @@ def log_file(path: Path) -> Iterator[None]:
         logging.captureWarnings(False)
         text.close()
         if file.lost:
-            log.warning("%s: %s; lines of it are lost", path, file.lost.strerror)
+            log.warning("%s: %s; some lines are lost", path, file.lost.strerror)

@@ -6,7 +6,7 @@ from iwae_lab.console.errors import UserError
 
 __all__ = ["check_name"]
 
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,31}")  # three of them make a run's name, of which W&B takes 128
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,31}")  # three of them make a run's name; W&B allows 128
 
 
 def check_name(key: str, name: object) -> str:
@@ -16,6 +16,6 @@ def check_name(key: str, name: object) -> str:
         shown = "null" if name is None else name
         raise UserError(
             f"{key}={shown}: expected a name of at most 32 letters a-z, digits and _ . + -, "
-            f"of which the first is a letter or a digit"
+            f"the first a letter or a digit"
         )
     return text

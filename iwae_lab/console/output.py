@@ -10,9 +10,9 @@ __all__ = ["Lossy", "keep_output_from_failing", "lossy_text"]
 
 
 class Lossy(io.FileIO):
-    """A file for which every write succeeds; what it does not take is lost.
+    """A file whose writes always succeed; what can't be written is lost.
 
-    lost: the error of the first such write, None so far.
+    lost: the error of the first lost write, else None.
     """
 
     lost: OSError | None = None
@@ -24,7 +24,7 @@ class Lossy(io.FileIO):
         except OSError as error:
             self.lost = self.lost or error
             return size
-        return size if written is None else written  # None: it would have to wait for its reader
+        return size if written is None else written  # None: the write would block
 
     def close(self) -> None:
         try:

@@ -22,7 +22,7 @@ SECONDS_BETWEEN_UPDATES = 0.5
 class Meter:
     """Displays a task's progress by `show` whenever it is `due`, until `close`.
 
-    start: the fraction that was done before, where a run resumes.
+    start: the fraction already done when a run resumes.
     """
 
     def __init__(self, task: str, start: float = 0.0) -> None:
@@ -70,7 +70,7 @@ class Meter:
 
 @contextlib.contextmanager
 def shown(task: str) -> Iterator[Callable[[float], None]]:
-    """A function to call with the fraction of the task that is done, as often as one likes, first where it begins."""
+    """Yields a function to call, as often as you like, with the fraction done; the first call sets the start."""
     meter = Meter(task)
     called = False
 

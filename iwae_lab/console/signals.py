@@ -30,7 +30,7 @@ def _as_job_runner(handler: Callable[[int, Any], Any], number: int, frame: Any) 
         handler(number, frame)
     except SystemExit as stop:  # submitit has queued the job again; the code tells its local runner
         _raise(stop)
-    except Exception:  # submitit won't
+    except Exception:  # submitit did not
         _raise(KeyboardInterrupt())
 
 

@@ -1,4 +1,4 @@
-"""Datasets on this machine: `python -m iwae_lab.data` lists them, `… fetch mnist omniglot` brings them."""
+"""Datasets on this machine: `python -m iwae_lab.data` lists them, `… fetch mnist omniglot` downloads them."""
 
 import argparse
 import logging

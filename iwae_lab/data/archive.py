@@ -27,7 +27,7 @@ class Archive:
         except Exception as error:  # whatever damaged bytes make zipfile raise
             raise _damaged(error) from None
         self.names = [member.filename.removesuffix(".npy") for member in self._zip.infolist()]
-        """of the arrays, in their order; names only, never paths"""
+        """the arrays' names, in order; never used as paths"""
 
     def read(self, name: str) -> NDArray[Any]:
         """The array of that name, of any type but objects, and of at most `LIMIT` bytes."""
@@ -51,7 +51,7 @@ class Archive:
 
 
 class _Refused(ValueError):
-    """An array that was read as far as its header."""
+    """An array whose header is not acceptable."""
 
 
 def _header(file: Any) -> tuple[tuple[int, ...], np.dtype[Any]]:
@@ -62,7 +62,7 @@ def _header(file: Any) -> tuple[tuple[int, ...], np.dtype[Any]]:
 
 
 def _damaged(error: Exception) -> ValueError:
-    return ValueError(f"expected a .npz file, whole ({error or type(error).__name__})")
+    return ValueError(f"expected an intact .npz file ({error or type(error).__name__})")
 
 
 def listed(names: Iterable[str]) -> str:

@@ -42,7 +42,7 @@ class Splits:
 class Dataset(ABC):
     """A source of images and its binarization: locate → verify → read → split, the same way for all.
 
-    binarization: "dynamic" draws a pixel anew at each use, "static" draws it once for ever, "threshold"
+    binarization: "dynamic" draws a pixel anew at each use, "static" draws it once and for all, "threshold"
     makes it 1 from a probability of one half. Test and validation images are always one draw.
     """
 
@@ -106,7 +106,7 @@ def resolve_data_dir(chosen: str | None = None) -> Path:
         usable = os.path.isdir(path) or not (os.path.exists(path) or path.startswith("~"))
         require(key, value, bool(path) and usable, "a directory")
         return Path(path)
-    with contextlib.suppress(RuntimeError):  # of some versions, without a home directory
+    with contextlib.suppress(RuntimeError):  # in some versions, without a home directory
         if (cache := Path(platformdirs.user_cache_dir("iwae_lab"))).is_absolute():
             return cache
     return Path(tempfile.gettempdir()) / "iwae_lab"

@@ -25,7 +25,7 @@ __all__ = ["LIMIT", "Content", "Copies", "DataFile", "Packing"]
 log = logging.getLogger(__name__)
 
 ROUNDS = 2  # over the mirrors
-LIMIT = 2**31  # bytes that a file may hold and that an array may take, unless it says otherwise
+LIMIT = 2**31  # bytes per file and per array, unless a file says otherwise
 CONTAINER_LIMIT = 2**28  # bytes of a file in another library's format
 PACKED = ".packed"
 _GZIP = b"\x1f\x8b"
@@ -40,9 +40,9 @@ class Content:
     data: bytes
     """unpacked, if the file is gzipped"""
     published: bool
-    """whether they are what the file's publisher gave out"""
+    """whether they are the published content"""
     converted: bool = False
-    """whether they were taken out of another library's format"""
+    """whether they were converted from another library's format"""
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Packing:
 
 @dataclass(frozen=True)
 class Copies:
-    """Where another library keeps the content of a file, and how it comes out of that library's format."""
+    """Where another library keeps the content of a file, and how to convert it back."""
 
     find: Callable[[Path], Iterable[Path]]
     """the dataset's folder in the data directory -> where copies may lie"""
@@ -71,7 +71,7 @@ class DataFile:
     name: str
     digest: str | None = None
     """sha256:HEX or, for a git blob id, git:HEX; of the unpacked bytes of a .gz, so that re-compressed copies are
-    welcome. None: nobody published this file"""
+    valid. None: nobody published this file"""
     mirrors: tuple[str, ...] = ()
     """folders it can be downloaded from, in order of preference"""
     places: tuple[Path, ...] = ()
@@ -83,14 +83,14 @@ class DataFile:
     timeout: float = 30.0
     """seconds that a mirror may keep silent"""
     packing: Packing | None = None
-    """keep a small copy, NAME.packed, beside the file, and read that where it is; it too is checked by `digest`"""
+    """keep a small copy, NAME.packed, beside the file, and read it if present; it too is checked by `digest`"""
     copies: tuple[Copies, ...] = ()
-    """what other libraries keep, looked at last; what is converted is kept in the dataset's folder"""
+    """other libraries' copies, tried last; converted content is kept in the dataset's folder"""
 
     def read(self, folder: Path) -> Content:
         """The file, from one of `places`, `folder` or its parent, or else downloaded into `folder`.
 
-        folder: of the dataset, in the data directory. Raises `UserError` if a damaged copy lies in it, or if
+        folder: the dataset's, in the data directory. Raises `UserError` if a damaged copy lies in it, or if
         there is no good one anywhere and no mirror gives one.
         """
         found, problems = self.search(folder)
@@ -111,7 +111,7 @@ class DataFile:
         return found
 
     def search(self, folder: Path) -> tuple[Content | None, list[str]]:
-        """The file where it already lies, if it does, else what is wrong with copies that can't be used."""
+        """The local file, if there is a good one, else what is wrong with the copies found."""
         problems = []
         for path, unpack in self._candidates(folder):
             try:
@@ -128,7 +128,7 @@ class DataFile:
         return self.name.removesuffix(".gz")
 
     def _candidates(self, folder: Path) -> Iterator[tuple[Path, Callable[[bytes], bytes] | None]]:
-        """Where it may lie, in order of preference, and how it comes out of that form."""
+        """Paths to try, in order of preference, and how to unpack each."""
         names = [self.name] if self.digest is None else [self.name, self._plain_name, f"{self._plain_name}.gz"]
         if self.packing:
             names.insert(0, f"{self.name}{PACKED}")
@@ -196,12 +196,12 @@ class DataFile:
         if problems:
             text += f"; found: {'; '.join(problems)}"
         if self.mirrors and (folder / self.name).exists():
-            text += ". Nothing was changed: move the damaged file away to have it fetched again"
+            text += ". Nothing was changed: move the damaged file away to fetch it again"
         elif self.mirrors:
             fetch = f"python -m iwae_lab.data --data-dir {folder.parent} fetch {folder.name}"
             curl = f"curl -L --create-dirs -o {folder / self.name} {self.mirrors[0]}{self.name}"
             text += ". Name a folder that has it with data_dir=DIR or IWAE_LAB_DATA=DIR, or, where there is a network, "
-            text += f"bring it with `{fetch}` or `{curl}`"
+            text += f"fetch it with `{fetch}` or `{curl}`"
         return text
 
 
@@ -248,7 +248,7 @@ def _digest(data: bytes, kind: str) -> str:
 
 
 def _reason(error: Exception) -> str:
-    """Short, where requests' own messages repeat the URL and nest their causes."""
+    """A short reason: requests' messages repeat the URL and nest their causes."""
     if isinstance(error, requests.HTTPError) and error.response is not None:
         return f"HTTP status {error.response.status_code}"
     return type(error).__name__ if isinstance(error, requests.RequestException) else str(error)

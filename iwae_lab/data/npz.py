@@ -22,7 +22,7 @@ _SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", 
 class NPZ(Dataset):
     """The arrays `train`, `test` and, if there is one, `val` (or `valid`, or `validation`) of a .npz file.
 
-    path: of the file, from the current directory or the data directory. An array is [images, height, width] or,
+    path: from the current directory or the data directory. An array is [images, height, width] or,
     for square images, [images, pixels]; uint8 grey levels, floats in [0, 1] (rounded to 255ths) or booleans.
     Without `val` the last tenth of `train` is for validation. Keras's names `x_train`, `x_test` are understood, and
     `y_train`, `y_test` beside them are labels, which are not read. Any other array is refused.
@@ -35,7 +35,7 @@ class NPZ(Dataset):
         require("path", path, bool(path) and "\0" not in path, "the path of a .npz file")
         file = Path(os.path.expanduser(path))
         if ".." in file.parts:
-            file = file.absolute()  # so that it is never looked for outside the data directory from there
+            file = file.absolute()  # so that no search from the data directory leaves it
         self.files = (DataFile(str(file), places=(Path(),)),)
 
     def parse(self, data: bytes) -> dict[str, NDArray[np.uint8]]:

@@ -1,4 +1,4 @@
-"""Omniglot at 28×28, as the paper's authors gave it out."""
+"""Omniglot at 28×28, as the paper's authors published it."""
 
 import io
 import logging
@@ -49,7 +49,7 @@ class Omniglot(Dataset):
             declared = {name: (shape, kind) for name, shape, kind in whosmat(io.BytesIO(data))}
             if not {*_KEYS} <= declared.keys():
                 raise _Refused(
-                    f"expected a MATLAB file, whole, with the keys data and testdata, found {listed(declared)}"
+                    f"expected an intact MATLAB file with the keys data and testdata, found {listed(declared)}"
                 )
             for key in _KEYS:
                 _require_columns(key, *declared[key])
@@ -57,14 +57,14 @@ class Omniglot(Dataset):
         except _Refused:
             raise
         except Exception as error:  # whatever a damaged file makes scipy raise
-            raise ValueError(f"expected a MATLAB file, whole ({error or type(error).__name__})") from None
+            raise ValueError(f"expected an intact MATLAB file ({error or type(error).__name__})") from None
         return [_upright(found[key]) for key in _KEYS]
 
     def split(self, *arrays: list[NDArray[np.uint8]]) -> Splits:
         ((images, test),) = arrays
         if len(images) != _TRAIN_AND_VAL:
             log.warning(
-                "omniglot: expected %d images and 8070 for testing, found %d and %d; split in the same proportion, "
+                "omniglot: expected %d images and 8070 for testing, found %d and %d; split in the same proportion; "
                 "their results are not comparable with published ones",
                 _TRAIN_AND_VAL,
                 len(images),
@@ -76,7 +76,7 @@ class Omniglot(Dataset):
 
 
 class _Refused(ValueError):
-    """A file that was read as far as its headings."""
+    """A file whose headings are not acceptable."""
 
 
 def _require_columns(key: str, shape: tuple[int, ...], kind: str) -> None:

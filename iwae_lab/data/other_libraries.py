@@ -36,7 +36,7 @@ class OtherLibraries:
     """owner/name"""
 
     def copies(self, split: str) -> tuple[Copies, ...]:
-        """Of the images of a split, "train" or "test"."""
+        """Copies of a split's images, "train" or "test"."""
         return (
             Copies(lambda folder: _idx_files(folder.parent, split, self.torchvision, self.keras)),
             Copies(
@@ -49,7 +49,7 @@ class OtherLibraries:
 
 
 def _idx_files(data_dir: Path, split: str, torchvision: str, keras: str) -> Iterator[Path]:
-    """Of torchvision, in the data directory or ./data, and of Keras. Some archives have a dot for a hyphen."""
+    """torchvision's, in the data directory or ./data, and Keras's. Some archives use a dot for a hyphen."""
     stem = "train-images" if split == "train" else "t10k-images"
     names = [f"{stem}-idx3-ubyte", f"{stem}-idx3-ubyte.gz", f"{stem}.idx3-ubyte", f"{stem}.idx3-ubyte.gz"]
     roots = [root / torchvision / "raw" for root in (data_dir, Path("data"))]
@@ -68,7 +68,7 @@ def _keras_home() -> Path:
 
 
 def _hub_files(folder: Path, split: str, hub: str) -> Iterator[Path]:
-    """In the cache of Hugging Face's hub, under the dataset's present name or its first one, or copied here."""
+    """Hugging Face's: copied to `folder`, or in the hub's cache under the dataset's present or first name."""
     name = hub.partition("/")[2]
     pattern = f"{split}-*.parquet"
     yield from sorted(folder.glob(pattern))
@@ -79,7 +79,7 @@ def _hub_files(folder: Path, split: str, hub: str) -> Iterator[Path]:
 
 
 def _openml_files(openml: int) -> Iterator[Path]:
-    """Of scikit-learn's fetch_openml, which names them after their URLs."""
+    """scikit-learn's: fetch_openml names its files after their URLs."""
     root = _home("SCIKIT_LEARN_DATA", "~/scikit_learn_data") / "openml" / "openml.org" / "data"
     for pattern in (f"**/{openml}.gz", f"**/{openml}/*.gz"):
         yield from sorted(root.glob(pattern))
@@ -90,7 +90,7 @@ def _home(variable: str, default: str) -> Path:
 
 
 def _from_arff(data: bytes, split: str) -> bytes:
-    """Rows of 784 pixels and a class, those of the training images first."""
+    """Reads rows of 784 pixels and a class, training images first."""
     heading = re.search(rb"^@data\s*$", data, re.IGNORECASE | re.MULTILINE)
     if not heading:
         raise ValueError("expected an ARFF file with a line @data")
@@ -104,15 +104,13 @@ def _from_arff(data: bytes, split: str) -> bytes:
 
 
 def _from_parquet(data: bytes) -> bytes:
-    """A column `image` of PNG files."""
+    """Reads a column `image` of PNG files."""
     from PIL import Image
 
     try:
         from pyarrow import parquet
     except ImportError:
-        raise ValueError(
-            "expected pyarrow to be installed (pip install pyarrow), with which this file is read"
-        ) from None
+        raise ValueError("expected pyarrow to be installed (pip install pyarrow) to read this file") from None
 
     def pixels(png: bytes) -> np.ndarray:
         with Image.open(io.BytesIO(png), formats=["PNG"]) as image:

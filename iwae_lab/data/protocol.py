@@ -2,7 +2,7 @@
 
 Two runs are comparable if and only if the names of their protocols are equal. An official protocol has a short
 name: the published files in their standard split, the binarization of that name, all test images in their one
-standard draw, and L_5000. Every other spells out what it is, content included.
+standard draw, and L_5000. Any other name spells out its settings and content.
 """
 
 import hashlib
@@ -42,7 +42,7 @@ class Data:
     """whether all test images are tested"""
 
     def train_draw(self) -> Tensor:
-        """One binary draw of the training images, uint8 [images, pixels]; theirs, unless they are resampled."""
+        """One binary draw of the training images, uint8 [images, pixels]; the one trained on, if there is one."""
         return torch.from_numpy(draw_once(self.train.numpy(), TRAIN_SEED))
 
     def mean_image(self) -> Tensor:

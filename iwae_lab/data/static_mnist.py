@@ -23,7 +23,7 @@ def pack(text: bytes) -> bytes:
 def unpack(packed: bytes) -> bytes:
     """The .amat file again. Raises `ValueError` for a length that is no whole number of images."""
     if len(packed) % (784 // 8):
-        raise ValueError(f"expected {784 // 8} bytes an image, found {len(packed):,}")
+        raise ValueError(f"expected {784 // 8} bytes per image, found {len(packed):,}")
     digits = np.unpackbits(np.frombuffer(packed, np.uint8)).reshape(-1, 784)
     characters = np.full((len(digits), _ROW), ord(" "), np.uint8)
     characters[:, ::2] = digits + ord("0")

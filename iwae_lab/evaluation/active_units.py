@@ -1,7 +1,7 @@
 """Which latent units carry information about the image, and how sure that count is.
 
-In a model of two layers A_u of the first is not invariant to the scale of its units, and counts those that merely
-follow p(z_1 | z_2). So compare counts per layer, and the units' KL (`iwae_lab.evaluation.diagnostics`) beside them.
+With two layers, A_u of the first depends on the scale of its units and counts those that merely follow p(z_1 | z_2).
+So compare counts per layer, together with the units' KL (`iwae_lab.evaluation.diagnostics`).
 """
 
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ AUTHORS_IMAGES = 500
 
 @dataclass(frozen=True)
 class ActiveUnits:
-    """Per stochastic layer, from the image upwards."""
+    """The units of each stochastic layer, from the image upwards."""
 
     variances: list[Tensor]
     """A_u = Var_x E_q[u | x], float64 [units]; an estimate may fall below zero above the first layer"""
@@ -41,7 +41,7 @@ class ActiveUnits:
         return [int(active.sum()) for active in self.active]
 
     def counts_above(self, threshold: float) -> list[int]:
-        """Units with A_u above another threshold than 0.01."""
+        """Units per layer with A_u above `threshold`."""
         return [int((variances > threshold).sum()) for variances in self.variances]
 
     def intervals(self, level: float = 0.95, resamples: int = 1000, seed: int = SEED) -> list[tuple[int, int]]:
@@ -91,9 +91,9 @@ def active_units(
 
 @torch.no_grad()
 def authors_counts(model: LatentVariableModel, images: Tensor, *, seed: int = SEED) -> list[int]:
-    """Active units per layer as the authors' published code counts them, to be set beside the paper's.
+    """Active units per layer as the authors' published code counts them, to compare with the paper.
 
-    On the first 500 of the binary training images [images, pixels], with the posterior means at one sampled path
+    Takes the first 500 binary training images [images, pixels] and the posterior means at one sampled path
     through the layers below. Above the first layer their variance contains that path's noise, so this counts too many.
     """
     x = images[:AUTHORS_IMAGES].to(next(model.parameters()).dtype)
@@ -105,7 +105,7 @@ def authors_counts(model: LatentVariableModel, images: Tensor, *, seed: int = SE
 class WithoutUnits(LatentVariableModel):
     """A model without some latent units: they are fixed at constants and left out of both densities.
 
-    keep: of each layer, the units that stay, bool [units]. constants: values for the others, [units]; those of units
+    keep: the units of each layer that stay, bool [units]. constants: values for the others, [units]; those of units
     that stay do not matter. Shares the parameters of `model`, which can be any with an encoder, a decoder and a prior.
     """
 

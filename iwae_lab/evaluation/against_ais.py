@@ -1,4 +1,4 @@
-"""How far L_k is below log p(x): against annealed importance sampling, whose own error the bidirectional gap bounds."""
+"""How far L_k is below log p(x) by annealed importance sampling, whose own error the bidirectional gap bounds."""
 
 import dataclasses
 from collections.abc import Callable
@@ -18,7 +18,7 @@ __all__ = ["AgainstAIS", "against_ais", "estimated_seconds_of_both"]
 
 @dataclass(frozen=True)
 class AgainstAIS:
-    """Of the first test images, and of as many images drawn from the model."""
+    """Results on the first test images and on as many drawn from the model."""
 
     how: Annealing
     annealed: Annealed
@@ -28,11 +28,11 @@ class AgainstAIS:
 
     @property
     def gain(self) -> Tensor:
-        """How much higher AIS is than L̂_k, float64 [images], nats; in expectation L̂_k is off by at least that."""
+        """AIS minus L̂_k, float64 [images], nats; in expectation L̂_k is off by at least that."""
         return self.annealed.bound - self.sampled
 
     def metrics(self) -> dict[str, Any]:
-        """Under the record's names; nats."""
+        """Metrics for the record; nats."""
         return {
             keys.AIS_IMAGES: len(self.sampled),
             keys.AIS_NLL: -self.annealed.mean,
@@ -50,7 +50,7 @@ class AgainstAIS:
         }
 
     def per_image(self) -> dict[str, Tensor]:
-        """By name, float64 [images] on the CPU: of the first test images, and the gaps of the model's own."""
+        """Values by name, float64 [images] on the CPU; `ais_gap` belongs to the images drawn from the model."""
         found = {f"ais_{name}": values for name, values in dataclasses.asdict(self.annealed).items()}
         return {name: values.cpu() for name, values in found.items()} | {"ais_gap": self.sandwich.gap.cpu()}
 

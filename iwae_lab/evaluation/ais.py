@@ -49,7 +49,7 @@ class Annealed:
     ess: Tensor
     """effective chains, from 1 to their number; a bound that rests on one is loose and noisy"""
     acceptance: Tensor
-    """share of Hamiltonian moves that were accepted; NaN if there is one temperature, and so no move"""
+    """share of Hamiltonian moves that were accepted; NaN with one temperature, which needs no move"""
 
     @property
     def mean(self) -> float:
@@ -91,7 +91,7 @@ def ais(
 ) -> Annealed:
     """Lower bounds on log p(x) of images [images, pixels], in expectation.
 
-    It is logmeanexp over chains of log w, and E w = p(x) for any number of chains and temperatures. At most `rows`
+    Each is logmeanexp over chains of log w, and E w = p(x) for any number of chains and temperatures. At most `rows`
     chains are moved at a time (by default 2,000, on CUDA 50,000), or those of one image. kept: what an interrupted call
     left; its chains continue from there to the same result.
     Raises `UserError` for a model whose latents are discrete.
@@ -110,10 +110,10 @@ def reverse_ais(
     progress: Progress = lambda fraction: None,
     kept: Kept | None = None,
 ) -> Annealed:
-    """As `ais`, upper bounds in expectation: −logmeanexp over chains of log w_rev, and E w_rev = 1 / p(x).
+    """Like `ais`, but upper bounds in expectation: −logmeanexp over chains of log w_rev, and E w_rev = 1 / p(x).
 
     The chains of an image start from z, one [1, images, units] per layer, which must be an exact sample of the
-    posterior (Grosse et al. 2015, arXiv 1511.02543): it is known where the image was drawn from the model.
+    posterior (Grosse et al. 2015, arXiv 1511.02543), as is known for images drawn from the model.
     """
     found = _annealed(model, images, z, how or Annealing(), seed, rows, progress, kept)
     return replace(found, bound=-found.bound)
@@ -195,7 +195,7 @@ def _annealed(
         path = _Path.of(model, images[start : start + batch], how, generator, work)
         if under_way:
             generator.set_state(state)
-        if len(under_way) <= 2:  # those of the pilot chains, or nothing
+        if len(under_way) <= 2:  # the pilot chains' state, or nothing
             path = path.tuned(keep, *under_way)
             if exact is None:
                 chains = [path.noise(how.chains)]
@@ -217,7 +217,7 @@ def _batch(images: Tensor, how: Annealing, rows: int | None) -> int:
 
 
 class _Work:
-    """Counts the moves done of all chains."""
+    """Counts the moves of all chains."""
 
     def __init__(self, how: Annealing, images: int, progress: Progress) -> None:
         self.total = images * (PILOT_CHAINS * how.temperatures + how.chains * (how.temperatures - 1))
@@ -251,7 +251,7 @@ class _Path:
     betas: list[float]
     """from 0 to 1"""
     steps: Tensor
-    """of the leapfrog integrator at each β, [β, batch, 1]"""
+    """leapfrog step size at each β, [β, batch, 1]"""
     generator: Generator
     work: _Work
 
@@ -284,7 +284,7 @@ class _Path:
         return replace(self, steps=steps)
 
     def noise(self, chains: int) -> Tensor:
-        """Noise of a sample of the start for each chain."""
+        """Noise of a start sample for each chain."""
         return self._normal(chains, len(self.x), sum(self.widths))
 
     def noise_of(self, z: list[Tensor]) -> Tensor:
@@ -304,8 +304,8 @@ class _Path:
     ) -> tuple[Tensor, Tensor]:
         """log w of chains from the start, or log w_rev of chains from the posterior; and the acceptance rate.
 
-        noise [chains, batch, units] -> float64 [chains, batch], [batch]. log_w, accepted, done: of chains kept by an
-        interrupted call, and after how many temperatures.
+        noise [chains, batch, units] -> float64 [chains, batch], [batch]. log_w, accepted: of chains kept by an
+        interrupted call after `done` temperatures.
         """
         schedule = list(zip(self.betas, self.steps, strict=True))[:: -1 if backwards else 1]
         state = self.at(noise)

@@ -14,8 +14,8 @@ STARTS, SCHEDULES = ("q", "prior"), ("sigmoid", "linear")
 class Annealing:
     """Settings of annealed importance sampling. Raises `UserError` for values out of range.
 
-    chains: per image. temperatures: steps from the start to the posterior; the papers take 10,000. leapfrog_steps: of
-    the Hamiltonian move at each. start: see the module. schedule: of β from 0 to 1, "linear" or "sigmoid", which is
+    chains: per image. temperatures: steps from the start to the posterior; the papers take 10,000. leapfrog_steps: per
+    Hamiltonian move. start: see `iwae_lab.evaluation.ais`. schedule: of β from 0 to 1, "linear" or "sigmoid", which is
     denser at both ends (Wu et al. 2017, with their δ = 4).
     """
 
@@ -34,7 +34,7 @@ class Annealing:
             require(f"evaluation.ais.{key}", value, value in known, f"one of {', '.join(known)}")
 
     def betas(self) -> list[float]:
-        """From 0 to 1, one more than there are temperatures."""
+        """β from 0 to 1, one more than `temperatures`."""
         even = [i / self.temperatures for i in range(self.temperatures + 1)]
         if self.schedule == "linear":
             return even

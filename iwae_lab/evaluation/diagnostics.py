@@ -16,7 +16,7 @@ from iwae_lab.objectives.base import Objective
 __all__ = ["Diagnosis", "GradientSNR", "SignalToNoise", "diagnose", "gradient_snr"]
 
 SEED = 300
-KL_THRESHOLD = 0.01  # nats; a unit below it says nothing
+KL_THRESHOLD = 0.01  # nats; a unit below it is unused
 
 
 @dataclass(frozen=True)

@@ -3,9 +3,9 @@
 log p(x) − ELBO(q)  =  [log p(x) − ELBO(q*)]  +  [ELBO(q*) − ELBO(q)]
                           approximation gap         amortization gap
 
-q is the encoder's posterior, and q* the best one of its family for the image alone. In the first layer that is any
-diagonal Gaussian. Above it, where q(z_l | z_{l-1}) is a network's, it is the network's with its mean and log σ shifted
-by the same amounts at all z_{l-1}.
+q is the encoder's posterior, and q* the best one of its family for the image alone. In the first layer the family
+is all diagonal Gaussians. Above it, it is the network's q(z_l | z_{l-1}) with mean and log σ shifted by the same
+amounts at all z_{l-1}.
 """
 
 from collections.abc import Callable
@@ -33,14 +33,14 @@ ELBO_K = 1000  # samples of each reported ELBO, the same noise for q and q*
 
 @dataclass(frozen=True)
 class Gaps:
-    """Per image, float64 [images], nats."""
+    """Gaps per image, float64 [images], nats."""
 
     log_p: Tensor
-    """as it was given"""
+    """as given"""
     elbo: Tensor
-    """of the encoder's q"""
+    """ELBO of the encoder's q"""
     best_elbo: Tensor
-    """of q*; short of the best by what the optimisation missed, so the amortization gap may be too small"""
+    """ELBO of q*, less what the optimisation missed, so the amortization gap may be too small"""
 
     @property
     def approximation(self) -> Tensor:
@@ -53,7 +53,7 @@ class Gaps:
         return self.best_elbo - self.elbo
 
     def metrics(self) -> dict[str, Any]:
-        """Under the record's names: means over images and their standard errors, nats."""
+        """Metrics for the record: means over images and their standard errors, nats."""
         return {
             keys.GAPS_IMAGES: len(self.elbo),
             keys.GAPS_APPROXIMATION: self.approximation.mean().item(),
@@ -63,7 +63,7 @@ class Gaps:
         }
 
     def per_image(self) -> dict[str, Tensor]:
-        """By name, float64 [images] on the CPU."""
+        """Both gaps by name, float64 [images] on the CPU."""
         return {"approximation_gap": self.approximation.cpu(), "amortization_gap": self.amortization.cpu()}
 
 
@@ -118,7 +118,7 @@ def encoder_gaps(
 
 @torch.no_grad()
 def _elbo(model: LatentVariableModel, x: Tensor, noise: Noise) -> Tensor:
-    """From `ELBO_K` samples of each x [batch, pixels]; float64 [batch]."""
+    """ELBO from `ELBO_K` samples of each x [batch, pixels]; float64 [batch]."""
     bounds = StreamingBounds()
     while bounds.k < ELBO_K:
         bounds.add(model.log_weights(x, BLOCK, noise))
@@ -126,7 +126,7 @@ def _elbo(model: LatentVariableModel, x: Tensor, noise: Noise) -> Tensor:
 
 
 class _LocalPosterior(LatentVariableModel):
-    """The model with shifts of its own for each x [batch, pixels] in every conditional of q; shares its parameters."""
+    """The model with every conditional of q shifted for each x [batch, pixels]; shares its parameters."""
 
     def __init__(self, model: LatentVariableModel, x: Tensor) -> None:
         super().__init__()

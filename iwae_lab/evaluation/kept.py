@@ -10,8 +10,8 @@ from torch import Tensor, nn
 __all__ = ["Kept", "Part"]
 
 Kept = MutableMapping[str, tuple[Any, ...]]
-"""What has been found so far, by a hash of all it depends on. Whoever gives it decides where that outlives a process; a
-dictionary will do."""
+"""Results so far, by a hash of all they depend on. The caller decides whether they outlive the process; a dictionary
+will do."""
 
 
 class Part:
@@ -25,7 +25,7 @@ class Part:
         self.key = "" if kept is None else _digest(model, images, *settings)
 
     def found(self) -> tuple[Any, ...] | None:
-        """What was given to `keep` last."""
+        """The last values given to `keep`."""
         return self.kept.get(self.key)
 
     def keep(self, *found: Any) -> None:

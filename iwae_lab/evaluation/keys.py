@@ -1,4 +1,4 @@
-"""The names of metrics, as metrics.csv, records and trackers have them. Imports no library."""
+"""The names of metrics in metrics.csv, records and trackers. Imports no library."""
 
 from typing import Any
 
@@ -31,7 +31,7 @@ AIS_LEAPFROG_STEPS = "test/ais/leapfrog_steps"
 GAPS_IMAGES = "test/gaps/images"
 GAPS_APPROXIMATION, GAPS_APPROXIMATION_SE = "test/gaps/approximation", "test/gaps/approximation_se"
 GAPS_AMORTIZATION, GAPS_AMORTIZATION_SE = "test/gaps/amortization", "test/gaps/amortization_se"
-GAPS_K = "test/gaps/k"  # of the L_k that stood for log p(x); 0: AIS did
+GAPS_K = "test/gaps/k"  # k of the L_k used as log p(x); 0: AIS was
 TEST_LOG_UNIT_VARIANCES = "test/log10_unit_variances"  # with /1, /2, …; for trackers
 
 _DIAGNOSTICS = "diagnostics/"
@@ -40,12 +40,12 @@ SNR_GENERATIVE, SNR_INFERENCE = "diagnostics/snr/generative", "diagnostics/snr/i
 
 
 def nll_at(k: int) -> str:
-    """−L_k of the test images for a k beside the protocol's."""
+    """−L_k of the test images for a k other than the protocol's."""
     return f"{TEST_NLL}_{k}"
 
 
 def nll_se_at(k: int) -> str:
-    """Its standard error."""
+    """The standard error of `nll_at`."""
     return f"{nll_at(k)}_se"
 
 

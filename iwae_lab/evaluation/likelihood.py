@@ -18,9 +18,9 @@ from iwae_lab.models.precision import autocast
 
 __all__ = ["KS", "Likelihood", "likelihood", "standard_error"]
 
-KS = (1, 5, 50, 500, 5000)  # of the curve that shows how tight the bound is
+KS = (1, 5, 50, 500, 5000)  # the curve that shows how tight the bound is
 ROWS, CUDA_ROWS = 2000, 100_000  # weighed at a time
-SEED = 5000  # of the samples of every reported NLL; training draws from elsewhere
+SEED = 5000  # of every reported NLL; training draws from elsewhere
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Likelihood:
     elbo: Tensor
     """mean log-weight of all k samples"""
     ess: Tensor
-    """effective samples of the k, from 1 to k"""
+    """effective sample size, from 1 to k"""
     pareto_k: Tensor
     """k̂ of the k weights, see `iwae_lab.evaluation.pareto`; NaN for k < 21"""
 

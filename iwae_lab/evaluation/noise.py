@@ -88,5 +88,5 @@ def _scramble(bits: Tensor) -> Tensor:
 
 
 def _shift(bits: Tensor, by: int) -> Tensor:
-    """To the right, filling with zeros."""
+    """Logical shift to the right."""
     return (bits >> by) & ((1 << (64 - by)) - 1)

@@ -32,7 +32,7 @@ class Overfitting:
 
     @property
     def gap_se(self) -> float:
-        """Standard error of `gap` over images, which are others in either set."""
+        """Standard error of `gap` over images, which differ between the sets."""
         return math.hypot(standard_error(self.test), standard_error(self.train))
 
 
@@ -47,9 +47,9 @@ def overfitting(
     kept: Kept | None = None,
 ) -> Overfitting:
     """Compare the first n images of each binary set [images, pixels], n the size of the smallest, with 500 samples
-    each, or those of `test` if it has fewer.
+    each, or those of `test` if fewer.
 
-    test: what was measured of the test images, from `likelihood` with its default seed. Training images are taken in
+    test: from `likelihood` of the test images with its default seed. Training images are taken in
     one binary draw. In the paper's runs the gap is below 0.8 nats where they are drawn anew at each use, and about 3.5
     where they are fixed.
     """

@@ -14,8 +14,8 @@ from torch import Tensor
 __all__ = ["UNRELIABLE", "LargestWeights", "pareto_k"]
 
 UNRELIABLE = 0.7
-FEWEST = 21  # samples, whose tail is the shortest that is fitted, of 5
-PRIOR_SHAPE, PRIOR_WEIGHT = 0.5, 10  # of k̂, in numbers of weights
+FEWEST = 21  # samples: their tail, of 5, is the shortest fitted
+PRIOR_SHAPE, PRIOR_WEIGHT = 0.5, 10  # of k̂; the weight in samples
 
 
 class LargestWeights:
@@ -40,7 +40,7 @@ def pareto_k(log_w: Tensor) -> Tensor:
     """k̂ per image from its largest log-weights [tail + 1, batch], largest first; float64 [batch].
 
     The smallest of them is the threshold above which the tail begins. −∞ where all of them are equal, as with the exact
-    posterior. NaN if the tail is of fewer than 5 weights, as it is with fewer than 21 samples.
+    posterior. NaN if the tail has fewer than 5 weights, as with fewer than 21 samples.
     """
     log_w = log_w.double()
     if len(log_w) < 6:

@@ -18,7 +18,7 @@ class PosteriorGrid:
     """Densities at the middles of square cells, by rows from low to high z_2; float64."""
 
     axis: Tensor
-    """of z_1 and of z_2 [size]"""
+    """values of z_1 and z_2 [size]"""
     log_p: Tensor
     """log p(x) [images], nats; exact but for cells and edges"""
     true: Tensor
@@ -31,7 +31,7 @@ class PosteriorGrid:
 def posterior_grid(
     model: LatentVariableModel, images: Tensor, *, extent: float = 5.0, size: int = 200
 ) -> PosteriorGrid:
-    """On the square from −extent to extent, for binary images [images, pixels].
+    """Both posteriors of binary images [images, pixels] on the square from −extent to extent.
 
     Raises `UserError` for a model with another number of latent units or layers, or with discrete ones.
     """

@@ -24,19 +24,19 @@ VAL_K = 100  # samples of val/nll, the same for every objective and k
 ACTIVE_ONLY_K = 500  # at most, without inactive units: a tenth of the time of L_5000
 KL_K = 50  # samples of the KL of units, which is a mean over all images too
 TOLERANCE = 0.01  # nats by which a test NLL in bf16 may differ from that in fp32
-TRIED_IMAGES, TRIED_K = 2000, 500  # at most, to find out by how much it does
+TRIED_IMAGES, TRIED_K = 2000, 500  # at most, to measure that difference
 
 
 @dataclass(frozen=True)
 class StandardResults:
-    """Of one model on the test and validation draws of a protocol."""
+    """The results of one model on the draws of a protocol."""
 
     test: Likelihood
-    """of the test images"""
+    """bounds of the test images"""
     active_only: Tensor
     """L̂ of the test images under the model without its inactive units, float64 [images], nats"""
     active_only_k: int
-    """its samples; `test` has a bound with as many"""
+    """samples of `active_only`; `test` has a bound with as many"""
     val: Likelihood
     """L̂_100 of the validation images, as throughout training"""
     units: ActiveUnits
@@ -47,10 +47,10 @@ class StandardResults:
     """units per layer whose KL on the test images is above 0.01 nats"""
     overfitting: Overfitting
     precision: str
-    """of the matrix products behind the test bounds: 32 or bf16"""
+    """matrix products behind the test bounds: 32 or bf16"""
 
     def metrics(self) -> dict[str, Any]:
-        """Under the record's names; nats."""
+        """Metrics for the record; nats."""
         intervals, sets = self.units.intervals(), self.overfitting
         found = {
             keys.TEST_NLL: self.test.nll,
@@ -82,7 +82,7 @@ class StandardResults:
         return found
 
     def per_image(self) -> dict[str, Tensor]:
-        """Of the test images, by name and in their order, float64 [images] on the CPU."""
+        """Values per test image by name, in the images' order, float64 on the CPU."""
         return self.test.per_image() | {f"bound_{self.active_only_k}_active_only": self.active_only.cpu()}
 
 
@@ -100,7 +100,7 @@ def standard_results(
 ) -> StandardResults:
     """Measure `model` on binary images [images, pixels] with k samples per image (Burda et al. 2016, table 1).
 
-    compile: whether to compile the log-weights, as `Compiled` has it.
+    compile: whether to compile the log-weights, see `Compiled`.
     precision: of the matrix products of the test NLL; bf16 falls back to 32 if it moves L̂_k by more than `TOLERANCE`.
     kept: see `likelihood`; what is not a bound is computed again.
     """

@@ -18,7 +18,7 @@ class RunLogger(Logger):
 
     Building a tracker has no effect, so that it can be asked for `holds_result`.
 
-    folder: the run's. record: what is known of the run before training, its protocol included. group: the
+    folder: the run's. record: the run's record before training, its protocol included. group: the
     name of the multirun that the run belongs to, None for a single run.
     """
 
@@ -61,7 +61,7 @@ class RunLogger(Logger):
 
 
 def log_finished(trackers: Iterable[RunLogger], record: Record, folder: Path) -> None:
-    """Log a finished run to those of `trackers` that lack it, from its record, metrics.csv and figures."""
+    """Log a finished run to the `trackers` that lack it, from its record, metrics.csv and figures."""
     for tracker in trackers:
         if tracker.holds_result():
             continue

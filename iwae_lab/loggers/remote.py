@@ -1,4 +1,4 @@
-"""Calls into a process of its own, which can hang or die without harm to this one."""
+"""Calls into another process, which can hang or die without harm to this one."""
 
 import contextlib
 import pickle
@@ -19,7 +19,7 @@ class RemoteError(Exception):
 class Remote:
     """Runs the Python file `file` in another process and makes calls there, one after the other.
 
-    The file reads pickled calls, (name, arguments, limit in seconds), from stdin and answers each on stdout by
+    The file reads pickled calls, (name, arguments, limit in seconds), from stdin and answers each on stdout with
     (error or None, value).
     failure: the first error of any call, None while there is none.
     """
@@ -40,7 +40,7 @@ class Remote:
         return self._calls.submit(self._exchange, (name, arguments, limit))
 
     def ask(self, name: str, limit: float, /, **arguments: Any) -> Any:
-        """The result of a call. Raises `RemoteError` if it fails, or takes over `limit` seconds with those before."""
+        """The result of a call. Raises `RemoteError` if it fails, or takes over `limit` seconds with earlier ones."""
         try:
             return self.send(name, limit, **arguments).result(limit)
         except TimeoutError:
@@ -70,5 +70,5 @@ class Remote:
         self._process.wait()
         self._calls.shutdown(cancel_futures=True)
         self._process.stdout.close()
-        with contextlib.suppress(OSError):  # what it did not read
+        with contextlib.suppress(OSError):  # unread input
             self._process.stdin.close()

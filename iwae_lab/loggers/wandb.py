@@ -1,4 +1,4 @@
-"""Weights & Biases: online where there are credentials, offline elsewhere, and no harm to the run either way."""
+"""Weights & Biases: online with credentials, offline without, and no harm to the run either way."""
 
 import contextlib
 import json
@@ -37,12 +37,12 @@ class WandB(RunLogger):
     """One W&B run with an id of its own, named after the run; its files are in the run's folder, under wandb/.
 
     Online with credentials, offline without, never asking; WANDB_MODE and the user's W&B settings win. W&B runs in a
-    process of its own: where that fails or hangs, one line says so and the run continues without it.
+    process of its own: if that fails or hangs, one line says so and the run continues without it.
 
     wandb.json in the run's folder lists its W&B runs: a resumed run continues the one in the same project, and is
     given what metrics.csv has and W&B lacks. Under W&B's sweep agent, the id is the agent's.
 
-    project, entity: as in `wandb.init`; None leaves them to W&B's own environment variables. tags: beside
+    project, entity: as in `wandb.init`; None leaves them to W&B's own environment variables. tags: added to
     $WANDB_TAGS. upload_checkpoint: keep last.ckpt as an artifact. init_timeout: seconds to wait for the server
     before the run goes offline. finish_timeout: seconds to wait at the end for uploads. W&B's process is killed
     half a minute after either.
@@ -87,7 +87,7 @@ class WandB(RunLogger):
         try:
             found = json.loads((self.folder / "wandb.json").read_text())
             return {key: run for key, run in found.items() if run.keys() == {"destination", "finished"}}
-        except (OSError, ValueError, AttributeError):  # none yet, or what another program wrote
+        except (OSError, ValueError, AttributeError):  # none yet, or not written by us
             return {}
 
     def known_id(self) -> str | None:
@@ -127,7 +127,7 @@ class WandB(RunLogger):
             "finish_timeout_raises": True,
             "x_stats_pid": os.getpid(),
         }
-        kept = str(self.folder.parent.absolute() / ".wandb")  # staged tables, logs: not in the user's home
+        kept = str(self.folder.parent.absolute() / ".wandb")  # no staged tables or logs in the user's home
         environment = {"WANDB_DATA_DIR": kept, "WANDB_CACHE_DIR": kept, "WANDB_PROGRAM": sys.argv[0]} | os.environ
         try:
             self.remote = Remote(CLIENT, sys.argv[1:], environment)
@@ -140,7 +140,7 @@ class WandB(RunLogger):
                 sessions=[str(path) for path in sorted(self.folder.glob(f"wandb/*run-*-{self.id}/*.wandb"))],
                 summarized=list(SUMMARIES),
             )
-        except (RemoteError, OSError, RuntimeError) as error:  # the latter two: no process or thread to be had
+        except (RemoteError, OSError, RuntimeError) as error:  # the latter two: no process or thread left
             self._give_up(error)
             return
         except BaseException:
@@ -165,7 +165,7 @@ class WandB(RunLogger):
 
     @property
     def sync_command(self) -> str:
-        """Uploads what W&B keeps in the run's folder and has not uploaded."""
+        """Uploads what W&B has in the run's folder and has not uploaded."""
         sessions = sorted(self.session.parent.glob(f"*run-*-{self.id}"))
         online = any(session.name.startswith("run-") for session in sessions)  # which sync skips unless told
         return shlex.join(["wandb", "sync", *(["--include-online"] if online else []), *map(str, sessions)])
@@ -236,12 +236,10 @@ class WandB(RunLogger):
 
     def _give_up(self, reason: object) -> None:
         self._end()
-        log.warning(
-            "W&B: %s; the run continues without it, and the same command, once the run is finished, uploads it", reason
-        )
+        log.warning("W&B: %s; the run continues without it; once it is finished, the same command uploads it", reason)
 
     def _note(self, finished: bool) -> None:
-        """Keep in wandb.json which W&B run this is, as the latest."""
+        """Record this W&B run in wandb.json, as the latest."""
         runs = {key: run for key, run in self.runs().items() if key != self.id}
         runs[self.id] = {"destination": self.destination, "finished": finished}
         with contextlib.suppress(OSError):  # a full disk: the next command begins a new W&B run

@@ -3,14 +3,14 @@
 __all__ = ["DESCRIPTIVE", "overrides_of"]
 
 DESCRIPTIVE = ("run_id", "protocol", "epochs", "binarization", "parameters")
-"""keys of a W&B run's config that are no overrides"""
+"""keys of a W&B run's config that are not overrides"""
 
 
 def overrides_of(arguments: list[str]) -> list[str]:
     """The arguments of a sweep's run as overrides that Hydra takes.
 
-    An agent that runs a configuration again gives all keys of the W&B run's config, beside those of the sweep's
-    command: drops the keys that only describe the run, and of a key given twice all but the last.
+    An agent that repeats a run passes all keys of its W&B config beside those of the sweep's command. Drops the keys
+    that only describe the run, and all but the last of a key given twice.
     """
     kept: dict[str, str] = {}
     for argument in arguments:

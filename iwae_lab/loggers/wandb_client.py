@@ -24,7 +24,7 @@ class Client:
     def __init__(self) -> None:
         self.run: wandb.Run | None = None
         self.notes: list[str] = []
-        """warnings, told with the next result"""
+        """warnings, sent with the next result"""
 
     def start(
         self,
@@ -36,8 +36,8 @@ class Client:
     ) -> dict[str, Any]:
         """Start the run in the mode of the user's settings, offline where there are no credentials or no server.
 
-        arguments: of `wandb.init`. spare_id: the id to take if W&B has deleted the run. sessions: its earlier .wandb
-        files. summarized: metrics whose summary is not W&B's but the one that `log` receives.
+        arguments: for `wandb.init`. spare_id: the id to take if W&B has deleted the run. sessions: its earlier .wandb
+        files. summarized: metrics whose summary `log` receives instead of W&B making it.
         Returns mode, id, url, folder, known_step (the last one W&B has, else -1) and notes.
         """
         import wandb
@@ -112,7 +112,7 @@ class Client:
             self.notes.append(f"the checkpoint was not taken ({_one_line(error)})")
 
     def finish(self, summary: dict[str, Any], exit_code: int) -> dict[str, Any]:
-        """End the run. Returns complete, False where the server lacks something, and notes."""
+        """End the run. Returns complete (False if the server lacks something) and notes."""
         assert self.run
         run, self.run = self.run, None
         run.summary.update(summary)

@@ -90,7 +90,7 @@ class LatentVariableModel(nn.Module, ABC):
         "path": φ enters through z alone: its parameters are frozen inside log q, z is live everywhere.
         "score": z is a constant: ∇_φ log q(z | x) and ∇_θ log p(x, z).
 
-        Raises `UserError` where samples of discrete latents are to be differentiated.
+        Raises `UserError` if samples of discrete latents must be differentiated.
         """
         z, path_parameters = [], []
         log_q = x.new_zeros(())
@@ -119,7 +119,7 @@ class LatentVariableModel(nn.Module, ABC):
         return Draw(z, log_q, self.log_joint(x, z), path_parameters)
 
     def require_continuous(self, q: Distribution, gradient: Gradient) -> None:
-        """Raises `UserError` where latents are discrete, whose samples have no such derivative."""
+        """Raises `UserError` for discrete latents, whose samples have no such derivative."""
         if isinstance(q, Bernoulli):
             raise UserError(
                 f"{type(self).__name__} has discrete latents, whose samples have no {gradient} derivative: "
@@ -145,7 +145,7 @@ class LatentVariableModel(nn.Module, ABC):
         return log_q
 
     def conditionals(self, x: Tensor, z: list[Tensor]) -> tuple[list[Distribution], list[Distribution]]:
-        """Every layer's q(z_l | z_{l-1}) and p(z_l | z_{l+1}) at x [batch, pixels] and samples z as of `draw`."""
+        """Every layer's q(z_l | z_{l-1}) and p(z_l | z_{l+1}) at x [batch, pixels] and samples z from `draw`."""
         q = [_apply(layer, below) for layer, below in zip(self.encoder, [x, *z[:-1]], strict=True)]
         p = [_apply(layer, above) for layer, above in zip(list(self.decoder)[1:], z[1:], strict=True)]
         return q, [*p, self.prior()]

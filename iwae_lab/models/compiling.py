@@ -18,7 +18,7 @@ log = logging.getLogger("iwae_lab")
 
 
 class Choice:
-    """Whether something that is done again and again is compiled.
+    """Decides whether to compile a repeated computation.
 
     mode: "true" compiles at once, "false" never. "auto" measures `TIMED` eager executions, compiles if what is left
     would save more than compiling costs, measures as many compiled ones, and keeps the faster. gain: the share of the
@@ -76,7 +76,7 @@ class Choice:
 class Compiled:
     """A pure function of tensors, compiled for inputs of the first call's shapes and eager for others.
 
-    mode: that of `Choice`. Noise is that of the eager function. Where compiling fails, one line says so, and the
+    mode: that of `Choice`. Noise is that of the eager function. If compiling fails, one line says so, and the
     function stays eager.
     """
 
@@ -89,7 +89,7 @@ class Compiled:
         self.shapes: list[torch.Size] | None = None
 
     def __call__(self, *inputs: Tensor, calls_left: int) -> Any:
-        """The function's value at `inputs`; `calls_left` such calls are to come, this one included."""
+        """The function's value at `inputs`; `calls_left` counts the calls to come, with this one."""
         shapes = [x.shape for x in inputs]
         self.shapes = self.shapes or shapes
         if shapes != self.shapes:
@@ -112,12 +112,12 @@ class Compiled:
 
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     """A pure function of tensors, compiled for the shapes it is called with, with the noise of the eager function."""
-    torch.compiler.reset()  # else dynamo gives up after a few functions made in one place, as a multirun makes them
+    torch.compiler.reset()  # else dynamo gives up after a few functions from one place, as in a multirun
     return torch.compile(function, dynamic=False, options=inductor_options())
 
 
 def inductor_options() -> dict[str, Any]:
-    """Eager noise; on CPUs tanh by exp, in a third of the time, where this torch has it."""
+    """Eager noise and, if this torch has it, tanh by exp on CPUs, in a third of the time."""
     tanh_by_exp = "cpp.use_decompose_tanh"
     return {"fallback_random": True, **({tanh_by_exp: True} if tanh_by_exp in torch._inductor.list_options() else {})}
 

@@ -65,7 +65,7 @@ class _Decoder(nn.Module):
         layers: list[nn.Module] = [nn.Linear(latents, math.prod(top)), nn.Unflatten(1, top)]
         steps = list(zip(itertools.pairwise([1, *channels]), sizes[:-1], strict=True))
         for (below, above), size in reversed(steps):
-            even = (1 - size[0] % 2, 1 - size[1] % 2)  # which of two heights and widths that halve to the same
+            even = (1 - size[0] % 2, 1 - size[1] % 2)  # which of the two sizes that halve to the same
             layers += [nn.ELU(), nn.ConvTranspose2d(above, below, 3, stride=2, padding=1, output_padding=even)]
         self.body = nn.Sequential(*layers, nn.Flatten())
         self.bias = nn.Parameter(torch.logit(mean_image.flatten().clamp(0.001, 0.999)))

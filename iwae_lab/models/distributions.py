@@ -1,4 +1,4 @@
-"""Distributions of latents and pixels; each samples from noise that it is given. Torch only."""
+"""Distributions of latents and pixels; each samples from given noise. Torch only."""
 
 import functools
 import math
@@ -56,7 +56,7 @@ class Bernoulli(NamedTuple):
 
     def noise_from_bits(self, bits: Tensor) -> Tensor:
         """`noise` computed from independent 64-bit integers, int64 of the noise's shape."""
-        return (bits & 0xFFFFFF).to(self.logits.dtype) * 2**-24  # what fp32 holds exactly, so always below 1
+        return (bits & 0xFFFFFF).to(self.logits.dtype) * 2**-24  # exact in fp32, so always below 1
 
     def sample(self, noise: Tensor) -> Tensor:
         """1 where the noise is below the probability, else 0; no gradient."""

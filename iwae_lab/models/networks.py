@@ -31,7 +31,7 @@ def _check_widths(latents: list[int], hidden: list[list[int]]) -> None:
     if not latents or min(latents) < 1:
         raise UserError(f"latents={latents}: expected the units of one or more layers, each at least 1")
     if len(hidden) != len(latents) or any(width < 1 for widths in hidden for width in widths):
-        raise UserError(f"hidden={hidden}: expected {len(latents)} lists of widths of at least 1, one a latent layer")
+        raise UserError(f"hidden={hidden}: expected {len(latents)} lists of widths of at least 1, one per latent layer")
 
 
 class Conditional(nn.Module):

@@ -29,7 +29,7 @@ def fastest_precision(device: torch.device, batch_size: int, k: int) -> Precisio
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
-    """A context for matrix products in bf16, or with precision="32" in that of the weights."""
+    """A context for matrix products in bf16, or with precision="32" in the weights' own."""
     kind = "cuda" if device.type == "cuda" else "cpu"
     # in torch 2.6 the cache gives weights that were converted under no_grad to a pass that needs their gradient
     return torch.autocast(kind, torch.bfloat16, enabled=precision == "bf16", cache_enabled=False)

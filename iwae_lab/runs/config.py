@@ -50,20 +50,20 @@ def _require_none_or_several(key: str, images: int) -> None:
 
 @dataclass
 class AIS:
-    """Annealed importance sampling (AIS) of some test images and of as many images drawn from the model."""
+    """Annealed importance sampling (AIS) of some test images and as many drawn from the model."""
 
     images: int = 0
     """also anneal the first n test images, and n drawn from the model (AIS and its reverse); 0: none"""
     chains: int = Annealing.chains
     """chains per image"""
     temperatures: int = Annealing.temperatures
-    """steps from the start to the posterior; papers take 10,000"""
+    """steps from the start to the posterior; papers use 10,000"""
     leapfrog_steps: int = Annealing.leapfrog_steps
-    """of the Hamiltonian move at each temperature"""
+    """leapfrog steps per Hamiltonian move"""
     start: str = Annealing.start
     """q (the encoder's posterior) or prior"""
     schedule: str = Annealing.schedule
-    """of the temperatures: sigmoid or linear"""
+    """temperature schedule: sigmoid or linear"""
 
     def __post_init__(self) -> None:
         _require_none_or_several("evaluation.ais.images", self.images)
@@ -76,7 +76,7 @@ class AIS:
 
 @dataclass
 class Gaps:
-    """What the encoder costs on some test images: approximation and amortization gap."""
+    """The encoder's approximation and amortization gaps on some test images."""
 
     images: int = 0
     """also optimise a posterior for each of the first n test images (the encoder's gaps); 0: none"""
@@ -90,7 +90,7 @@ class Evaluation:
     """What is measured when training ends."""
 
     k: int = 5000
-    """samples per image of the reported NLL"""
+    """samples per image for the reported NLL"""
     images: int | None = None
     """evaluate on the first n test images; null: all"""
     ais: AIS = field(default_factory=AIS)
@@ -120,7 +120,7 @@ class Config:
     """seed of initialisation, batches, binarization and noise"""
     evaluation: Evaluation = field(default_factory=Evaluation)
     init_from: Any = None
-    """start from the weights and optimizer state of a run: its folder, or the keys it differs in (then run first)"""
+    """start from a run's weights and optimizer state: its folder, or the keys of a first stage, run first"""
     runs_dir: str = "runs"
     """where run folders go"""
     data_dir: str | None = None
@@ -128,22 +128,22 @@ class Config:
     accelerator: str = "auto"
     """auto (gpu where there is one), cpu or gpu"""
     precision: str = "auto"
-    """of training's matrix products: 32 (TF32 on CUDA), bf16 or auto (bf16 if harmless and faster); reports: fp32"""
+    """training's matrix products: 32 (TF32 on CUDA), bf16 or auto (bf16 if harmless and faster); evaluation: fp32"""
     compile: str = "auto"
-    """torch.compile training steps and the test NLL: true, false or auto (where the calls left repay it)"""
+    """torch.compile training steps and the test NLL: true, false or auto (if the remaining calls repay it)"""
     threads: str = "auto"
-    """CPU threads of this job; auto: all cores, divided among the jobs of a multirun that run at a time"""
+    """CPU threads of this job; auto: all cores, divided among a multirun's simultaneous jobs"""
     diagnostics: bool = False
     """measure effective samples, KL and the gradient's signal-to-noise ratio while training"""
     force: bool = False
-    """run again although a finished run is there (the old folder is kept in runs_dir/.replaced)"""
+    """run again even if finished (the old folder is kept in runs_dir/.replaced)"""
 
     def __post_init__(self) -> None:
         require("k", self.k, self.k >= 1, "an integer of at least 1")
         require("seed", self.seed, 0 <= self.seed < 2**32, "an integer from 0 to 2**32 - 1")
         require("precision", self.precision, self.precision in PRECISIONS, f"one of {', '.join(PRECISIONS)}")
         require("accelerator", self.accelerator, self.accelerator in ACCELERATORS, f"one of {', '.join(ACCELERATORS)}")
-        self.compile = self.compile.lower()  # OmegaConf makes "True" of true
+        self.compile = self.compile.lower()  # OmegaConf turns true into "True"
         require("compile", self.compile, self.compile in COMPILE, f"one of {', '.join(COMPILE)}")
         valid_threads = self.threads == "auto" or (self.threads.isdigit() and int(self.threads) >= 1)
         require("threads", self.threads, valid_threads, "auto or an integer of at least 1")
@@ -160,7 +160,7 @@ class Config:
 
 
 def register() -> None:
-    """Register the schema (`config_schema`) and the resolvers, one of which prints the help text, with Hydra."""
+    """Register the schema (`config_schema`) and the resolvers with Hydra."""
     ConfigStore.instance().store(name="config_schema", node=Config)
     OmegaConf.register_new_resolver("iwae_lab_help", help_text, replace=True)
     OmegaConf.register_new_resolver("expanduser", os.path.expanduser, replace=True)
@@ -189,7 +189,7 @@ def check(cfg: DictConfig) -> Config:
         node = getattr(config, group)
         require(group, node, isinstance(node, dict), "the keys of an option, _target_ among them")
         if "name" not in node:
-            raise UserError(f"{group}.name is missing: expected {group}.name=NAME, under which records list it")
+            raise UserError(f"{group}.name is missing: expected {group}.name=NAME, the name in records")
         node["name"] = check_name(f"{group}.name", node["name"])
     require("logger", config.logger, isinstance(config.logger, dict), "loggers by name, or logger=none")
     return config
@@ -215,7 +215,7 @@ class Node:
         """Check the option under `key` against the signature of its class, which must be a subclass of `base`.
 
         Parameters that are keyword-only or have no annotation are not keys of the option: the program passes them.
-        Raises `UserError` if the class can't be imported or is no `base`, and for unknown, missing or mistyped keys.
+        Raises `UserError` if the class can't be imported or is not a `base`, and for unknown, missing or mistyped keys.
         """
         require(key, node, isinstance(node, dict), "the keys of an option, _target_ among them")
         target = str(node.get("_target_"))
@@ -263,7 +263,7 @@ class Node:
 def _check_subclass(kind: type, base: type, key: str) -> None:
     if not issubclass(kind, base) or inspect.isabstract(kind):
         target = f"{kind.__module__}.{kind.__qualname__}"
-        raise UserError(f"{key}._target_={target}: expected a subclass of {base.__name__}, complete")
+        raise UserError(f"{key}._target_={target}: expected a concrete subclass of {base.__name__}")
 
 
 def build(base: type[T], node: dict[str, Any], key: str, **given: Any) -> T:

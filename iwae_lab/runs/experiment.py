@@ -1,4 +1,4 @@
-"""The experiment that a configuration describes: its parts built and checked, every "auto" decided, its folder."""
+"""The experiment that a configuration describes: its parts, checked and built, with every "auto" resolved."""
 
 import functools
 from dataclasses import dataclass
@@ -51,9 +51,9 @@ class Experiment:
     optimizer: OptimizerFactory
     device: torch.device
     precision: str
-    """of training's matrix products: 32 or bf16"""
+    """training's matrix products: 32 or bf16"""
     threads: int
-    """of the CPU"""
+    """CPU threads"""
     first: Optional["Experiment"]
     """the stage to run before this one"""
 
@@ -109,12 +109,12 @@ class Experiment:
         return self.nodes["model"].build(LatentVariableModel, mean_image=self.data.mean_image())
 
     def trackers(self, record: Record, group: str | None) -> list[RunLogger]:
-        """The trackers of the run of this record, not yet started. group: the name of the multirun it belongs to."""
+        """Trackers for the run of this record, not yet started. group: the name of its multirun."""
         given = {"folder": Path(self.config.runs_dir) / record.run_id, "record": record, "group": group}
         return [node.build(RunLogger, **given) for node in self.loggers.values()]
 
     def record(self, precision: str) -> Record:
-        """The record at the start of the run. precision: of training."""
+        """The record at the start of the run, with training's `precision`."""
         config = self.config
         return Record(
             run_id=self.run_id,
@@ -185,7 +185,7 @@ def _precision(config: Config, device: torch.device, batch_size: int) -> str:
 
 
 def _first(cfg: DictConfig, config: Config) -> Experiment | None:
-    """The first stage, if `init_from` describes one. Raises `UserError` if it names a run that is not finished."""
+    """The first stage, if `init_from` describes one. Raises `UserError` if it names an unfinished run."""
     if isinstance(config.init_from, dict):
         try:
             return resolve(first_stage(cfg))
@@ -196,6 +196,6 @@ def _first(cfg: DictConfig, config: Config) -> Experiment | None:
         there = (folder / "result.json").is_file()
         require("init_from", config.init_from, there, "the folder of a run, with its result.json")
         status = read_record(folder).status
-        expected = f"a finished run, and its result.json says {status}"
+        expected = f"a finished run, but its result.json says {status}"
         require("init_from", config.init_from, status == "finished", expected)
     return None

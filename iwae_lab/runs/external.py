@@ -61,7 +61,7 @@ def measure_external(weights: Path, model: str, map: str | None, overrides: Sequ
     with claimed(folder, experiment.config.force):
         earlier = earlier_record(folder)
         if earlier is not None:
-            log.info("these weights are measured; force=true measures them again")
+            log.info("these weights are already measured; force=true measures them again")
             log_finished(experiment.trackers(earlier, None), earlier, folder)
             return earlier, folder
         experiment.prepare_cpu()
@@ -69,7 +69,7 @@ def measure_external(weights: Path, model: str, map: str | None, overrides: Sequ
         with resumable(folder, experiment.config) as kept:
             found = measure(loaded, experiment.data, experiment.config, experiment.device, kept=kept)
         metrics = found.metrics()
-        require("weights", weights, math.isfinite(metrics[TEST_NLL]), f"a finite NLL, and it is {metrics[TEST_NLL]}")
+        require("weights", weights, math.isfinite(metrics[TEST_NLL]), f"a finite NLL, found {metrics[TEST_NLL]}")
         record = dataclasses.replace(record, status="finished", metrics=metrics, finished=now())
         write_figures(folder, result_figures(loaded, experiment.data, found.standard.units, metrics))
         write_per_image(folder, found.per_image())

@@ -25,7 +25,7 @@ log = logging.getLogger("iwae_lab")
 
 @contextlib.contextmanager
 def claimed(folder: Path, force: bool) -> Iterator[None]:
-    """Lock the folder of a run: a second process says that it waits, and waits.
+    """Lock a run's folder; a second process says so and waits.
 
     force: move an existing folder to .replaced, unless it is itself a run with force=true that was interrupted.
     """

@@ -10,7 +10,7 @@ WORKER = "IWAE_LAB_WORKER"  # set in each worker of joblib: its number
 
 
 def take_gpu() -> None:
-    """Leave this process one of the GPUs it sees, if other jobs run beside it; must precede any use of CUDA.
+    """Restrict this process to one GPU if other jobs run beside it. Call it before any use of CUDA.
 
     With more jobs than GPUs, jobs share them in turn.
     """

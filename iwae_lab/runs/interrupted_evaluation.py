@@ -1,4 +1,4 @@
-"""What an evaluation has found so far, in a hidden file beside what is evaluated, until it is finished."""
+"""The results of an unfinished evaluation, kept in a hidden file beside what is evaluated."""
 
 import contextlib
 import dataclasses
@@ -27,11 +27,10 @@ SECONDS_BETWEEN_WRITES = 60.0
 
 @contextlib.contextmanager
 def resumable(beside: Path, config: Config, precision: str = "32") -> Iterator[Kept]:
-    """What an interrupted evaluation has found; add to it what this one finds.
+    """The results of an interrupted evaluation, to which this one adds its own.
 
-    beside: the run's folder (also one that is not made yet), or a file of weights. config, precision: of the
-    evaluation; each combination has its own file, which is written once per minute and on interruption, and removed at
-    the end.
+    beside: the run's folder (which need not exist yet) or a file of weights. config, precision: each
+    combination has its own file, which is written once per minute and on interruption, and removed at the end.
     """
     settings = json.dumps([dataclasses.asdict(config.evaluation), precision])
     name = f".evaluation-{hashlib.sha256(settings.encode()).hexdigest()[:8]}"
@@ -74,7 +73,7 @@ class _Written(dict[str, tuple[Any, ...]]):
             self.write()
 
     def write(self) -> None:
-        """Write the file, whole or not at all. Where that fails, one line says so, and the evaluation goes on."""
+        """Write the file, whole or not at all. If that fails, warn once and continue."""
         buffer = io.BytesIO()
         torch.save(dict(self), buffer)
         try:
@@ -82,4 +81,4 @@ class _Written(dict[str, tuple[Any, ...]]):
             self.next = time.monotonic() + SECONDS_BETWEEN_WRITES
         except OSError as error:
             self.next = math.inf
-            log.warning("%s; an evaluation that is interrupted will start anew", error)
+            log.warning("%s; if interrupted, this evaluation will start anew", error)

@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class Job:
-    """The status of one job of a multirun; kept in the sweep's folder, where it is found under every launcher."""
+    """The status of one job of a multirun, kept in the sweep's folder under every launcher."""
 
     number: int
     overrides: list[str]

@@ -48,7 +48,7 @@ def name_of(overrides: Iterable[str]) -> str:
 
 
 def prepare_job() -> None:
-    """Return to the directory of the command, to which paths are relative; hydra.job.chdir=true leaves it.
+    """Return to the directory of the command, which hydra.job.chdir=true leaves: paths are relative to it.
 
     Raises `UserError` for several options of one group, whose keys Hydra would merge.
     """
@@ -62,7 +62,7 @@ def prepare_job() -> None:
 
 
 def check_launcher(multirun: Path) -> None:
-    """Raise `UserError` if the job's configuration names another launcher than the one that launched it.
+    """Raise `UserError` if the job's configuration names a launcher other than the one that launched it.
 
     This happens if an experiment file sets the launcher, which Hydra chooses before it reads that file. multirun: the
     configuration of the multirun as Hydra wrote it.

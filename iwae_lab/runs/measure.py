@@ -42,7 +42,7 @@ def require_measurable(model: LatentVariableModel, data: Data, config: Config) -
 
 @dataclass(frozen=True)
 class Measurements:
-    """Everything that is measured of a trained model."""
+    """Everything measured of a trained model."""
 
     standard: StandardResults
     annealed: AgainstAIS | None
@@ -50,7 +50,7 @@ class Measurements:
     gaps: Gaps | None
     """None without evaluation.gaps.images"""
     gaps_k: int
-    """of the L̂_k that stood for log p(x) in `gaps`; 0 where AIS did"""
+    """k of the L̂_k used as log p(x) in `gaps`; 0 if AIS was used"""
 
     def metrics(self) -> dict[str, Any]:
         """The metrics by their keys in the record."""
@@ -61,7 +61,7 @@ class Measurements:
         )
 
     def per_image(self) -> dict[str, Tensor]:
-        """Results per test image by name, in the images' order, float64 on the CPU; some only of the first images."""
+        """Results per test image by name, in the images' order, float64 on the CPU; some for the first images only."""
         parts = [part.per_image() for part in (self.annealed, self.gaps) if part]
         return self.standard.per_image() | {name: values for part in parts for name, values in part.items()}
 
@@ -76,7 +76,7 @@ def measure(
 ) -> Measurements:
     """Measure a model that is on `device`. precision, kept: see `standard_results`.
 
-    In the encoder's gaps the AIS bound stands for log p(x) if it was made of all their images, and otherwise L̂_k.
+    As log p(x), the encoder's gaps use the AIS bound if it covers all their images, otherwise L̂_k.
     """
     test, val, train = (part.to(device) for part in (data.test, data.val, data.train_draw()))
     with shown("evaluation") as progress:

@@ -1,8 +1,7 @@
 """Draw true beside approximate posteriors: python -m iwae_lab.runs.posteriors RUN_DIR [RUN_DIR …] --to FILE.png
 
-For runs with two latent units (model.latents=[2]), whose true posterior is computed by quadrature;
-sweeps/posteriors.yaml trains some. The figure has a row per validation image, and for each run p(z | x) and q(z | x) on
-the same square around both
+Runs need two latent units (model.latents=[2]), as sweeps/posteriors.yaml trains them; quadrature gives the true
+posterior. The figure has a row per validation image, and for each run p(z | x) and q(z | x) on the same square
 (Burda et al. 2016, appendix: "visualization of posterior distributions").
 """
 
@@ -26,7 +25,7 @@ VISIBLE = 1e-3  # of the highest density
 
 
 def posterior_figure(images: Tensor, shape: tuple[int, int], grids: dict[str, PosteriorGrid]) -> Image.Image:
-    """Draw images [images, pixels] of this height and width beside their posteriors. grids: by the name of the run."""
+    """Draw images [images, pixels] of this height and width beside their posteriors. grids: one per run, by name."""
     columns = 1 + 2 * len(grids)
     figure = Figure(figsize=(1.3 * columns, 1.3 * len(images) + 0.5), layout="constrained")
     axes = figure.subplots(len(images), columns, squeeze=False)

@@ -1,4 +1,4 @@
-"""The record of a run, which result.json holds."""
+"""The record of a run, stored in result.json."""
 
 import csv
 import dataclasses
@@ -27,12 +27,12 @@ __all__ = [
 _PACKAGES = ("iwae-lab", "torch", "pytorch-lightning", "hydra-core", "omegaconf", "numpy")
 
 
-EXTERNAL = "external"  # as an objective: trained elsewhere
+EXTERNAL = "external"  # the objective of weights trained elsewhere
 
 
 @dataclass(frozen=True)
 class Record:
-    """What result.json holds. Metrics are in nats; README.md lists them."""
+    """The content of result.json; README.md lists the metrics."""
 
     run_id: str
     dataset: str
@@ -41,21 +41,21 @@ class Record:
     model: str
     objective: str
     k: int
-    """of training; 0 if unknown, for weights trained elsewhere"""
+    """k in training; 0 if unknown (weights trained elsewhere)"""
     schedule: str
     seed: int
     epochs: int
     config: dict[str, Any]
     """as composed"""
     identity: dict[str, Any]
-    """the part of it that changes the result (identity.py); runs that differ only in its seed are repetitions"""
+    """what changes the result (identity.py); runs that differ only in the seed are repetitions"""
     status: str = "running"
-    """running (or interrupted), finished, failed, or diverged: no number came out"""
+    """running (or interrupted), finished, failed or diverged (to NaN or infinity)"""
     error: str | None = None
     precision: str = "32"
-    """of the matrix products of training"""
+    """training's matrix products"""
     threads: int = 1
-    """on the CPU"""
+    """CPU threads"""
     steps: int = 0
     train_seconds: float = 0.0
     images_per_second: float = 0.0
@@ -81,8 +81,8 @@ def read_record(folder: Path) -> Record:
         for f in dataclasses.fields(Record):
             _check_type(f.name, getattr(record, f.name), _HINTS[f.name])
         if record.status == "finished" and not isinstance(record.metrics.get(TEST_NLL), float | int):
-            raise ValueError("it is finished, without a test/nll")
-        record.config.pop("trainer", None)  # of versions that could train one run on several devices
+            raise ValueError("it is finished but has no test/nll")
+        record.config.pop("trainer", None)  # from versions that could train on several devices
         return record
     except (OSError, ValueError, TypeError) as error:
         raise UserError(f"{path}: expected the record of a run ({error})") from None
@@ -119,7 +119,7 @@ def read_metrics(folder: Path) -> list[dict[str, float]]:
             raise ValueError("a step that is no integer")
     except (OSError, ValueError, TypeError, KeyError, csv.Error) as error:
         raise UserError(
-            f"{path}: expected the metrics of a run ({type(error).__name__}: {error}); move it away to do without"
+            f"{path}: expected the metrics of a run ({type(error).__name__}: {error}); move it away to continue"
         ) from None
     return rows
 

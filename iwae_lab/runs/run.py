@@ -52,7 +52,7 @@ def run(cfg: DictConfig, on_start: Callable[[Path], None] = lambda log_path: Non
 def _run(experiment: Experiment, on_start: Callable[[Path], None]) -> Record:
     folder, runs_dir = experiment.folder, experiment.config.runs_dir
     if experiment.config.force or not (folder / "result.json").exists():
-        experiment.model()  # raises what is wrong with the data or the model, before anything is written
+        experiment.model()  # fails on bad data or a bad model before anything is written
     require("runs_dir", runs_dir, writable(Path(runs_dir)), "a directory that can be written")
     if experiment.first is not None:
         _run(experiment.first, on_start)
@@ -69,7 +69,7 @@ def _run(experiment: Experiment, on_start: Callable[[Path], None]) -> Record:
                 f"{folder}: {earlier.error}; the same would happen again: expected other settings, such as a lower "
                 f"schedule.learning_rate, or force=true to train it from the start"
             )
-        record = experiment.record(earlier.precision if earlier else experiment.precision)  # it resumes as it began
+        record = experiment.record(earlier.precision if earlier else experiment.precision)  # a resumed run keeps it
         trackers = experiment.trackers(record, sweep_name())
         folder.mkdir(exist_ok=True)
         on_start(folder / "log.txt")
@@ -161,13 +161,13 @@ def _recorded(record: Record, folder: Path) -> Iterator[None]:
         yield
     except Exception as error:
         status = "diverged" if isinstance(error, Diverged) else "failed"
-        with contextlib.suppress(OSError):  # perhaps what made it fail
+        with contextlib.suppress(OSError):  # the disk may be the reason
             dataclasses.replace(record, status=status, error=explain(error), finished=now()).write(folder)
         log.debug("%s", traceback.format_exc())  # to the file; the terminal gets one line
         raise
-    except BaseException as stop:  # Ctrl-C, or SIGTERM, which Lightning would let end with exit code 0
+    except BaseException as stop:  # Ctrl-C, or SIGTERM, after which Lightning would exit with code 0
         with contextlib.suppress(OSError):
             dataclasses.replace(record, error="interrupted").write(folder)
         saved = any(folder.glob("checkpoints/*.ckpt"))
         log.warning("interrupted; the same command %s", "resumes from the last checkpoint" if saved else "starts again")
-        raise stop if isinstance(stop, SystemExit) else SystemExit(1) from None  # submitit's code: queued again
+        raise stop if isinstance(stop, SystemExit) else SystemExit(1) from None  # submitit: queued again

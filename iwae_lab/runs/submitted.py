@@ -14,7 +14,7 @@ __all__ = ["wait_for_all"]
 def wait_for_all(folder: Path) -> None:
     """Let Hydra's submitit launchers wait for every job, instead of ending at the first one without a result.
 
-    folder: that of the sweep.
+    folder: the sweep's.
     """
     results = submitit.Job.results
 

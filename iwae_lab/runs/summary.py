@@ -45,7 +45,7 @@ def _unreliable(metrics: dict[str, Any]) -> dict[str, str]:
     share = metrics.get(keys.TEST_PARETO)
     if share is None:
         return {}
-    return {"Pareto k̂ above 0.7": f"{share:.1%} of images: L_k may be loose; evaluation.ais.images=100 tells"}
+    return {"Pareto k̂ above 0.7": f"{share:.1%} of images: L_k may be loose; check by evaluation.ais.images=100"}
 
 
 def _active_units(metrics: dict[str, Any]) -> dict[str, str]:
@@ -74,7 +74,7 @@ def _annealed(metrics: dict[str, Any]) -> dict[str, str]:
     moves = f"{metrics[keys.AIS_ESS]:.1f} effective chains, {metrics[keys.AIS_ACCEPTANCE]:.0%} of moves accepted"
     return {
         f"AIS NLL of {n} test images": f"{metrics[keys.AIS_NLL]:.2f} ± {metrics[keys.AIS_NLL_SE]:.2f} nats ({how})",
-        f"L_{k} of the same": f"{metrics[keys.AIS_SAMPLING_NLL]:.2f} nats; AIS is better by {gain}",
+        f"L_{k} of these images": f"{metrics[keys.AIS_SAMPLING_NLL]:.2f} nats; AIS is better by {gain}",
         f"AIS gap on {n} simulated images": f"{gap} nats; {moves}",
     }
 
@@ -87,7 +87,7 @@ def _gaps(metrics: dict[str, Any]) -> dict[str, str]:
     log_p = f"L_{k}" if (k := metrics[keys.GAPS_K]) else "AIS"
     return {
         f"approximation gap of {metrics[keys.GAPS_IMAGES]} images": f"{approximation} nats (log p(x) by {log_p})",
-        "amortization gap of the same": f"{amortization} nats",
+        "amortization gap": f"{amortization} nats",
     }
 
 

@@ -122,7 +122,7 @@ def run_job(cfg: DictConfig) -> float:
 
 @contextlib.contextmanager
 def reported() -> Iterator[None]:
-    """Print the status of the jobs of a multirun that runs inside, even if it is interrupted.
+    """Print the status of the jobs when the multirun inside ends, even if it is interrupted.
 
     Exits with code 1 unless all of them are finished.
     """
@@ -161,4 +161,4 @@ def _print_jobs(jobs: list[Job]) -> None:
     counts = Counter(job.status for job in jobs)
     console.print(", ".join(f"{count} {status}" for status, count in counts.items()))
     if counts.keys() - {"finished", "skipped"}:
-        console.print("the same command again runs what is not finished")
+        console.print("the same command runs what is not finished")

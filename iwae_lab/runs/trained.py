@@ -75,8 +75,8 @@ class TrainedRun:
                 model.load_state_dict(part_of(state, "model."))
                 objective.load_state_dict(part_of(state, "objective."))
             except RuntimeError:
-                raise UserError(f"{folder}: expected the checkpoint of what result.json says, found another") from None
-        objective.begin_epoch(experiment.schedule.epochs - 1)  # as the last epoch had it
+                raise UserError(f"{folder}: expected the checkpoint of the run in result.json, found another") from None
+        objective.begin_epoch(experiment.schedule.epochs - 1)  # as in the last epoch
         objective.to(device)
         return cls(record, experiment, experiment.data, model.to(device).eval())
 

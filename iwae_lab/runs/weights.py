@@ -7,7 +7,7 @@ A map is a YAML file that names, for each of our linear layers, the correspondin
       encoder.0.body.0: q.net.0      # q.net.0.weight and q.net.0.bias, or {weight: W1, bias: b1}
       encoder.0.heads.0: q.mean
       encoder.0.heads.1: q.spread    # parameters outside layers likewise: prior_logits: theirs
-    scale: log_variance              # what the second head of Gaussians returns; or per layer of ours:
+    scale: log_variance              # what the second head of Gaussians returns; or per layer:
                                      # {encoder.0: log_variance, decoder.1: softplus}
     ignored: [epoch]                 # tensors in the file that are not part of the model
 
@@ -42,9 +42,9 @@ SCALES: dict[str, Callable[[Tensor], Tensor]] = {
     "sigma": torch.log,
     "log_variance": lambda raw: raw / 2,
     "variance": lambda raw: torch.log(raw) / 2,
-    "softplus": lambda raw: F.softplus(raw.clamp(min=-40)).log() + raw.clamp(max=-40) + 40,  # below: log σ = raw
+    "softplus": lambda raw: F.softplus(raw.clamp(min=-40)).log() + raw.clamp(max=-40) + 40,  # below −40, log σ = raw
 }
-"""From the output of a head to log σ."""
+"""Maps a head's output to log σ."""
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
@@ -129,19 +129,19 @@ def load_mapped(model: LatentVariableModel, tensors: dict[str, Tensor], mapping:
             if tensor.dim() == 2 and target.dim() == 2 and mapping.get("transposed", False):
                 tensor = tensor.T
             if target.dim() == 1:
-                tensor = tensor.flatten()  # also where a vector is kept as a row
+                tensor = tensor.flatten()  # a vector may be stored as a row
             _check_shape(f"{name} for {key}{kind}", tensor, target)
             target.data.copy_(tensor)
             used.add(name)
     superfluous = sorted(tensors.keys() - used - set(mapping.get("ignored", [])))
     if superfluous:
-        raise UserError(f"tensors of no layer of the map: {', '.join(superfluous)}; expected them in it, or ignored")
+        raise UserError(f"tensors not in the map: {', '.join(superfluous)}; expected them in layers or in ignored")
     _set_scales(model, mapping.get("scale", "log_sigma"))
     return model
 
 
 class ScaledGaussian(nn.Module):
-    """A Gaussian conditional whose second head returns another form of the scale than log σ."""
+    """A Gaussian conditional whose second head returns the scale in a form other than log σ."""
 
     def __init__(self, layer: nn.Module, scale: str) -> None:
         super().__init__()

@@ -26,9 +26,9 @@ __all__ = ["use_workers_that_survive"]
 def use_workers_that_survive(folder: Path, stopping: threading.Event) -> None:
     """Make hydra/launcher=joblib run its jobs in `Workers`.
 
-    folder: that of the sweep. stopping: when set, no more jobs are started.
+    folder: the sweep's. stopping: when set, no more jobs are started.
     """
-    register_parallel_backend("loky", functools.partial(Workers, folder, stopping))  # what the launcher asks for
+    register_parallel_backend("loky", functools.partial(Workers, folder, stopping))  # the launcher asks for it
 
 
 class Workers(ThreadingBackend):
@@ -68,7 +68,7 @@ class Workers(ThreadingBackend):
             codes = re.search(r"exit codes.*\{(.*)\}", str(death))
             reason = f"its process ended with {codes[1]}" if codes else str(death)
             return [record_death(self.folder, number, overrides, reason)]
-        except SystemExit:  # of the job alone, which has written that it was interrupted
+        except SystemExit:  # of the job alone, which has recorded its interruption
             return [record_death(self.folder, number, overrides, "interrupted")]
         finally:
             self.idle.put((index, executor))

@@ -20,7 +20,7 @@ class Batches:
     """
 
     TOGETHER = 400  # images, since Lightning's loop costs a millisecond per item
-    TOGETHER_ON_CUDA = 4000  # whose steps are shorter
+    TOGETHER_ON_CUDA = 4000  # steps are shorter there
 
     def __init__(self, images: Tensor, batch_size: int, shuffle: bool = True) -> None:
         self.images = images

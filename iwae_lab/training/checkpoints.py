@@ -40,8 +40,8 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: expected the checkpoint of a run") from None
     except OSError as error:
         raise UserError(f"{path}: can't be read ({error.strerror})") from None
-    except Exception as error:  # of many kinds: zip, pickle and torch, whose advice is to trust the file
-        raise UserError(f"{path}: can't be read, as it is damaged or no checkpoint ({type(error).__name__})") from None
+    except Exception as error:  # from zip, pickle or torch, whose advice is to trust the file
+        raise UserError(f"{path}: can't be read: damaged or not a checkpoint ({type(error).__name__})") from None
     if not (
         isinstance(found, dict) and isinstance(found.get("state_dict"), dict) and isinstance(found.get("epoch"), int)
     ):
@@ -52,7 +52,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 def checkpoint_to_resume(folder: Path, state: Mapping[str, Tensor]) -> Path | None:
     """The last checkpoint in `folder`, or None if there is none; if it is damaged, warns and returns the one before it.
 
-    state: that of the module to be trained, whose names and shapes a checkpoint must have. Raises `UserError` if there
+    state: the training module's; a checkpoint must have its names and shapes. Raises `UserError` if there
     are checkpoints but training can resume from none of them.
     """
     problems: list[str] = []
@@ -68,7 +68,7 @@ def checkpoint_to_resume(folder: Path, state: Mapping[str, Tensor]) -> Path | No
             problems.append(str(error))
             continue
         if problems:
-            log.warning("%s; what was trained after epoch %d is lost and trained again", *problems, found["epoch"] + 1)
+            log.warning("%s; everything after epoch %d is trained again", *problems, found["epoch"] + 1)
             os.replace(folder / LAST, folder / DAMAGED)  # else the next save would make it the previous one
         return path
     if problems:
@@ -100,7 +100,7 @@ class LastCheckpoint(Checkpoint):
         self.random_states: dict[str, Any] | None = None
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        for partial in self.path.parent.glob(".*.ckpt.*"):  # of processes that were killed
+        for partial in self.path.parent.glob(".*.ckpt.*"):  # left by killed processes
             partial.unlink()
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

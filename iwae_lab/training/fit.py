@@ -27,9 +27,9 @@ class TrainingResult:
 
     model: LatentVariableModel
     steps: int
-    """of the optimizer"""
+    """optimizer steps"""
     seconds: float
-    """of training, without validation"""
+    """training time without validation"""
     images_per_second: float
     curve: list[dict[str, float]]
     """the metrics of each epoch"""
@@ -41,7 +41,7 @@ class TrainingResult:
 
 
 def fit(training: Training, data: ImageData, kind: str, trackers: Sequence[RunLogger], folder: Path) -> TrainingResult:
-    """Train, resuming from the last checkpoint in `folder`, that of the run. kind: "cpu" or "cuda"."""
+    """Train, resuming from the last checkpoint in the run's `folder`. kind: "cpu" or "cuda"."""
     checkpoints = folder / "checkpoints"
     best = ModelCheckpoint(
         checkpoints, "best", VAL_BOUND, mode="max", save_on_train_epoch_end=True, enable_version_counter=False

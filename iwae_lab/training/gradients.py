@@ -19,8 +19,7 @@ __all__ = ["Gradients"]
 class Gradients:
     """Adds an objective's estimator with k samples to the `grad` of parameters.
 
-    sums: of L̂_k, of the loss and of the effective sample size over the images of all batches, float64 [3]; changed in
-    place.
+    sums: L̂_k, loss and effective sample size, summed over the images of all batches, float64 [3]; changed in place.
     """
 
     def __init__(self, model: LatentVariableModel, objective: Objective, k: int, precision: str = "32") -> None:
@@ -37,7 +36,7 @@ class Gradients:
             estimate = Estimate(loss, log_w, inference_loss)
             if estimate.log_w.shape[-1] % len(x):
                 raise UserError(
-                    f"objective={type(self.objective).__name__}: expected log_w [k, batch], here of a batch of "
+                    f"objective={type(self.objective).__name__}: expected log_w [k, batch], with a batch of "
                     f"{len(x)}, found {list(estimate.log_w.shape)}"
                 )
             self.sums.add_(means, alpha=len(x))
@@ -45,7 +44,7 @@ class Gradients:
         return estimate
 
     def estimate(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
-        """The estimate, and the means of what is summed: a pure function."""
+        """The estimate, and the means that `sums` adds up; a pure function."""
         with autocast(x.device, self.precision):
             found = self.objective(self.model, x, self.k)
         with torch.no_grad():
@@ -54,7 +53,7 @@ class Gradients:
         return found.loss, log_w, found.inference_loss, means
 
     def start_sums(self, device: torch.device) -> None:
-        """Sum up from zero, on `device`."""
+        """Reset the sums, on `device`."""
         if self.sums.device != device:
             self.sums = self.sums.to(device)
         self.sums.zero_()  # in place, since graphs add to it
@@ -65,7 +64,7 @@ class Gradients:
         return [self.sums, *(t for module in modules for t in (*module.parameters(), *module.buffers()))]
 
     def compiled(self) -> "Gradients":
-        """The same, whose estimate is compiled when it is first called."""
+        """A copy whose estimate is compiled on its first call."""
         found = copy.copy(self)
         found.estimate = functools.partial(Compiled(self.estimate, "true"), calls_left=1)  # type: ignore[method-assign]
         return found

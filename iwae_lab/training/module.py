@@ -69,7 +69,7 @@ class Training(pl.LightningModule):
         self.mode = compile if objective.compilable else "false"
         self.add_gradients = Gradients(model, objective, k, precision)
         self.steps = 0  # optimizer steps in total; known once training starts
-        self.step = 0  # the current one; on CUDA, where graphs are replayed, that of the last group of batches
+        self.step = 0  # the current one; on CUDA, with graphs, that of the last group of batches
         self.seconds = 0.0
         self.images_seen = 0
         self.curve: list[dict[str, float]] = []  # the metrics of each epoch
@@ -99,7 +99,7 @@ class Training(pl.LightningModule):
                 state = {index: entry for index, entry in initial["state"].items() if index < len(parameters)}
                 optimizer.load_state_dict({**fresh, "state": state})
             else:
-                log.info("init_from: the optimizer there is of another kind; this one starts without its state")
+                log.info("init_from: that run's optimizer is of another kind; this one starts without its state")
         return optimizer
 
     def setup(self, stage: str) -> None:
@@ -126,7 +126,7 @@ class Training(pl.LightningModule):
         self.execute(batches, rates, self.steps - done)
         self.epoch_images += sum(len(x) for x in batches)
         progress = self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress
-        for _ in batches:  # as Lightning's wrapper of an optimizer counts
+        for _ in batches:  # counts as Lightning's optimizer wrapper does
             progress.increment_ready()
             progress.increment_completed()
 
@@ -135,8 +135,7 @@ class Training(pl.LightningModule):
         return self.schedule.rate((step - 1) / self.steps_per_epoch)
 
     def after_call(self, loss: Tensor) -> None:
-        """Raises `Diverged` on a CPU if the loss of the step just taken is no number; elsewhere that is told once per
-        epoch."""
+        """On a CPU, raises `Diverged` if the step's loss is not finite; elsewhere that is checked once per epoch."""
         self.step += 1
         if self.device.type == "cpu" and not loss.isfinite():
             raise self.diverged(f"the loss is {loss.item()}", self.step)
@@ -150,7 +149,7 @@ class Training(pl.LightningModule):
         if not np.isfinite(loss):
             raise self.diverged(f"the mean loss of the epoch is {loss}", self.global_step)
         if not torch.stack([parameter.isfinite().all() for parameter in self.parameters()]).all():
-            raise self.diverged("a weight is no number", self.global_step)
+            raise self.diverged("a weight is not finite", self.global_step)
         seconds = time.monotonic() - self.epoch_start
         self.seconds += seconds
         self.images_seen += self.epoch_images
@@ -160,7 +159,7 @@ class Training(pl.LightningModule):
             keys.TRAIN_LOSS: loss,
             keys.TRAIN_ESS: ess,
             keys.LEARNING_RATE: self.rate_of(self.global_step),
-            keys.IMAGES_PER_SECOND: self.epoch_images / max(seconds, 1e-9),  # of a coarse clock
+            keys.IMAGES_PER_SECOND: self.epoch_images / max(seconds, 1e-9),  # the clock is coarse
             keys.MINUTES: self.seconds / 60,
         }
         if self.current_epoch + 1 in self.schedule.evaluation_epochs():
@@ -180,7 +179,7 @@ class Training(pl.LightningModule):
         ):
             first = next((name for name, tensor in tensors if tensor is not None and not tensor.isfinite().all()), None)
             if first is not None:
-                blame = f"first without a finite {of}: {first}"
+                blame = f"first non-finite {of}: {first}"
                 break
         when = f"step {step} (epoch {self.current_epoch + 1}, learning rate {self.rate_of(step):.3g})"
         return Diverged(f"training diverged: {what} at {when}; {blame}")

@@ -62,7 +62,7 @@ class Step:
     def traced(self, x: Tensor) -> tuple[GraphModule, list[Tensor]]:
         """A step as a graph whose inputs are batch, rate and the returned tensors, which it changes in place."""
         with torch.random.fork_rng(devices=[]):
-            rehearsal = copy.deepcopy(self)  # also fills caches, so that no tracer's tensors get there
+            rehearsal = copy.deepcopy(self)  # also fills caches, which must not get a tracer's tensors
             rehearsal(x, 0.0)
         if len(rehearsal._state()) != len(self._state()):
             raise RuntimeError("the optimizer's state is not complete")

@@ -1,4 +1,4 @@
-"""How steps of the optimizer are executed: eager, compiled, or on CUDA as graphs of several. Torch only."""
+"""Executes optimizer steps: eager, compiled, or on CUDA in graphs of several steps. Torch only."""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -27,12 +27,12 @@ class Graph(NamedTuple):
 
 
 class Steps:
-    """Executes a step for batches in turn.
+    """Takes one step per batch.
 
     The first `WARM_UP` steps of a fresh optimizer, which make its state, and batches of another size than the first are
     eager calls. The others are compiled as `mode` says (see `Choice`). On CUDA, `WARM_UP` calls are followed by graphs
     of at most `LONGEST` steps, which launch hundreds of kernels at once: the same operations with the same noise.
-    after_call: is given the loss of each step that was a call.
+    after_call: receives the loss of each step outside graphs.
     """
 
     WARM_UP = 3
@@ -49,7 +49,7 @@ class Steps:
         self.graphs: dict[int, Graph] | None = {} if graphs else None
         self.stream = torch.cuda.Stream() if graphs else None  # of calls and captures: autograd remembers streams
         self.shape: torch.Size | None = None
-        self.fresh = 0 if step.optimizer.state else self.WARM_UP  # eager calls that are still to make its state
+        self.fresh = 0 if step.optimizer.state else self.WARM_UP  # eager calls left that make its state
         self.calls = 0
 
     def __call__(self, batches: Sequence[Tensor], rates: Sequence[float], steps_left: int) -> None:
@@ -124,7 +124,7 @@ class Steps:
         before = self.choice.compiled
         with self.choice.timed(rates.device, steps, steps_left):
             captured.graph.replay()
-        if self.choice.compiled != before:  # begin again, with steps that are calls
+        if self.choice.compiled != before:  # begin again with calls
             self.graphs, self.calls = {}, 0
 
     def _capture(self, steps: int, like: Tensor) -> Graph:

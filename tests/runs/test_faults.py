@@ -144,8 +144,8 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before_it(
     (checkpoints / ".last.ckpt.123").write_bytes(b"of a process that was killed")
     run(cfg)
     said = (checkpoints.parent / "log.txt").read_text()
-    assert "last.ckpt: can't be read, as it is damaged or no checkpoint" in said
-    assert "what was trained after epoch 2 is lost and trained again" in said and "previous.ckpt" in said
+    assert "last.ckpt: can't be read: damaged or not a checkpoint" in said
+    assert "everything after epoch 2 is trained again" in said and "previous.ckpt" in said
     checked(tmp_path / "runs", undisturbed)
 
     stopped(tmp_path / "runs")

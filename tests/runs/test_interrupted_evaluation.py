@@ -216,7 +216,7 @@ def test_a_full_disk_does_not_end_an_evaluation(composed, monkeypatch, tmp_path,
         file.rmdir()
         kept["c"] = (torch.ones(2),)
         assert not file.exists(), "it is not tried again"
-    assert "an evaluation that is interrupted will start anew" in caplog.text
+    assert "if interrupted, this evaluation will start anew" in caplog.text
 
 
 def test_other_peoples_weights_resume_too(model, composed, interrupted, tmp_path):

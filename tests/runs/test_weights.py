@@ -173,7 +173,7 @@ def without(layer: str) -> dict[str, str]:
 
 @pytest.mark.parametrize(("mapping", "change", "message"), [
     ({"layers": LAYERS}, lambda t: t.pop("q2.mu.bias"), "encoder.1.heads.0.bias: no tensor q2.mu.bias in the file"),
-    ({"layers": LAYERS}, lambda t: t.update(extra=torch.ones(2)), "tensors of no layer of the map: extra"),
+    ({"layers": LAYERS}, lambda t: t.update(extra=torch.ones(2)), "tensors not in the map: extra"),
     ({"layers": LAYERS}, lambda t: t.update({"q1.mu.bias": torch.ones(9)}),
      r"q1.mu.bias for encoder.0.heads.0.bias: expected shape \[4\], found \[9\]"),
     ({"layers": LAYERS, "transposed": True}, lambda t: None, r"expected shape \[6, 12\], found \[12, 6\] \(transposed"),

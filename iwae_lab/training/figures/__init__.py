@@ -1,1 +1,1 @@
-"""Figures of a model, of its training and of what was measured of it."""
+"""Figures of a model, its training and its measurements."""

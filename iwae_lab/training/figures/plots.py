@@ -25,12 +25,12 @@ from iwae_lab.evaluation.keys import (
 
 __all__ = ["log_variances", "threshold_sensitivity", "tightness", "training_curve"]
 
-COLORS = ("#4477aa", "#228833", "#aa3377", "#ee7733")  # of layers, in turn
+COLORS = ("#4477aa", "#228833", "#aa3377", "#ee7733")  # one per layer
 LOWEST, HIGHEST = -6, 2  # log₁₀ of thresholds
 
 
 def tightness(metrics: dict[str, Any]) -> Image.Image:
-    """−L_k of the test images against k with standard errors, and the NLL that AIS makes of the last."""
+    """−L_k of the test images against k with standard errors, and the last one corrected by AIS."""
     figure = Figure(figsize=(5, 3.2))
     figure.subplots_adjust(0.15, 0.16, 0.97, 0.95)
     axes = figure.add_subplot()
@@ -38,7 +38,7 @@ def tightness(metrics: dict[str, Any]) -> Image.Image:
     axes.errorbar(k, nll, se, fmt="o-", markersize=4, capsize=3, color=COLORS[0], label="−L̂ₖ ± standard error")
     if AIS_GAIN in metrics:
         lower, error = nll[-1] - metrics[AIS_GAIN], metrics[AIS_GAIN_SE]
-        what = f"less what AIS adds to L̂ₖ on {metrics[AIS_IMAGES]} images"
+        what = f"corrected by AIS on {metrics[AIS_IMAGES]} images"
         axes.axhline(lower, color="#cc3311", label=f"{lower:.2f} ± {error:.2f}: {what}")
         axes.axhspan(lower - error, lower + error, color="#cc3311", alpha=0.2, linewidth=0)
     axes.set_xscale("log")

@@ -21,8 +21,8 @@ def result_figures(
     metrics: dict[str, Any],
     curve: list[dict[str, float]] | None = None,
 ) -> dict[str, Image.Image]:
-    """All figures by name. units, metrics: as measured on the test images. curve: the metrics of each epoch, where it
-    was trained here."""
+    """All figures by name. units, metrics: as measured on the test images. curve: the metrics of each epoch, if
+    trained here."""
     figures = model_figures(model, data.val, data.shape, units)
     figures |= latent_figures(model, data.test, data.shape, units)
     figures |= {"tightness": tightness(metrics), "active_units": threshold_sensitivity(metrics)}

@@ -23,5 +23,5 @@ class Adam(OptimizerFactory):
 
     def make(self, parameters: Iterable[nn.Parameter], learning_rate: float) -> torch.optim.Optimizer:
         parameters = list(parameters)
-        on_cuda = parameters[0].is_cuda  # where a graph may hold its steps
+        on_cuda = parameters[0].is_cuda  # a graph may hold its steps
         return torch.optim.Adam(parameters, learning_rate, self.betas, self.eps, fused=True, capturable=on_cuda)

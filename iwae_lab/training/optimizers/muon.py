@@ -46,8 +46,8 @@ class _Muon(MatrixOptimizer):
 def orthogonalize(matrix: Tensor) -> Tensor:
     """Approximates U Vᵀ, where `matrix` [rows, columns] is U S Vᵀ (SVD): sets all singular values to about 1.
 
-    Five steps X ← (aI + bXXᵀ + c(XXᵀ)²)X from X/‖X‖ (Jordan et al. 2024). They act on the Gram matrix XXᵀ of the
-    shorter side and meet X once, at the end, which takes a third of the time for a matrix four times as long as wide.
+    Five steps X ← (aI + bXXᵀ + c(XXᵀ)²)X from X/‖X‖ (Jordan et al. 2024). They run on the Gram matrix XXᵀ of the
+    shorter side, and X is multiplied once, in a third of the time for a matrix four times as long as wide.
     """
     a, b, c = 3.4445, -4.7750, 2.0315
     wide = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
