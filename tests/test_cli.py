@@ -5,7 +5,6 @@ import json
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -207,98 +206,6 @@ def test_a_failing_job_stops_no_other_and_is_recorded(cli: Cli, tiny: list[str],
     assert "diverged: the loss is" in again.stdout and "force=true to train it from the start" in " ".join(
         again.stdout.split()
     )
-
-
-@pytest.fixture(scope="module")
-def uninterrupted(zygote: subprocess.Popen[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The runs folder of one run of 12 epochs that nothing disturbed."""
-    runs = tmp_path_factory.mktemp("whole")
-    done = Command(zygote, runs, ["train.py", *TINY, "schedule.epochs=12", f"runs_dir={runs}"], os.environ).wait()
-    assert done.returncode == 0, done.stderr
-    return runs
-
-
-@pytest.mark.parametrize(
-    "kill",
-    [
-        pytest.param(signal.SIGKILL, marks=pytest.mark.slow),
-        signal.SIGTERM,
-        pytest.param(signal.SIGINT, marks=pytest.mark.slow),
-    ],
-)
-def test_a_killed_run_goes_on_and_ends_as_if_it_had_not_been(
-    cli: Cli, start: Start, tiny: list[str], tmp_path: Path, uninterrupted: Path, kill: signal.Signals
-) -> None:
-    overrides = [*tiny, "schedule.epochs=12"]
-    (expected,) = records(uninterrupted)
-    process = start("train.py", *overrides)
-    folder = tmp_path / "runs" / expected["run_id"]
-    wait_for((folder / "checkpoints" / "last.ckpt").exists)
-    os.kill(process.pid, kill)
-    killed = process.wait()
-    assert killed.returncode != 0
-    assert json.loads((folder / "result.json").read_text())["status"] == "running"
-    if kill != signal.SIGKILL:
-        assert "the same command resumes" in killed.stderr
-    rows = (folder / "metrics.csv").read_text().count("\n") - 1
-    assert 0 < rows < 12
-
-    done = cli("train.py", *overrides)
-    assert done.returncode == 0, done.stderr
-    assert "resuming from" in done.stderr
-    (record,) = records(tmp_path / "runs")
-    assert record["status"] == "finished"
-    assert record["metrics"] == expected["metrics"]
-
-    def curve(runs: Path) -> list[tuple[str, str]]:
-        with (runs / expected["run_id"] / "metrics.csv").open() as file:
-            return [(row["step"], row["train/bound"]) for row in csv.DictReader(file)]
-
-    assert curve(tmp_path / "runs") == curve(uninterrupted)
-
-
-DROPPED = """
-import signal
-from iwae_lab.objectives.iwae import IWAE
-
-class Interrupting:
-    def __del__(self):  # what is raised here, Python drops
-        signal.raise_signal(signal.SIGINT)
-
-class Interrupted(IWAE):
-    def forward(self, model, x, k):
-        Interrupting()
-        return super().forward(model, x, k)
-"""
-
-
-def test_an_interrupt_that_python_drops_stops_the_run_all_the_same(cli: Cli, tiny: list[str], tmp_path: Path) -> None:
-    (tmp_path / "dropped.py").write_text(DROPPED)
-    done = cli("train.py", *tiny, "objective._target_=dropped.Interrupted", PYTHONPATH=str(tmp_path))
-    assert "Exception ignored in" in done.stderr
-    assert done.returncode == 1 and "the same command starts again" in done.stderr, done.stderr
-    (record,) = records(tmp_path / "runs")
-    assert (record["status"], record["error"]) == ("running", "interrupted")
-
-
-def test_a_run_killed_while_it_is_measured_loses_nothing(cli: Cli, tiny: list[str], tmp_path: Path) -> None:
-    arguments = ["train.py", *tiny, "diagnostics=true", "schedule.epochs=3"]
-    assert cli(*arguments).returncode == 0
-    (before,) = records(tmp_path / "runs")
-    folder = tmp_path / "runs" / before["run_id"]
-    trained = {"train/bound": before["metrics"]["train/bound"]}
-    (folder / "result.json").write_text(json.dumps(before | {"status": "running", "metrics": trained}))
-    done = cli("-m", "iwae_lab.evaluate", str(folder))
-    assert done.returncode == 0, done.stderr
-    done = cli(*arguments)
-    assert done.returncode == 0 and "resuming" in done.stderr
-    assert "Warning" not in done.stdout + done.stderr
-    (after,) = records(tmp_path / "runs")
-    assert after["metrics"] == before["metrics"]
-    with (folder / "metrics.csv").open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    assert [row["epoch"] for row in rows] == ["1.0", "2.0", "3.0"], "one row per epoch, diagnostics included"
-    assert all(row["diagnostics/ess"] for row in rows)
 
 
 @pytest.mark.slow

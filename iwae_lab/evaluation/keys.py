@@ -2,7 +2,7 @@
 
 from typing import Any
 
-EPOCH, STEP, MINUTES = "epoch", "step", "minutes"
+EPOCH, MINUTES = "epoch", "minutes"
 LEARNING_RATE, IMAGES_PER_SECOND = "learning_rate", "images_per_second"
 
 TRAIN_BOUND, TRAIN_LOSS, TRAIN_ESS = "train/bound", "train/loss", "train/ess"

@@ -260,7 +260,7 @@ def test_a_server_lost_in_mid_run_costs_nothing(
 @pytest.mark.slow
 @needs_server
 @pytest.mark.parametrize("online", [True, False])
-def test_a_run_that_goes_on_is_one_run_in_wandb(
+def test_a_resumed_run_is_one_run_in_wandb(
     server: Server,
     environment: dict[str, str],
     begin: Callable[..., Command],

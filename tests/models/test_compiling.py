@@ -105,7 +105,7 @@ def test_what_counts_as_compilable_is_one_graph_for_every_batch_and_changes_no_b
     assert (counters["stats"]["unique_graphs"] == 1 and unchanged) == made.compilable
 
 
-def test_a_users_error_is_no_reason_to_go_on_eagerly(monkeypatch):
+def test_a_users_error_is_no_reason_to_continue_eagerly(monkeypatch):
     monkeypatch.setattr(torch, "compile", lambda function, **_: function)
     refuses = Compiled(lambda x: objective("tvo")(linear_gaussian(1), x, 1), "true")
     with pytest.raises(UserError, match=r"^k=1: "):
@@ -113,7 +113,7 @@ def test_a_users_error_is_no_reason_to_go_on_eagerly(monkeypatch):
     assert Choice.possible
 
 
-def test_without_a_compiler_one_line_says_so_and_the_run_goes_on(cli, tiny, tmp_path):
+def test_without_a_compiler_one_line_says_so_and_the_run_continues(cli, tiny, tmp_path):
     done = cli(
         "train.py",
         *tiny,

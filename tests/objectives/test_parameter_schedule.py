@@ -96,7 +96,7 @@ WARM_UP = [
 ]
 
 
-def test_a_run_warms_up_goes_on_where_it_stopped_and_is_another_than_a_constant_one(
+def test_a_run_warms_up_resumes_where_it_stopped_and_is_another_than_a_constant_one(
     composed: Callable[..., DictConfig], tiny: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen = []

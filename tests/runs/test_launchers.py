@@ -60,7 +60,7 @@ def test_a_failing_job_is_told_at_the_end_and_stops_no_other(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("by", ["terminal", "SIGTERM"])
-def test_an_interrupted_sweep_stops_at_checkpoints_and_goes_on(
+def test_an_interrupted_sweep_stops_at_checkpoints_and_resumes(
     cli: Cli, tiny: list[str], tmp_path: Path, launcher: str, by: str
 ) -> None:
     at_a_time = {"joblib": ["hydra.launcher.n_jobs=2"]}.get(launcher, [])

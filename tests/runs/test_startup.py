@@ -17,7 +17,7 @@ def test_the_collector_leaves_out_what_is_there_at_first_and_nothing_later() -> 
     gc.unfreeze()
 
 
-def test_the_collector_goes_on_where_an_import_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_collector_is_on_again_where_an_import_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     load_run.cache_clear()
     left_out = gc.get_freeze_count()
     monkeypatch.setitem(sys.modules, "iwae_lab.runs.run", None)

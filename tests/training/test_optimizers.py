@@ -68,7 +68,7 @@ def some_gradients(*shape):
 
 @pytest.mark.parametrize("factory", [Adam(), Muon(), Soap(precondition_frequency=3)], ids=lambda f: type(f).__name__)
 @pytest.mark.parametrize("shape", [(4, 6), (5,)])
-def test_steps_go_on_from_a_saved_state(factory, shape):
+def test_steps_continue_from_a_saved_state(factory, shape):
     start, gradients = torch.ones(shape, dtype=torch.float64), some_gradients(*shape)
     expected = steps(factory, start, gradients)
     assert torch.equal(steps(factory, start, gradients, resumed_after=5), expected)
