@@ -6,16 +6,19 @@ A map is a YAML file that names, for each of our linear layers, the correspondin
     layers:
       encoder.0.body.0: q.net.0      # q.net.0.weight and q.net.0.bias, or {weight: W1, bias: b1}
       encoder.0.heads.0: q.mean
-      encoder.0.heads.1: q.spread    # parameters outside layers likewise: prior_logits: theirs
+      encoder.0.heads.1: q.spread    # or {layer: q.both, half: second} of a layer that returns both
+                                     # parameters outside layers likewise: prior_logits: theirs
     scale: log_variance              # what the second head of Gaussians returns; or per layer:
                                      # {encoder.0: log_variance, decoder.1: softplus}
-    ignored: [epoch]                 # tensors in the file that are not part of the model
+    ignored: [epoch, "optimizer.*"]  # tensors in the file that are not part of the model
 
-`scale` is one of log_sigma, sigma, log_variance, variance and softplus (σ is the softplus of the output).
+Tensors of dictionaries within dictionaries have names with dots: decoder_state_dict.0.weight. `scale` is one of
+log_sigma, sigma, log_variance, variance and softplus (σ is the softplus of the output).
 """
 
 import json
 from collections.abc import Callable
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +38,8 @@ from iwae_lab.models.distributions import Gaussian
 __all__ = ["MAPS", "SCALES", "load_mapped", "load_named", "read_map", "read_tensors", "write_tensors"]
 
 MAPS = Path(__file__).parent / "maps"
-SUFFIXES = (".safetensors", ".npz", ".pt", ".pth", ".ckpt")
+SUFFIXES = (".safetensors", ".npz", ".pt", ".pth", ".ckpt", ".model")
+HALVES = ("first", "second")
 
 SCALES: dict[str, Callable[[Tensor], Tensor]] = {
     "log_sigma": lambda raw: raw,
@@ -61,12 +65,19 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
             with np.load(path, allow_pickle=False) as arrays:
                 return {name: torch.from_numpy(arrays[name]) for name in arrays.files}
         found = torch.load(path, map_location="cpu", weights_only=True)
-        found = found.get("state_dict", found)
-        return {name: value for name, value in found.items() if isinstance(value, Tensor)}
+        return _tensors(found.get("state_dict", found))
     except (SafetensorError, OSError, ValueError, TypeError, AttributeError, RuntimeError, EOFError) as error:
         raise UserError(f"weights={path}: expected tensors by name ({' '.join(str(error).split())})") from None
     except Exception as error:  # pickle.UnpicklingError, whose message advises to trust the file
         raise UserError(f"weights={path}: expected nothing but tensors ({type(error).__name__})") from None
+
+
+def _tensors(found: dict[Any, Any], within: str = "") -> dict[str, Tensor]:
+    named = {f"{within}{key}": value for key, value in found.items() if isinstance(value, Tensor)}
+    for key, value in found.items():
+        if isinstance(value, dict):
+            named |= _tensors(value, f"{within}{key}.")
+    return named
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, Any]) -> None:
@@ -93,6 +104,8 @@ def read_map(name: str) -> dict[str, Any]:
             raise UserError(f"map={name}: {key}: no such key{did_you_mean(str(key), keys)}; expected {', '.join(keys)}")
     transposed = found.get("transposed", False)
     require(f"map={name}: transposed", transposed, isinstance(transposed, bool), "true or false")
+    ignored = found.get("ignored", [])
+    require(f"map={name}: ignored", ignored, isinstance(ignored, list), "a list of names")
     return found
 
 
@@ -118,11 +131,13 @@ def load_mapped(model: LatentVariableModel, tensors: dict[str, Tensor], mapping:
     _check_names("map layers", layers + alone, list(mapping["layers"]))
     used = set()
     for key, theirs in mapping["layers"].items():
+        entry = theirs if isinstance(theirs, dict) else {"layer": theirs}
+        half = _half(key, entry)
         for kind in ("", ".weight", ".bias"):
             if key + kind not in own:
                 continue
             target = own[key + kind]
-            name = str(theirs.get(kind[1:])) if isinstance(theirs, dict) else f"{theirs}{kind}"
+            name = str(entry.get(kind[1:], f"{entry.get('layer')}{kind}"))
             if name not in tensors:
                 raise UserError(f"{key}{kind}: no tensor {name} in the file{did_you_mean(name, list(tensors))}")
             tensor = tensors[name]
@@ -130,14 +145,27 @@ def load_mapped(model: LatentVariableModel, tensors: dict[str, Tensor], mapping:
                 tensor = tensor.T
             if target.dim() == 1:
                 tensor = tensor.flatten()  # a vector may be stored as a row
+            if half is not None:
+                tensor = tensor.chunk(2)[half]
             _check_shape(f"{name} for {key}{kind}", tensor, target)
             target.data.copy_(tensor)
             used.add(name)
-    superfluous = sorted(tensors.keys() - used - set(mapping.get("ignored", [])))
+    ignored = mapping.get("ignored", [])
+    superfluous = sorted(n for n in tensors.keys() - used if not any(fnmatchcase(n, pattern) for pattern in ignored))
     if superfluous:
         raise UserError(f"tensors not in the map: {', '.join(superfluous)}; expected them in layers or in ignored")
     _set_scales(model, mapping.get("scale", "log_sigma"))
     return model
+
+
+def _half(key: str, entry: dict[str, Any]) -> int | None:
+    """Which half of the layer in the file an entry of the map names; None for all of it."""
+    named = entry.keys() - {"half"}
+    expected = "a name, {layer: …} or {weight: …, bias: …}, and half: first or second"
+    require(f"map layers.{key}", entry, named in ({"layer"}, {"weight", "bias"}), expected)
+    half = entry.get("half")
+    require(f"map layers.{key}.half", half, half in (None, *HALVES), "first or second")
+    return None if half is None else HALVES.index(half)
 
 
 class ScaledGaussian(nn.Module):
@@ -166,7 +194,7 @@ def _set_scales(model: LatentVariableModel, scale: str | dict[str, str]) -> None
     scales = scale if isinstance(scale, dict) else dict.fromkeys(gaussian, scale)
     for name, kind in scales.items():
         require("map scale", name, name in gaussian, f"one of {', '.join(gaussian)}")
-        require(f"map scale.{name}", kind, kind in SCALES, f"one of {', '.join(SCALES)}")
+        require(f"map scale.{name}", kind, kind in list(SCALES), f"one of {', '.join(SCALES)}")
         part, level = name.split(".")
         stack = getattr(model, part)
         if kind != "log_sigma":

@@ -2,7 +2,6 @@
 
 import os
 import pickle
-import re
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +18,7 @@ from iwae_lab.evaluation.noise import image_noise
 from iwae_lab.models.hierarchical import HierarchicalModel
 from iwae_lab.models.sigmoid_belief import SigmoidBeliefNetwork
 from iwae_lab.runs.run import run
-from iwae_lab.runs.weights import MAPS, SCALES, load_mapped, load_named, read_map, read_tensors, write_tensors
+from iwae_lab.runs.weights import SCALES, load_mapped, load_named, read_map, read_tensors, write_tensors
 
 PIXELS = 12
 X = (torch.rand(5, PIXELS, generator=torch.Generator().manual_seed(3)) < 0.4).byte()
@@ -137,22 +136,18 @@ def test_heads_may_differ_in_scale_and_tensors_be_named_one_by_one():
     torch.testing.assert_close(likelihood(model, X, 60).bound, stranger.bound(X.double(), 60), rtol=1e-12, atol=0)
 
 
-@pytest.mark.parametrize("name", sorted(path.stem for path in MAPS.glob("*.yaml")))
-def test_shipped_maps_fit_the_models_they_name(name, composed):
-    mapping = read_map(name)
-    option = re.search(r"model=(\w+)", (MAPS / f"{name}.yaml").read_text())[1]
-    node = composed(f"model={option}").model
-    trained, other = (
-        HierarchicalModel(list(node.latents), [list(widths) for widths in node.hidden], mean_image=torch.rand(PIXELS))
-        for _ in range(2)
-    )
-    own = dict(trained.named_parameters())
-    theirs = {
-        f"{layer}.{kind}": own[f"{ours}.{kind}"].data
-        for ours, layer in mapping["layers"].items() for kind in ("weight", "bias")
-    }  # fmt: skip
-    found = load_mapped(other, theirs, mapping)
-    assert torch.equal(likelihood(found, X, 5).bound, likelihood(trained, X, 5).bound)
+def test_one_layer_may_return_both_parameters_and_dictionaries_lie_within_others(tmp_path):
+    stranger = Stranger("log_variance")
+    theirs = stranger.state_dict()
+    for kind in ("weight", "bias"):
+        theirs[f"q1.both.{kind}"] = torch.cat([theirs.pop(f"q1.{head}.{kind}") for head in ("mu", "spread")])
+    torch.save({"model": {"net": theirs}, "optimizer": {"state": {0: {"m": torch.ones(2)}}}}, tmp_path / "theirs.pt")
+    layers = {ours: f"model.net.{name}" for ours, name in LAYERS.items()}
+    for head, half in enumerate(("first", "second")):
+        layers[f"encoder.0.heads.{head}"] = {"layer": "model.net.q1.both", "half": half}
+    mapping = {"layers": layers, "scale": "log_variance", "ignored": ["optimizer.*"]}
+    model = load_mapped(make(1).double(), read_tensors(tmp_path / "theirs.pt"), mapping)
+    torch.testing.assert_close(likelihood(model, X, 60).bound, stranger.bound(X.double(), 60), rtol=1e-12, atol=0)
 
 
 def test_parameters_of_no_layer_are_mapped_too():
@@ -179,6 +174,10 @@ def without(layer: str) -> dict[str, str]:
     ({"layers": LAYERS, "transposed": True}, lambda t: None, r"expected shape \[6, 12\], found \[12, 6\] \(transposed"),
     ({"layers": without("decoder.1.body.0")}, lambda t: None, "map layers: missing decoder.1.body.0"),
     ({"layers": LAYERS | {"encoder.2.body.0": "q1.net.0"}}, lambda t: None, "the model has no encoder.2.body.0"),
+    ({"layers": LAYERS | {"encoder.0.heads.0": {"layer": "q1.mu", "half": "last"}}}, lambda t: None,
+     "map layers.encoder.0.heads.0.half=last: expected first or second"),
+    ({"layers": LAYERS | {"encoder.0.heads.0": {"weight": "q1.mu.weight"}}}, lambda t: None,
+     r"map layers.encoder.0.heads.0=.*: expected a name, .layer: …. or .weight: …, bias: …"),
     ({"layers": LAYERS, "scale": "stddev"}, lambda t: None, "scale.encoder.0=stddev: expected one of log_sigma"),
     ({"layers": LAYERS, "scale": {"decoder.0": "sigma"}}, lambda t: None, "map scale=decoder.0: expected one of enc"),
 ])  # fmt: skip
@@ -228,6 +227,7 @@ def test_files_that_hold_something_else_are_refused_and_never_executed(tmp_path,
     ("layers: [", "expected YAML"), ("hello", "expected a mapping with layers"),
     ("layers: {a: b}\ntranspose: true", "transpose: no such key .did you mean transposed"),
     ("layers: {a: b}\ntransposed: 3", "transposed=3: expected true or false"),
+    ("layers: {a: b}\nignored: epoch", "ignored=epoch: expected a list of names"),
 ])  # fmt: skip
 def test_malformed_maps_are_refused(content, message, tmp_path):
     (tmp_path / "map.yaml").write_text(content)
