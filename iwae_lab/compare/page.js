@@ -6,6 +6,7 @@
   const MAX_TICKED = 24; // by one click
   const MAX_LISTED = 200; // rows of a table in the document
   const MAX_DRAWN = 40; // rows in the plots against columns
+  const MAX_LABEL = 32; // characters beside a plot
   const FILTER_DELAY = 120; // ms after the last key
   const THRESHOLD = -2; // log10 of the variance above which a unit is active
   const BIN = 0.25;
@@ -21,7 +22,14 @@
     "val/active_units": "active units, validation images",
   };
 
-  const GRIDS = ["samples", "interpolations", "traversals"];
+  // What each picture shows.
+  const GRIDS = {
+    samples: "p(x | z), z drawn from the prior.",
+    reconstructions: "Validation images, each with its reconstruction to the right.",
+    interpolations: "From one test image (left) to another (right), along the line between their posterior means.",
+    traversals: "A row for each of the most active units of the top layer, from −3 to 3 standard deviations of its prior.",
+    posteriors: "Validation images, their true posterior p(z | x), and q(z | x) in the same frame.",
+  };
 
   // One protocol is shown at a time; each keeps what the reader chose in it.
   const views = data.tables.map((table) => ({
@@ -30,7 +38,7 @@
     chosen: new Set(initialChoice(table)),
     curve: Object.keys(CURVES).find((key) => table.runs.some((run) => run.curves[key])),
     layer: 0,
-    grid: GRIDS[0],
+    grid: Object.keys(GRIDS).find((name) => table.runs.some((run) => run.grids[name])) ?? "samples",
   }));
   let view = views[0];
 
@@ -155,6 +163,11 @@
       const [nll, se] = cell.lowest;
       parts.push(element("small", {}, `lowest ${signed(nll)} ± ${fixed(se)} paired`));
     }
+    if (cell.gap != null) parts.push(element("small", {}, `test−train ${signed(cell.gap)}`));
+    if (cell.encoder) {
+      const [approximation, amortization] = cell.encoder;
+      parts.push(element("small", {}, `approximation ${fixed(approximation)}, amortization ${fixed(amortization)}`));
+    }
     return parts;
   }
 
@@ -182,6 +195,7 @@
 
   function runsTable() {
     const shown = shownRuns();
+    const gaps = ["approximation", "amortization"].filter((name) => view.table.runs.some((run) => run[name]));
     const box = (run) =>
       element("input", {
         type: "checkbox",
@@ -203,6 +217,13 @@
       },
       { title: "test ELBO", value: (run) => run.elbo, cell: (run) => fixed(run.elbo), number: true },
       { title: "validation NLL", value: (run) => run.val, cell: (run) => fixed(run.val), number: true },
+      ...gaps.map((name) => ({
+        title: name,
+        value: (run) => run[name]?.[0],
+        cell: (run) =>
+          run[name] ? [fixed(run[name][0]), element("span", { class: "error" }, ` ± ${fixed(run[name][1])}`)] : "",
+        number: true,
+      })),
       { title: "units", value: (run) => run.total, cell: (run) => run.units, number: true },
       { title: "epochs", value: (run) => run.epochs, cell: (run) => String(run.epochs), number: true },
       { title: "minutes", value: (run) => run.minutes, cell: (run) => fixed(run.minutes, 1), number: true },
@@ -293,7 +314,7 @@
     const drawn = new Set(shown.sort((a, b) => lowest(a) - lowest(b)).slice(0, MAX_DRAWN));
     byId("undrawn").textContent =
       drawn.size < shown.length ? `Showing the ${drawn.size} of ${shown.length} rows with the lowest NLL.` : "";
-    const single = table.columns.length === 1;
+    const lying = table.rows.every((row) => Object.keys(row.cells).length === 1); // no row to draw a line through
     const models = [...new Set(table.rows.map((row) => row.model))];
     const names = [...new Set(table.rows.map(rowName))];
     const traces = { nll: [], total: [] };
@@ -356,22 +377,37 @@
         );
       }
     });
-    legend("rows", entries);
+    legend("rows", lying ? [] : entries);
+    const rows = [...drawn].sort((a, b) => a - b);
+    const several = table.columns.length > 1;
+    const rowLabel = ({ cells, ...row }) => {
+      const name = `${rowName(row)}${models.length > 1 ? `, ${row.model}` : ""}`;
+      return escaped(cut(several ? `${name}, ${table.by}=${Object.keys(cells)[0]}` : name));
+    };
     const draw = (id, traces, axis) => {
-      if (!single) return plot(id, traces, { xaxis: columnAxis(), yaxis: axis });
-      const title = { text: `${axis.title.text}, ${table.by}=${table.columns[0]}` };
-      const rows = { visible: false, autorange: "reversed" }; // the legend names them
-      return plot(id, traces.map(lying), { xaxis: { ...axis, title }, yaxis: rows, height: 140 + 18 * drawn.size });
+      if (!lying) return plot(id, traces, { xaxis: columnAxis(), yaxis: axis });
+      const title = { text: several ? axis.title.text : `${axis.title.text}, ${table.by}=${table.columns[0]}` };
+      const labels = id === "nll" ? rows.map((index) => rowLabel(table.rows[index])) : rows.map(() => "");
+      const yaxis = {
+        tickvals: rows.map((_, place) => place),
+        ticktext: labels,
+        range: [rows.length - 0.5, -0.5],
+        tickfont: { size: 11 },
+      };
+      const laid = traces.map((trace) => laidDown(trace, rows.indexOf(trace.row)));
+      return plot(id, laid, { xaxis: { ...axis, title }, yaxis, height: 140 + 18 * rows.length });
     };
     draw("nll", traces.nll, { title: { text: "test NLL (nats)" } });
     draw("units", traces.total, { title: { text: "active units, all layers" }, rangemode: "tozero" });
   }
 
-  // A trace over a single column as marks, each row at its own height.
-  const lying = (trace) => ({
+  const cut = (text) => (text.length > MAX_LABEL ? `${text.slice(0, MAX_LABEL - 1)}…` : text);
+
+  // A trace of a single cell as a mark at the height of its row.
+  const laidDown = (trace, place) => ({
     ...trace,
     x: trace.y,
-    y: trace.y.map(() => trace.row),
+    y: trace.y.map(() => place),
     mode: "markers",
     error_x: trace.error_y,
     error_y: undefined,
@@ -523,8 +559,9 @@
       };
       return [bound, ais];
     });
+    const ks = [...new Set(runs.flatMap((run) => run.tightness.map(([k]) => k)))];
     plot("tightness", traces, {
-      xaxis: { title: { text: "samples k" }, type: "log" },
+      xaxis: { title: { text: "samples k" }, type: "log", tickvals: ks, ticktext: ks.map(String) },
       yaxis: { title: { text: "test NLL (nats)" } },
     });
   }
@@ -580,7 +617,7 @@
     const missing = runs.length - withGrid.length;
     const held = view.table.runs.filter((run) => run.grids[view.grid]).length;
     byId("missing").textContent =
-      `The page holds the ${view.grid} of ${held} of ${view.table.runs.length} runs, one seed per cell.` +
+      `${GRIDS[view.grid]} The page holds the ${view.grid} of ${held} of ${counted(view.table.runs.length, "run")}, one seed per cell.` +
       (missing ? ` ${missing} of the runs plotted have none.` : "");
     byId("grids").replaceChildren(
       ...(figures.length ? figures : [element("p", { class: "empty" }, `None of the runs plotted has ${view.grid}.`)]),
@@ -619,8 +656,10 @@
       drawVariances(chosenRuns());
       drawThresholds(chosenRuns());
     });
-    const grids = GRIDS.filter((name) => table.runs.some((run) => run.grids[name]));
-    fillSelect("grid", (grids.length ? grids : GRIDS).map((name) => [name, name]), view.grid, (name) => {
+    const names = Object.keys(GRIDS);
+    const grids = names.filter((name) => table.runs.some((run) => run.grids[name]));
+    byId("pictures").hidden = grids.length === 0;
+    fillSelect("grid", grids.map((name) => [name, name]), view.grid, (name) => {
       view.grid = name;
       drawGrids(chosenRuns());
     });
@@ -649,7 +688,7 @@
 
   function showFiltered() {
     const shown = shownRuns().length;
-    byId("count").textContent = `${shown} of ${view.table.runs.length} runs`;
+    byId("count").textContent = `${shown} of ${counted(view.table.runs.length, "run")}`;
     byId("results").replaceChildren(
       shown ? resultsTable() : element("p", { class: "empty" }, "No run has all of these words."),
     );

@@ -19,6 +19,10 @@ from iwae_lab.console.atomic import write_atomically
 from iwae_lab.evaluation.keys import (
     AIS_IMAGES,
     EPOCH,
+    GAPS_AMORTIZATION,
+    GAPS_AMORTIZATION_SE,
+    GAPS_APPROXIMATION,
+    GAPS_APPROXIMATION_SE,
     TEST_ACTIVE_UNITS_AUTHORS,
     TEST_ELBO,
     TEST_UNIT_VARIANCES,
@@ -33,8 +37,8 @@ from iwae_lab.runs.record import read_metrics
 __all__ = ["write_page"]
 
 MAX_GRIDS = 60  # runs whose grids are in a page, some 15 kB each
-GRIDS = ("samples", "interpolations", "traversals")
-GRID_PIXELS = 300  # ten 28×28 images and their frames, as they were drawn
+GRIDS = ("samples", "reconstructions", "interpolations", "traversals", "posteriors")
+GRID_PIXELS = 300  # the width of ten 28×28 images and their frames, as they were drawn
 MAX_CURVES = 500  # runs whose curves are in a page, some 2 kB each
 CURVE_POINTS = 100
 _COLUMNS = ("model", "objective", "k")  # of the page's table of runs
@@ -42,7 +46,7 @@ CURVES = (VAL_BOUND, TRAIN_BOUND, VAL_NLL)
 
 
 def write_page(path: Path, tables: list[Table], notes: list[str]) -> None:
-    """Write the page: sortable tables, plots, sample grids; the data, the code and plotly are inlined."""
+    """Write the page: sortable tables, plots, pictures; the data, the code and plotly are inlined."""
     data = {
         "created": datetime.now(UTC).strftime("%d %B %Y, %H:%M UTC"),
         "legend": [*legend(tables), *_left_out(sum(len(table.runs) for table in tables))],
@@ -117,6 +121,8 @@ def _cell(cell: Cell) -> dict[str, Any]:
         "paper": paper and {**vars(paper), "units": format_units(list(paper.active_units))},
         "difference": cell.minus_paper,
         "lowest": cell.minus_lowest,
+        "gap": _number(cell.train_gap),
+        "encoder": cell.encoder_gaps,
     }
 
 
@@ -138,6 +144,8 @@ def _run(run: Run) -> dict[str, Any]:
         "minutes": round(record.train_seconds / 60, 1),
         "tightness": [[k, _number(nll), _number(se)] for k, nll, se in tightness_of(metrics)],
         "ais": run.nll_by_ais and [*map(_number, run.nll_by_ais), metrics[AIS_IMAGES]],
+        "approximation": _with_error(metrics, GAPS_APPROXIMATION, GAPS_APPROXIMATION_SE),
+        "amortization": _with_error(metrics, GAPS_AMORTIZATION, GAPS_AMORTIZATION_SE),
         "authors": metrics.get(TEST_ACTIVE_UNITS_AUTHORS, []),
         "variances": [[_log10(v) for v in layer] for layer in metrics.get(TEST_UNIT_VARIANCES, [])],
     }
@@ -146,6 +154,10 @@ def _run(run: Run) -> dict[str, Any]:
 def _number(value: float | None) -> float | None:
     """JSON has no NaN: null stands for it."""
     return round(value, 4) if value is not None and math.isfinite(value) else None
+
+
+def _with_error(metrics: dict[str, Any], key: str, error: str) -> list[float | None] | None:
+    return [_number(metrics[key]), _number(metrics.get(error))] if key in metrics else None
 
 
 def _log10(variance: float) -> float:
@@ -188,7 +200,7 @@ def _grids(run: Run) -> dict[str, str]:
 def _picture(path: Path) -> str:
     with Image.open(path) as image:
         small = image.convert("L")
-        small.thumbnail((GRID_PIXELS, GRID_PIXELS), Image.Resampling.BOX)
+        small.thumbnail((GRID_PIXELS, 3 * GRID_PIXELS), Image.Resampling.BOX)
     packed = io.BytesIO()
     ImageOps.posterize(small, 4).save(packed, "PNG")
     return "data:image/png;base64," + base64.b64encode(packed.getvalue()).decode()

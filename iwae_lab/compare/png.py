@@ -8,7 +8,7 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullFormatter
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from iwae_lab.compare.runs import as_number
 from iwae_lab.compare.tables import Cell, Table
@@ -62,7 +62,12 @@ def draw(tables: list[Table]) -> Figure:
 def _height(table: Table, curves: bool) -> float:
     """Inches: room for the legend, or for the rows where they are named at the axis."""
     lines = sum(style["label"].count("\n") + 1 for style in _styles(table)) * (len(table.columns) if curves else 1)
-    return 1.1 + 0.25 * lines if len(table.columns) == 1 and not curves else max(3.6, 1 + 0.17 * lines)
+    return 1.1 + 0.25 * lines if _lying(table) and not curves else max(3.6, 1 + 0.17 * lines)
+
+
+def _lying(table: Table) -> bool:
+    """Whether no row has a line to draw, so that marks stand one below the other."""
+    return all(len(row.cells) == 1 for row in table.rows)
 
 
 def _lowest(table: Table) -> Table:
@@ -125,7 +130,7 @@ def _draw_cells(
     values: Callable[[Cell], tuple[float | None, float | None]],
     errors: Callable[[Cell], tuple[float, float]] = lambda cell: (0, 0),
 ) -> None:
-    """One line per row over the columns; for a single column one mark per row, stacked."""
+    """One line per row over the columns; where each row has a single cell, one mark per row, stacked."""
     x_of = _positions(table)
     for place, (row, style) in enumerate(zip(table.rows, styles, strict=True)):
         for part, axes in enumerate(plots):
@@ -138,7 +143,7 @@ def _draw_cells(
             x, y, error = zip(*points, strict=True)
             look = {"capsize": 2, "markersize": 5} | style
             bars = error if any(error) else None
-            if len(x_of) > 1:
+            if not _lying(table):
                 axes.errorbar(x, y, yerr=bars, **look)
             else:
                 axes.errorbar(y, [place] * len(y), xerr=bars, **look | {"linestyle": "none"})
@@ -146,14 +151,16 @@ def _draw_cells(
 
 def _name_axes(left: Axes, right: Axes, table: Table, styles: list[dict[str, Any]], names: tuple[str, str]) -> None:
     x_of = _positions(table)
-    single = len(x_of) == 1
+    lying, several = _lying(table), len(x_of) > 1
+    labels = [
+        style["label"] + (f", {table.by}={next(iter(row.cells))}" if several else "")
+        for row, style in zip(table.rows, styles, strict=True)
+    ]
     for axes, name in zip((left, right), names, strict=True):
-        if single:
-            axes.set_xlabel(f"{name}, {table.by}={table.columns[0]}")
+        if lying:
+            axes.set_xlabel(name if several else f"{name}, {table.by}={table.columns[0]}")
             axes.set_ylim(len(table.rows) - 0.5, -0.5)
-            axes.set_yticks(
-                range(len(table.rows)), [style["label"] for style in styles] if axes is left else [], fontsize=8
-            )
+            axes.set_yticks(range(len(table.rows)), labels if axes is left else [], fontsize=8)
             continue
         if all(x > 0 for x in x_of.values()) and _numbers(table):
             axes.set_xscale("log")
@@ -161,12 +168,12 @@ def _name_axes(left: Axes, right: Axes, table: Table, styles: list[dict[str, Any
         axes.set_xticks(list(x_of.values()), list(x_of))
         axes.set_xlabel(table.by)
         axes.set_ylabel(name)
-    if not single:
+    if not lying:
         _legend(right, right)
 
 
 def _from_zero(axes: Axes, table: Table) -> None:
-    if len(table.columns) == 1:
+    if _lying(table):
         axes.set_xlim(0, 1.08 * axes.get_xlim()[1])
     else:
         axes.set_ylim(0, 1.08 * axes.get_ylim()[1])
@@ -199,12 +206,20 @@ def _draw_tightness(nll: Axes, units: Axes, table: Table, styles: list[dict[str,
         style = {key: look[key] for key in ("color", "alpha", "linestyle")}
         units.stairs(range(len(logs), -1, -1), edges, baseline=None, **style)
     nll.set_xscale("log")
+    nll.set_xticks(*_ticks(table))
+    nll.minorticks_off()
     nll.set_xlabel("samples k of the test NLL; dashed: corrected by AIS")
     nll.set_ylabel("test NLL (nats)")
     units.axvline(math.log10(THRESHOLD), color="#777777", linestyle="--", linewidth=1)
     units.set_xlabel("log₁₀ threshold of the variance")
     units.set_ylabel("units above it, all layers")
+    units.yaxis.set_major_locator(MaxNLocator(integer=True))
     _legend(units, nll)
+
+
+def _ticks(table: Table) -> tuple[list[int], list[str]]:
+    ks = {k for row in table.rows for cell in row.own_cells.values() for k, _, _ in _tightness(cell)}
+    return sorted(ks), [str(k) for k in sorted(ks)]
 
 
 def _tightness(cell: Cell) -> list[tuple[int, float, float]]:

@@ -11,8 +11,8 @@ from iwae_lab.evaluation.gaps import encoder_gaps
 from iwae_lab.evaluation.likelihood import likelihood
 from iwae_lab.evaluation.posterior_grid import posterior_grid
 from iwae_lab.models.hierarchical import HierarchicalModel
-from iwae_lab.runs.posteriors import posterior_figure
 from iwae_lab.runs.run import run
+from iwae_lab.training.figures.posteriors import posterior_figure
 
 
 def test_the_posterior_is_the_gaussian_that_it_is_known_to_be():
