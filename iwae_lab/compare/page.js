@@ -416,6 +416,7 @@
 
   function drawChosen() {
     const runs = chosenRuns();
+    legend("chosen", runs);
     drawCurves(runs);
     drawVariances(runs);
     drawTightness(runs);
@@ -437,11 +438,10 @@
       hovertemplate: "<b>%{fullData.name}</b><br>after %{x} epochs: %{y:.2f}<extra></extra>",
     }));
     plot("curves", traces, {
-      height: Math.max(380, histogramsHeight(drawn.length) - 24 * Math.ceil(drawn.length / 2)),
+      height: histogramsHeight(drawn.length),
       xaxis: { title: { text: "epochs" }, type: longest > 50 ? "log" : "linear" },
       yaxis: { title: { text: CURVES[view.curve] }, range: values.length > 1 ? startCut(values) : null },
     });
-    legend("chosen", runs);
   }
 
   // The first epochs are so far off that they would flatten the rest; a double click shows them.
@@ -645,6 +645,7 @@
   function showView() {
     const { table } = view;
     const curves = Object.entries(CURVES).filter(([key]) => table.runs.some((run) => run.curves[key]));
+    byId("training").hidden = curves.length === 0;
     const layers = Math.max(0, ...table.runs.map((run) => run.variances.length));
     const layerNames = Array.from({ length: layers }, (_, i) => [String(i), `layer ${i + 1}`]);
     fillSelect("curve", curves, view.curve, (key) => {

@@ -207,6 +207,9 @@ def _flat(config: dict[str, Any]) -> dict[str, str]:
 def _setting(record: Record, records: dict[str, tuple[Path, Record]]) -> dict[str, str]:
     setting = {key: value for key, value in record.identity.items() if key != "seed"}
     setting["precision"] = record.precision  # as "auto" chose it
+    if record.objective == EXTERNAL:
+        name, content = Path(record.config["objective"]["weights"]).stem, record.identity["objective"]["content"]
+        setting["objective"] = {"name": EXTERNAL, "weights": f"{name} ({content})"}
     if record.identity.get("init_from") is not None:
         setting["init_from"] = _origin(Path(str(record.config.get("init_from"))), records)
     return _flat(setting)

@@ -11,7 +11,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 
 from iwae_lab.console.signals import raise_dropped_interrupt
 
-__all__ = ["Meter", "shown"]
+__all__ = ["Meter", "clock", "shown"]
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +60,7 @@ class Meter:
         """Display that `fraction` of the task is done, with `text` and the time left."""
         done = max(fraction - self.start_fraction, 1e-9)
         if done > 0.02:  # too early to tell before
-            text += f"  {_clock((time.monotonic() - self.start) * (1 - fraction) / done)} left"
+            text += f"  {clock((time.monotonic() - self.start) * (1 - fraction) / done)} left"
         text = text.strip()
         if self.bar:
             self.bar.update(self.bar_task, completed=fraction, text=text)
@@ -87,7 +87,8 @@ def shown(task: str) -> Iterator[Callable[[float], None]]:
         meter.close()
 
 
-def _clock(seconds: float) -> str:
+def clock(seconds: float) -> str:
+    """As H:MM:SS."""
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{seconds:02}"

@@ -41,6 +41,7 @@ def resumable(beside: Path, config: Config, precision: str = "32") -> Iterator[K
     except BaseException:
         if kept.changed:
             kept.write()
+            log.info("the same command resumes the evaluation where it was")
         raise
     path.unlink(missing_ok=True)
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from iwae_lab.console.errors import UserError
-from iwae_lab.console.progress import shown
+from iwae_lab.console.progress import clock, shown
 from iwae_lab.data.protocol import Data
 from iwae_lab.evaluation import keys
 from iwae_lab.evaluation.against_ais import AgainstAIS, against_ais, estimated_seconds_of_both
@@ -86,7 +86,8 @@ def measure(
     log_p, log_p_k, annealed, gaps = standard.test.bound, standard.test.k, None, None
     if n := config.evaluation.ais.images:
         how, images = config.evaluation.ais.annealing(), test[:n]
-        log.info("annealing %d images: about %.0f s", len(images), estimated_seconds_of_both(model, images, how))
+        seconds = estimated_seconds_of_both(model, images, how)
+        log.info("annealing %d images: about %s", len(images), clock(seconds))
         with shown("annealing") as progress:
             annealed = against_ais(model, images, standard.test.bound[:n], how, progress, kept)
     if n := config.evaluation.gaps.images:

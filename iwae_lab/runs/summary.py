@@ -45,7 +45,8 @@ def _unreliable(metrics: dict[str, Any]) -> dict[str, str]:
     share = metrics.get(keys.TEST_PARETO)
     if share is None:
         return {}
-    return {"Pareto k̂ above 0.7": f"{share:.1%} of images: L_k may be loose; check by evaluation.ais.images=100"}
+    hint = "AIS tells how loose" if keys.AIS_NLL in metrics else "check by evaluation.ais.images=100"
+    return {"Pareto k̂ above 0.7": f"{share:.1%} of images: L_k may be loose; {hint}"}
 
 
 def _active_units(metrics: dict[str, Any]) -> dict[str, str]:
@@ -74,7 +75,7 @@ def _annealed(metrics: dict[str, Any]) -> dict[str, str]:
     moves = f"{metrics[keys.AIS_ESS]:.1f} effective chains, {metrics[keys.AIS_ACCEPTANCE]:.0%} of moves accepted"
     return {
         f"AIS NLL of {n} test images": f"{metrics[keys.AIS_NLL]:.2f} ± {metrics[keys.AIS_NLL_SE]:.2f} nats ({how})",
-        f"L_{k} of these images": f"{metrics[keys.AIS_SAMPLING_NLL]:.2f} nats; AIS is better by {gain}",
+        f"L_{k} of these images": f"{metrics[keys.AIS_SAMPLING_NLL]:.2f} nats; AIS adds {gain}",
         f"AIS gap on {n} simulated images": f"{gap} nats; {moves}",
     }
 

@@ -435,6 +435,11 @@ def test_results_of_one_column_are_marks_beside_their_names_and_of_several_lines
     assert [label.get_text() for label in nll.get_yticklabels()] == ["iwae", "dreg"]
     assert nll.get_xlabel() == "test NLL (nats), k=50" and units.get_xlim()[0] == 0
     assert {tuple(line.get_xdata()) for line in nll.lines} >= {(84.5,), (85.5,)}
+    make_run(tmp_path, k=5, nll=83.5, objective="stl")
+    nll, _ = draw(make_tables(find_runs([tmp_path]).runs, "k")).axes[:2]
+    assert [label.get_text() for label in nll.get_yticklabels()] == ["iwae, k=50", "dreg, k=50", "stl, k=5"]
+    assert nll.get_xlabel() == "test NLL (nats)"
+    assert {tuple(line.get_xydata()[0]) for line in nll.lines} >= {(84.5, 0), (85.5, 1), (83.5, 2)}
     make_run(tmp_path, k=5, nll=86.5)
     nll, _ = draw(make_tables(find_runs([tmp_path]).runs, "k")).axes[:2]
     assert [86.5, 84.5] in lines(nll) and nll.get_ylabel() == "test NLL (nats)"

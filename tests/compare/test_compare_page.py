@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from helpers.commands import ROOT
 from helpers.records import make_run
+from PIL import Image
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="needs selenium")
 BROWSER, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
@@ -31,7 +32,8 @@ def page_path(tmp_path_factory: pytest.TempPathFactory) -> Any:
         for seed in (0, 1):
             make_run(runs, k=k, nll=nll + seed / 10, seed=seed, pictures=True)
         make_run(runs, k=k, nll=nll + 1, objective="vae", pictures=True, ais_gain=0.4)
-        make_run(runs, k=k, nll=nll - 1.5, model="two_layer", pictures=True)
+        folder = make_run(runs, k=k, nll=nll - 1.5, model="two_layer", pictures=True, encoder_gaps=(1.25, 0.5))
+        Image.new("RGB", (585, 1245)).save(folder / "figures" / "posteriors.png")
     make_run(runs, objective="vr</script><b>x", k=50, nll=84.0, objective__alpha=0.5)
     make_run(runs, protocol="omniglot/burda", nll=108.0)
     make_run(runs, seed=5, status="failed", error="it broke")
@@ -158,13 +160,46 @@ def test_another_picture_can_be_chosen(page):
     shown = "return [...document.querySelectorAll('#grids img')].map(image => image.src)"
     samples = page.execute_script(shown)
     options = "return [...document.querySelectorAll('#grid option')].map(option => option.value)"
-    assert page.execute_script(options) == ["samples", "interpolations"]
+    assert page.execute_script(options) == ["samples", "interpolations", "posteriors"]
     choose = "const grid = document.getElementById('grid'); grid.value = 'interpolations'; grid.onchange()"
     page.execute_script(choose)
     others = page.execute_script(shown)
     assert len(others) == len(samples) == 3 and not set(others) & set(samples)
     assert "The page holds the interpolations of" in page.find_element("id", "missing").text
+    page.execute_script(choose.replace("interpolations", "posteriors"))
+    wait_for(page, "return document.querySelector('#grids img').complete")
+    size = "const image = document.querySelector('#grids img'); return [image.naturalWidth, image.naturalHeight]"
+    assert page.execute_script(size) == [300, 638]
+    assert "their true posterior p(z | x)" in page.find_element("id", "missing").text
     page.execute_script(choose.replace("interpolations", "samples"))
+
+
+def test_what_the_encoder_costs_stands_beside_the_results(page):
+    heads = [head.text for head in page.find_elements("css selector", "#runs thead th")]
+    gaps = {column(page, "runs", heads.index(name) + 1)[-1] for name in ("approximation", "amortization")}
+    assert gaps == {"1.25 ± 0.05", "0.50 ± 0.05"}
+    assert "approximation 1.25, amortization 0.50" in page.find_element("id", "results").text
+    click(page, "nav button:nth-child(2)")  # where no run has them
+    assert "approximation" not in page.find_element("id", "runs").text
+
+
+def test_rows_of_one_result_are_named_beside_their_marks(page, tmp_path):
+    make_run(tmp_path / "runs", k=50)
+    make_run(tmp_path / "runs", k=5, objective="stl")
+    page.get(write(tmp_path / "runs", tmp_path / "out").as_uri())
+    wait_for(page, "return document.querySelectorAll('#nll .point').length > 0")
+    names = [label.text for label in page.find_elements("css selector", "#nll .ytick text")]
+    assert names == ["iwae, k=50", "stl, k=5"]
+    assert page.execute_script("return document.querySelectorAll('#nll .js-line').length") == 0
+
+
+def test_what_no_run_has_is_not_shown(page, tmp_path):
+    folder = make_run(tmp_path / "runs")
+    (folder / "metrics.csv").unlink()
+    page.get(write(tmp_path / "runs", tmp_path / "out").as_uri())
+    wait_for(page, "return document.querySelectorAll('#tightness .js-line').length > 0")
+    assert not page.find_element("id", "training").is_displayed()
+    assert not page.find_element("id", "pictures").is_displayed()
 
 
 def test_a_page_of_no_results_opens(page, tmp_path):

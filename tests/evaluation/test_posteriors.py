@@ -1,5 +1,6 @@
 """Posteriors of two latent units on a grid, and quadrature as an independent measure of log p(x)."""
 
+import numpy as np
 import pytest
 import torch
 from helpers.oracle import X, linear_gaussian, sigmoid_belief
@@ -9,7 +10,7 @@ from iwae_lab.console.errors import UserError
 from iwae_lab.evaluation.ais import Annealing, ais
 from iwae_lab.evaluation.gaps import encoder_gaps
 from iwae_lab.evaluation.likelihood import likelihood
-from iwae_lab.evaluation.posterior_grid import posterior_grid
+from iwae_lab.evaluation.posterior_grid import PosteriorGrid, posterior_grid
 from iwae_lab.models.hierarchical import HierarchicalModel
 from iwae_lab.runs.run import run
 from iwae_lab.training.figures.posteriors import posterior_figure
@@ -76,16 +77,18 @@ def test_both_posteriors_are_seen_in_one_frame():
     grid = posterior_grid(model, x[:3])
     picture = posterior_figure(x[:3], (3, 4), {"a": grid, "b": grid})
     assert picture.width > picture.height > 300
-    assert (
-        len(
-            set(
-                picture.convert("L").get_flattened_data()
-                if hasattr(picture, "get_flattened_data")
-                else picture.convert("L").getdata()
-            )
-        )
-        > 50
-    )
+    assert len(np.unique(np.asarray(picture.convert("L")))) > 50
+    assert picture != posterior_figure(x[:3], (3, 4), {"a": grid, "c": grid}), "columns are named"
+
+
+def test_frames_end_where_the_grid_does():
+    def white(row: int, column: int) -> int:
+        density = torch.zeros(1, 20, 20)
+        density[0, row, column] = 1
+        grid = PosteriorGrid(torch.linspace(-1, 1, 20), torch.zeros(1), density, density)
+        return int((np.asarray(posterior_figure(torch.ones(1, 4), (2, 2), {"": grid})) == 255).all(-1).sum())
+
+    assert white(0, 19) == white(10, 10)
 
 
 def test_from_the_command_line(composed, cli, tiny, tmp_path):
@@ -93,6 +96,7 @@ def test_from_the_command_line(composed, cli, tiny, tmp_path):
     for k in (1, 5):
         record = run(composed(*tiny, "model.latents=[2]", "schedule.epochs=1", f"k={k}"))
         folders.append(str(tmp_path / "runs" / record.run_id))
+        assert (tmp_path / "runs" / record.run_id / "figures" / "posteriors.png").exists()
     done = cli("-m", "iwae_lab.runs.posteriors", *folders, "--to", str(tmp_path / "posteriors.png"), "--images", "2")
     assert done.returncode == 0, done.stderr
     with Image.open(tmp_path / "posteriors.png") as picture:

@@ -77,7 +77,8 @@ def make_run(
     if ais_gain is not None:
         metrics |= {"test/ais/gain": ais_gain, "test/ais/gain_se": 0.03, "test/ais/images": 100}
     if encoder_gaps is not None:
-        metrics |= dict(zip(("test/gaps/approximation", "test/gaps/amortization"), encoder_gaps, strict=True))
+        for name, gap in zip(("approximation", "amortization"), encoder_gaps, strict=True):
+            metrics |= {f"test/gaps/{name}": gap, f"test/gaps/{name}_se": 0.05}
     if train_gap is not None:
         metrics["test/overfitting/gap"] = train_gap
     identity = {key: value for key, value in config.items() if key not in NOT_HASHED}

@@ -190,6 +190,8 @@ def test_measuring_again_resumes_and_a_damaged_file_is_no_error(composed, interr
     (folder,) = (tmp_path / "runs").glob("npz*")
     trained = TrainedRun.read(folder)
     interrupted("annealing", 0.5)
+    caplog.set_level("INFO", "iwae_lab")
+    monkeypatch.setattr(interrupted_evaluation.log, "propagate", True)  # which running a command ends
     for damaged in (False, True):
         with pytest.raises(Interrupted):
             measured_again(trained, folder, "32")
@@ -197,7 +199,7 @@ def test_measuring_again_resumes_and_a_damaged_file_is_no_error(composed, interr
             (file,) = hidden(folder)
             file.write_bytes(file.read_bytes()[:200])
     interrupted(None)
-    monkeypatch.setattr(interrupted_evaluation.log, "propagate", True)  # which running a command ends
+    assert "the same command resumes the evaluation where it was" in caplog.text
     assert measured_again(trained, folder, "32").metrics == trained.record.metrics
     assert "can't be read, so the evaluation starts anew" in caplog.text
     assert hidden(folder) == []

@@ -20,7 +20,7 @@ def posterior_figure(images: Tensor, shape: tuple[int, int], grids: dict[str, Po
     figure = Figure(figsize=(1.3 * columns, 1.3 * len(images) + 0.5), layout="constrained")
     axes = figure.subplots(len(images), columns, squeeze=False)
     for row, image in zip(axes, images, strict=True):
-        row[0].imshow(image.view(shape).cpu(), cmap="gray_r", interpolation="nearest")
+        row[0].imshow(image.view(shape).cpu().numpy(), cmap="gray_r", interpolation="nearest")
     for run, (name, grid) in enumerate(grids.items()):
         axis = grid.axis.cpu()
         half = float(axis[1] - axis[0]) / 2
@@ -30,7 +30,7 @@ def posterior_figure(images: Tensor, shape: tuple[int, int], grids: dict[str, Po
         for row, true, approximate in zip(axes, grid.true.cpu(), grid.approximate.cpu(), strict=True):
             (left, right), (bottom, top) = _frame(axis, true, approximate)
             for column, density in ((1 + 2 * run, true), (2 + 2 * run, approximate)):
-                row[column].imshow(density, cmap="viridis", origin="lower", extent=(*edges, *edges))
+                row[column].imshow(density.numpy(), cmap="viridis", origin="lower", extent=(*edges, *edges))
                 row[column].set(xlim=(left, right), ylim=(bottom, top))
     for panel in axes.flat:
         panel.set(xticks=[], yticks=[])
