@@ -203,7 +203,8 @@ def _set_scales(model: LatentVariableModel, scale: str | dict[str, str]) -> None
 
 def _check_names(what: str, expected: list[str], found: list[str]) -> None:
     if missing := [name for name in expected if name not in found]:
-        raise UserError(f"{what}: missing {', '.join(missing)}")
+        hint = "; a map names tensors that have other names" if not set(expected) & set(found) else ""
+        raise UserError(f"{what}: missing {', '.join(missing)}{hint}")
     if superfluous := [name for name in found if name not in expected]:
         hint = did_you_mean(superfluous[0], expected)
         raise UserError(f"{what}: the model has no {', '.join(superfluous)}{hint}")

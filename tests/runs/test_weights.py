@@ -193,6 +193,8 @@ def test_exported_weights_of_another_model_are_refused():
     tensors = make(0).state_dict()
     with pytest.raises(UserError, match=r"weights: missing encoder.0.body.0.weight"):
         load_named(make(1), {name: t for name, t in tensors.items() if name != "encoder.0.body.0.weight"})
+    with pytest.raises(UserError, match=r"decoder.1.heads.1.bias; a map names tensors that have other names$"):
+        load_named(make(1), Stranger("sigma").state_dict())
     with pytest.raises(UserError, match=r"weights: the model has no encoder.0.body.9.weight"):
         load_named(make(1), tensors | {"encoder.0.body.9.weight": torch.ones(1)})
     with pytest.raises(UserError, match=r"decoder.0.heads.0.bias: expected shape \[12\], found \[3\]"):
