@@ -95,6 +95,8 @@ def main() -> None:
         print(__doc__)
         sys.exit(0 if len(sys.argv) > 1 else 1)
     folder = Path(sys.argv[1])
+    expected = "a run's folder or an exported .safetensors; --weights FILE measures others"
+    require("RUN_DIR", folder, folder.suffix == ".safetensors" or not folder.is_file(), expected)
     precision, overrides = _own_arguments(sys.argv[2:])
     log_to_console()
     run = TrainedRun.read(folder, overrides)
