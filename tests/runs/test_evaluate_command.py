@@ -281,6 +281,12 @@ def test_what_evaluate_can_not_use_with_other_peoples_weights_is_one_line(extern
     assert tracker.returncode == 1 and "did you mean wandb?" in tracker.stderr
 
 
+def test_a_file_of_weights_needs_its_option(cli, tmp_path):
+    torch.save({}, tmp_path / "theirs.pt")
+    refused = cli("-m", "iwae_lab.evaluate", str(tmp_path / "theirs.pt"))
+    assert refused.returncode == 1 and refused.stderr.count("\n") == 1 and "--weights FILE" in refused.stderr
+
+
 def test_a_scale_for_discrete_latents_is_one_line():
     torch.manual_seed(0)
     model = SigmoidBeliefNetwork([3], [[]], mean_image=torch.rand(12))
