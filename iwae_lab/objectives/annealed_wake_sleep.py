@@ -17,11 +17,11 @@ ACCEPTANCE = 0.8  # the target
 class AnnealedWakeSleep(Objective):
     """θ: Σ_i w̃_i ∇_θ log p(x, z_i), φ: Σ_i w̃_i ∇_φ log q(z_i | x), at the end points z_i of k annealed chains.
 
-    θ as in Ding & Freedman 2019 (arXiv 1906.04904), φ as the wake update of Bornschein & Bengio 2015. The chains go
-    from q over `temperatures` − 1 Hamiltonian moves, accepted or not, at inverse temperatures evenly spaced between 0
-    and 1; w̃ are their normalised AIS weights (Neal 2001). No graph leads through the chains, so memory is that of
-    `rws`, which it is with temperatures=1. Both estimators are biased for finite chains: the more temperatures or
-    samples, the nearer θ's is to ∇ log p(x).
+    Each chain goes from q through `temperatures` evenly spaced inverse temperatures, 0 to 1, with a Hamiltonian move,
+    accepted or not, at each but the first; w̃ are the normalised AIS weights (Neal 2001). θ is that of Ding & Freedman
+    2019 (arXiv 1906.04904), whose φ ascends the ELBO; φ here is the wake update of Bornschein & Bengio 2015. No graph
+    leads through the chains, so memory is that of `rws`, which it is with temperatures=1. Both estimators are biased for
+    finite chains: the more temperatures or samples, the nearer θ's is to ∇ log p(x).
 
     `Estimate.log_w` are the AIS weights, so that the bound reported in training is theirs, above L_k. The step size
     is one for all moves; it follows the acceptance of past minibatches, which leaves E w = p(x).
@@ -39,11 +39,12 @@ class AnnealedWakeSleep(Objective):
     def forward(self, model: LatentVariableModel, x: Tensor, k: int) -> Estimate:
         chains = Chains(model, x, graph=False)
         point = chains.start(k, self.noise)
-        log_w = point.log_w / self.temperatures
+        moves = self.temperatures - 1
+        log_w = torch.zeros_like(point.log_w) if moves else point.log_w
         accepted = []
-        for t in range(1, self.temperatures):
-            point, taken = self._move(chains, point, t / self.temperatures)
-            log_w = log_w + point.log_w / self.temperatures
+        for t in range(moves):
+            log_w = log_w + point.log_w / moves
+            point, taken = self._move(chains, point, (t + 1) / moves)
             accepted.append(taken.to(self.step).mean())
         if accepted:
             rate = torch.stack(accepted).mean()

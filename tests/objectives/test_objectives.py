@@ -310,6 +310,19 @@ class TestOfOneObjective:
         assert abs(bias["2", 4]) < abs(bias["1", 4]) / 2 < abs(bias["iwae", 4]) / 6
 
     @pytest.mark.parametrize("order", [1, 2])
+    def test_jackknife_is_no_bound_and_grows_without_limit_as_q_widens(self, order):
+        found = []
+        for wider in (0, 4, 5):  # by e^4 and e^5
+            model = linear_gaussian(1)
+            with torch.no_grad():
+                model.encoder[0].log_std[0].add_(wider)
+                torch.manual_seed(0)
+                log_w = model.log_weights(X.expand(20_000, -1), 10)
+            mean, error = mean_and_error(objective(f"jvi order={order}").target(log_w).detach())
+            found.append(mean - 4 * error - model.log_marginal(X).item())
+        assert found[0] < 0.1 < 10 < found[1] < found[2] / 3
+
+    @pytest.mark.parametrize("order", [1, 2])
     def test_jackknife_is_its_formula_written_out(self, order):
         torch.manual_seed(0)
         log_w = 20 * torch.randn(5, 3, dtype=torch.float64)
@@ -509,6 +522,8 @@ class TestDiscreteLatents:
         ("uha step_size=1.0", "objective.step_size=1.0: expected a number between 0 and 1"),
         ("uha persistence=1.0", "objective.persistence=1.0: expected a number from 0 to below 1"),
         ("annealed_wake_sleep temperatures=0", "objective.temperatures=0: expected an integer of at least 1"),
+        ("iwae_resampled kept=0", "objective.kept=0: expected an integer of at least 1"),
+        ("dreg_resampled kept=0", "objective.kept=0: expected an integer of at least 1"),
         ("reinforce decay=1.0", "objective.decay=1.0: expected a number from 0 to below 1"),
     ],
 )
