@@ -14,8 +14,8 @@ __all__ = ["Reinforce"]
 class Reinforce(ImportanceWeighted):
     """(L̂_k − b) Σ_i ∇log q(z_i | x) + Σ_i w̃_i ∇log w_i   (Mnih & Rezende 2016, arXiv 1602.06725).
 
-    b is the running mean of L̂_k over past minibatches (Williams 1992), of which the first has none. Unbiased for
-    IWAE; samples need no derivative, so latents may be discrete.
+    b is the running mean of L̂_k over past minibatches (Williams 1992), and 0 in the first. Unbiased for IWAE; samples
+    need no derivative, so latents may be discrete.
     """
 
     compilable = False  # the baseline changes

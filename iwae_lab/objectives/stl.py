@@ -14,9 +14,9 @@ __all__ = ["STL"]
 class STL(Objective):
     """φ: Σ_i ω_i D_i, with D the path derivative of log w   (Roeder, Wu & Duvenaud 2017, arXiv 1703.09194).
 
-    θ: Σ_i ω_i ∇log w_i. Leaves out the score ∇_φ log q, which has mean zero under ω = 1/k: bound="elbo" is
-    unbiased. With ω = w̃, bound="iwae", it has not, and φ's estimator is biased for k > 1 (Tucker et al. 2019,
-    arXiv 1810.04152); its variance falls to zero all the same as q nears the posterior.
+    θ: Σ_i ω_i ∇log w_i. The score ∇_φ log q is left out. With bound="elbo", where ω = 1/k, its mean is zero, so φ's
+    estimator is unbiased. With bound="iwae", where ω = w̃, it is not, so φ's estimator is biased for k > 1 (Tucker et
+    al. 2019, arXiv 1810.04152). Its variance falls to zero in both cases as q nears the posterior.
     """
 
     is_bound = True

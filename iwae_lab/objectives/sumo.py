@@ -14,8 +14,8 @@ __all__ = ["SUMO"]
 class SUMO(Objective):
     """S = L̂_k + Σ_{j=1}^{J} (L̂_{k+j} − L̂_{k+j−1}) / P(J ≥ j)   (Luo et al. 2020, arXiv 2004.00353).
 
-    From nested samples and a random J, one for a minibatch, so k + J samples, some k + 5 on average.
-    Unbiased for log p(x) and no bound. Since E[S] does not depend on φ, φ minimises the variance of S,
+    J is random, one for a minibatch, which takes k + J samples, some k + 5 on average. Unbiased for log p(x) and no
+    bound. Since E[S] does not depend on φ, φ minimises the variance of S,
     by descending S². P(J ≥ j) is 1/j up to j = 80 and falls by a tenth per step from there.
     """
 
