@@ -20,8 +20,8 @@ class AnnealedWakeSleep(Objective):
     Each chain goes from q through `temperatures` evenly spaced inverse temperatures, 0 to 1, with a Hamiltonian move,
     accepted or not, at each but the first; w̃ are the normalised AIS weights (Neal 2001). θ is that of Ding & Freedman
     2019 (arXiv 1906.04904), whose φ ascends the ELBO; φ here is the wake update of Bornschein & Bengio 2015. No graph
-    leads through the chains, so memory is that of `rws`, which it is with temperatures=1. Both estimators are biased for
-    finite chains: the more temperatures or samples, the nearer θ's is to ∇ log p(x).
+    leads through the chains, so memory is that of `rws`, which it is with temperatures=1. Both estimators are biased
+    for finite chains: the more temperatures or samples, the nearer θ's is to ∇ log p(x).
 
     `Estimate.log_w` are the AIS weights, so that the bound reported in training is theirs, above L_k. The step size
     is one for all moves; it follows the acceptance of past minibatches, which leaves E w = p(x).

@@ -22,7 +22,7 @@ BITS = 30  # of torch's Sobol' points
 
 
 def antithetic(distribution: Distribution, level: int, shape: tuple[int, int, int]) -> Tensor:
-    """Sample i + ⌊k/2⌋ mirrors sample i, for i < ⌊k/2⌋, in every layer: −ε, or 1 − u. With an odd k the last has no mirror.
+    """Sample i + ⌊k/2⌋ mirrors sample i, for i < ⌊k/2⌋, in every layer: −ε, or 1 − u. An odd k leaves the last alone.
 
     Wu, Goodman & Ermon 2019 (arXiv 1810.02555) use such pairs for the ELBO. As `Noise`: [k, batch, units].
     """

@@ -18,8 +18,8 @@ class UHA(ImportanceWeighted):
     w = w(z_K) N(ε_K) / N(ε_0) · Π_t N(v̂_t) / N(v_{t−1}), where w(z) = p(x, z) / q(z | x), ε_t is the noise from which q
     draws z_t, v_{t−1} and v̂_t are the momentum before and after move t, and v_t = η v̂_t + √(1−η²) ξ. The papers move z
     by leapfrog steps; here `iwae_lab.objectives.hamiltonian` moves ε. There is no acceptance step, so w is
-    differentiable; E w = p(x), so this is a lower bound of log p(x), and its gradient in θ and φ, through the chains, is
-    unbiased. steps=0 is IWAE.
+    differentiable; E w = p(x), so this is a lower bound of log p(x), and its gradient in θ and φ, through the chains,
+    is unbiased. steps=0 is IWAE.
 
     steps: moves, each another evaluation of the model and of its second derivatives.
     step_size: of every move at the beginning, in radians. Where it is too large for the curvature of log w, moves are

@@ -201,7 +201,7 @@ class TestOfOneObjective:
     @pytest.mark.parametrize("name", ["uha step_size=0.4 steps=", "annealed_wake_sleep temperatures="])
     def test_the_more_moves_the_higher_is_the_bound_of_chains(self, name, layers):
         model, found = linear_gaussian(layers), []
-        for moves in (0, 2, 8):
+        for moves in (0, 4, 12):
             made = objective(f"{name}{moves + name.startswith('annealed')}")
             torch.manual_seed(0)
             found.append(mean_and_error(iwae_bound(made(model, X.expand(4000, -1), 2).log_w.detach())))
@@ -310,9 +310,9 @@ class TestOfOneObjective:
         assert abs(bias["2", 4]) < abs(bias["1", 4]) / 2 < abs(bias["iwae", 4]) / 6
 
     @pytest.mark.parametrize("order", [1, 2])
-    def test_jackknife_is_no_bound_and_grows_without_limit_as_q_widens(self, order):
+    def test_jackknife_is_no_bound_and_grows_as_a_unit_of_q_widens(self, order):
         found = []
-        for wider in (0, 4, 5):  # by e^4 and e^5
+        for wider in (0.0, 3.5, 4.0):  # e^3.5 and e^4 times
             model = linear_gaussian(1)
             with torch.no_grad():
                 model.encoder[0].log_std[0].add_(wider)
@@ -320,7 +320,7 @@ class TestOfOneObjective:
                 log_w = model.log_weights(X.expand(20_000, -1), 10)
             mean, error = mean_and_error(objective(f"jvi order={order}").target(log_w).detach())
             found.append(mean - 4 * error - model.log_marginal(X).item())
-        assert found[0] < 0.1 < 10 < found[1] < found[2] / 3
+        assert found[0] < 0.1 and 1 < found[1] < 30 < found[2]
 
     @pytest.mark.parametrize("order", [1, 2])
     def test_jackknife_is_its_formula_written_out(self, order):
