@@ -108,7 +108,8 @@ def number(of: Callable[[list[int]], float]) -> str:
     found = of(everyone)
     without = torch.tensor([of([b for b in everyone if b != left_out]) for left_out in everyone])
     error = (without.var(correction=0) * (BLOCKS - 1)).sqrt().item()
-    return f"{'~' if not error < UNSURE * found else ''}{found:.2g}"
+    rounded = f"{found:.2g}" if found < 100 else f"{float(f'{found:.2g}'):,.0f}"
+    return f"{'~' if not error < UNSURE * found else ''}{rounded}"
 
 
 def cell(own: Measured | None, part: str, rivals: list[Measured | None]) -> str:
