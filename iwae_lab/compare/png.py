@@ -81,12 +81,12 @@ def _lowest(table: Table) -> Table:
 def _styles(table: Table) -> list[dict[str, Any]]:
     """Color, marker, line and label of each row."""
     models = sorted({row.model for row in table.rows})
-    looks = itertools.cycle(itertools.product(_MARKERS, _COLORS))
+    looks = itertools.cycle(itertools.product(range(len(_MARKERS)), _COLORS))
     look_of = dict(zip(dict.fromkeys(row.label for row in table.rows), looks, strict=False))
     return [
         {
             "color": look_of[row.label][1],
-            "marker": look_of[row.label][0],
+            "marker": _MARKERS[(look_of[row.label][0] + models.index(row.model)) % len(_MARKERS)],
             "linestyle": _LINES[models.index(row.model) % len(_LINES)],
             "label": textwrap.fill(row.label if len(models) == 1 else f"{row.label}, {row.model}", LABEL_WIDTH),
         }
