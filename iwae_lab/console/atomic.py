@@ -4,7 +4,7 @@ import contextlib
 import os
 from pathlib import Path
 
-__all__ = ["writable", "write_atomically"]
+__all__ = ["remove_partial_files", "writable", "write_atomically"]
 
 
 def write_atomically(path: Path, content: str | bytes | memoryview) -> None:
@@ -23,6 +23,13 @@ def write_atomically(path: Path, content: str | bytes | memoryview) -> None:
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)
         raise OSError(error.errno, error.strerror, str(path)) from None
+
+
+def remove_partial_files(folder: Path) -> None:
+    """Remove, in `folder` and below it, what `write_atomically` left in processes that were killed."""
+    for path in folder.rglob(".[!.]*.*"):
+        if path.suffix[1:].isdecimal():
+            path.unlink()
 
 
 def writable(folder: Path) -> bool:

@@ -242,7 +242,7 @@ class Node:
         schema = OmegaConf.structured(dataclasses.make_dataclass(kind.__name__, fields))
         for name, value in given.items():
             try:
-                OmegaConf.update(schema, name, value)
+                OmegaConf.update(schema, name, value, merge=False)
             except OmegaConfBaseException as error:
                 hint = str(hints[name]).removeprefix("<class '").removesuffix("'>")
                 raise UserError(f"{key}.{name}={value}: expected {hint} ({str(error).splitlines()[0]})") from None

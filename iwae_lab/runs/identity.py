@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from iwae_lab.objectives.parameter_schedule import parameter_schedules
 from iwae_lab.runs.config import Config, Node
 
 __all__ = ["NOT_HASHED", "identity", "run_id"]
@@ -38,8 +39,9 @@ def identity(
         cls = node.target
         ours = cls.__module__.startswith("iwae_lab.")
         target = cls.__qualname__ if ours else f"{cls.__module__}.{cls.__qualname__}"
-        annealed = {key: value for key, value in values[group].items() if isinstance(value, dict)}
-        values[group] = {"name": str(values[group]["name"]), "_target_": target, **node.arguments, **annealed}
+        annealed = parameter_schedules(values[group]) if group == "objective" else {}
+        schedules = {key: {"from": s.start, "to": s.end, "epochs": s.epochs} for key, s in annealed.items()}
+        values[group] = {"name": str(values[group]["name"]), "_target_": target, **node.arguments, **schedules}
     if content is not None:
         dataset = values["dataset"]
         kept = {key: dataset[key] for key in ("name", "_target_", "binarization") if key in dataset}

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytorch_lightning as pl
 from omegaconf import DictConfig, OmegaConf
 
-from iwae_lab.console.atomic import writable, write_atomically
+from iwae_lab.console.atomic import remove_partial_files, writable, write_atomically
 from iwae_lab.console.errors import Diverged, UserError, explain, require
 from iwae_lab.console.logs import log_file, log_to_console
 from iwae_lab.console.signals import interrupt_on_signals
@@ -72,6 +72,7 @@ def _run(experiment: Experiment, on_start: Callable[[Path], None]) -> Record:
         record = experiment.record(earlier.precision if earlier else experiment.precision)  # a resumed run keeps it
         trackers = experiment.trackers(record, sweep_name())
         folder.mkdir(exist_ok=True)
+        remove_partial_files(folder)
         on_start(folder / "log.txt")
         with log_file(folder / "log.txt"), _recorded(record, folder):
             write_atomically(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(record.config)))

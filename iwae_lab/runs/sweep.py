@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, ClassVar, NoReturn
 
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.utils import JobReturn
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
@@ -35,8 +36,8 @@ log = logging.getLogger(__name__)
 class Sweep(Callback):
     """Hydra callback in the process that starts a multirun.
 
-    Keeps the sweep's folder, interrupts its jobs on a signal, and makes launchers continue when the process of a job is
-    killed.
+    Keeps the sweep's folder, interrupts its jobs on a signal, makes launchers continue when the process of a job is
+    killed, and lets a job return no more than its value.
     """
 
     folder: ClassVar[Path | None] = None
@@ -55,6 +56,9 @@ class Sweep(Callback):
             from iwae_lab.runs.submitted import wait_for_all
 
             wait_for_all(Sweep.folder)
+
+    def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
+        job_return.cfg = job_return.hydra_cfg = None  # else the multirun's process would hold those of all its jobs
 
 
 def _interrupt_jobs(number: int, frame: Any) -> NoReturn:

@@ -99,10 +99,6 @@ class LastCheckpoint(Checkpoint):
         self.next_save = 0.0
         self.random_states: dict[str, Any] | None = None
 
-    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        for partial in self.path.parent.glob(".*.ckpt.*"):  # left by killed processes
-            partial.unlink()
-
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         start = time.monotonic()
         if start < self.next_save and trainer.current_epoch + 1 < (trainer.max_epochs or 0):

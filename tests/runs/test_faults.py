@@ -141,7 +141,8 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before_it(
     checkpoints = stopped(tmp_path / "runs")
     last = (checkpoints / "last.ckpt").read_bytes()
     (checkpoints / "last.ckpt").write_bytes(last[: len(last) // 2])
-    (checkpoints / ".last.ckpt.123").write_bytes(b"of a process that was killed")
+    for partial in ("checkpoints/.last.ckpt.123", ".result.json.123", "figures/.samples.png.123"):
+        (checkpoints.parent / partial).write_bytes(b"of a process that was killed")
     run(cfg)
     said = (checkpoints.parent / "log.txt").read_text()
     assert "last.ckpt: can't be read: damaged or not a checkpoint" in said

@@ -68,6 +68,18 @@ def test_a_whole_number_is_that_real_number(key: str, value: int) -> None:
 
 
 @few
+@given(st.integers(-3, 3), st.integers(-3, 3), st.integers(1, 9))
+def test_an_annealed_parameter_is_the_same_however_it_is_spelt(start: int, end: int, epochs: int) -> None:
+    spelt = [
+        {"from": start, "to": end, "epochs": epochs},
+        {"epochs": float(epochs), "to": float(end), "from": float(start)},
+    ]
+    assert len({id_of(with_value("objective.alpha", value, RENYI)) for value in spelt}) == 1
+    other = spelt[0] | {"from": start + 0.5}
+    assert id_of(with_value("objective.alpha", other, RENYI)) != id_of(with_value("objective.alpha", spelt[0], RENYI))
+
+
+@few
 @given(st.lists(st.floats(0.01, 0.99), min_size=1, max_size=3, unique=True).map(sorted))
 def test_a_list_of_numbers_is_that_list_with_any_zero(points: list[float]) -> None:
     assert id_of(with_value("objective.betas", [0, *points])) == id_of(with_value("objective.betas", [0.0, *points]))
@@ -114,6 +126,11 @@ def test_a_user_s_class_goes_by_its_import_path_and_may_have_arguments_of_any_ki
     for same in ({"path": "a/b"}, {"either": 2.0}, {"names": None}):
         cfg.schedule = node | same
         assert resolve(cfg).identity["schedule"] == found
+    named = []
+    for count in (1, "1", 2):
+        cfg.schedule = node | {"names": {"from": count}}
+        named.append(resolve(cfg).run_id)
+    assert named[0] == named[1] != named[2]
     assert resolve(BASE).identity["schedule"]["_target_"] == "LinearDecay"
 
 

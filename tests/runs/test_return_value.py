@@ -31,7 +31,7 @@ class Returned(Callback):
         def watched(sweeper, arguments):
             batches = sweep(sweeper, arguments)
             with open(self.file + ".sweeper", "w") as file:
-                json.dump([job.return_value for batch in batches for job in batch], file)
+                json.dump([job.return_value for batch in batches for job in batch if job.cfg is None], file)
             return batches
 
         BasicSweeper.sweep = watched
