@@ -22,6 +22,15 @@ __all__ = [
 
 CONFIGURATION_KEYS: list[str] = []  # filled in by the schema, for messages about misspelt ones
 REMOVED_KEYS: dict[str, str] = {}  # likewise: what to do instead of a key of earlier versions
+EXPECTED = {  # by what OmegaConf says
+    "converted to Integer": "an integer",
+    "converted to Float": "a number",
+    "not a valid bool": "true or false",
+    "to string": "text",
+    "not Optional": "a value",
+    "with ListConfig": "a list",
+    "not a subclass of": "a value for each of its keys, as in KEY.NAME=VALUE",
+}
 FULL_ERROR = os.environ.get("HYDRA_FULL_ERROR") == "1"  # as the user set it
 
 
@@ -67,18 +76,37 @@ def _explain_configuration(error: BaseException) -> str:
             return f"{key}: no such key; {REMOVED_KEYS[key]}"
         group, _, name = key.rpartition(".")
         siblings = [k for k in CONFIGURATION_KEYS if k.rpartition(".")[0] == group]
-        if not siblings and (node := getattr(error.__cause__, "parent_node", None)) is not None:
+        node = getattr(error.__cause__, "parent_node", None)
+        if not siblings and node is not None:
             key, siblings = name, [k for k in node if k not in ("name", "_target_")]
         expected = f"; expected one of {', '.join(siblings)}" if siblings else ""
+        if not siblings and node is not None and "name" in node:
+            expected = f"; {group}={node['name']} has no parameters"
         return f"{missing[1]}: no such key{did_you_mean(key, [*siblings, 'name'])}{expected}"
     if missing := re.search(r"Could not find '(\w+)/([^']*)'\s*Available options in '\w+':((?:\n\t\w+)*)", text):
         group, name, options = missing[1], missing[2], missing[3].split()
         return f"{group}={name}: no such option{did_you_mean(name, options)}; expected one of {', '.join(options)}"
     if missing := re.search(r"Missing mandatory value[\s\S]*full_key: (\S+)", text):
         return f"{missing[1]} is missing: expected {missing[1]}=VALUE"
-    if wrong := re.search(r"Error merging override (\S+)\s*(Value .*)", text):
-        return _one_line(f"{wrong[1]}: {wrong[2]}")
+    if missing := re.search(r"Could not load '(\w+)/([^']*)'", text):
+        return f"{missing[1]}={missing[2]}: no such option"
+    if override := getattr(error, "override", None):
+        return _one_line(f"{override}: expected KEY=VALUE, with quotes round special characters: 'KEY=\"VALUE\"'")
+    if several := re.search(r"Ambiguous value for argument '(.*)'", text):
+        return f"{several[1]}: expected one value; a multirun (-m) takes several"
+    if wrong := re.search(r"Error merging override (.*)\n(.*)", text):
+        return _one_line(f"{wrong[1]}: {_expected(wrong[2])}")
+    if wrong := re.search(r"(Value '(.*?)' (?:of|is) .*)\n\s*full_key: (\S+)", text):
+        return _one_line(f"{wrong[3]}={wrong[2]}: {_expected(wrong[1])}")
     return _one_line(re.sub(r"\n\s*(full_key|object_type|reference_type).*", "", text))
+
+
+def _expected(text: str) -> str:
+    """What OmegaConf expected where it says this."""
+    for pattern, expected in EXPECTED.items():
+        if re.search(pattern, text):
+            return f"expected {expected}"
+    return text
 
 
 def _one_line(text: str) -> str:

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import logging
+import math
 import os
 import secrets
 import shlex
@@ -11,10 +12,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from hydra.core.hydra_config import HydraConfig
 from PIL.Image import Image
 
 from iwae_lab.console.atomic import write_atomically
-from iwae_lab.console.errors import UserError
+from iwae_lab.console.errors import UserError, require
 from iwae_lab.evaluation.keys import TEST, TEST_UNIT_VARIANCES, TRAIN_BOUND, TRAIN_LOSS, VAL_BOUND, VAL_NLL
 from iwae_lab.loggers.base import RunLogger
 from iwae_lab.loggers.remote import Remote, RemoteError
@@ -70,6 +72,8 @@ class WandB(RunLogger):
         tags = [tag.strip()[:64] for tag in (*given, record.dataset, record.model, record.objective)]  # W&B's limit
         self.tags = [tag for tag in dict.fromkeys(tags) if tag]
         self.upload_checkpoint = upload_checkpoint
+        for key, seconds in (("init_timeout", init_timeout), ("finish_timeout", finish_timeout)):
+            require(key, seconds, 0 < seconds < math.inf, "a number of seconds above 0")
         self.init_timeout = init_timeout
         self.finish_timeout = finish_timeout
         self.remote: Remote | None = None
@@ -107,6 +111,9 @@ class WandB(RunLogger):
         known_id = self.known_id()
         self.id = known_id or secrets.token_hex(8)
         config = {key: getattr(self.record, key) for key in (*OVERRIDES, *DESCRIPTIVE) if key != "parameters"}
+        if "WANDB_SWEEP_ID" in os.environ and HydraConfig.initialized():
+            options = HydraConfig.get().runtime.choices  # the agent may give the config again, as overrides
+            config = {key: value for key, value in config.items() if options.get(key, value) == value}
         arguments: dict[str, Any] = {
             "project": self.project,
             "entity": self.entity,

@@ -145,8 +145,8 @@ class Config:
         require("accelerator", self.accelerator, self.accelerator in ACCELERATORS, f"one of {', '.join(ACCELERATORS)}")
         self.compile = self.compile.lower()  # OmegaConf turns true into "True"
         require("compile", self.compile, self.compile in COMPILE, f"one of {', '.join(COMPILE)}")
-        valid_threads = self.threads == "auto" or (self.threads.isdigit() and int(self.threads) >= 1)
-        require("threads", self.threads, valid_threads, "auto or an integer of at least 1")
+        valid_threads = self.threads == "auto" or (self.threads.isdecimal() and 1 <= int(self.threads) <= 1024)
+        require("threads", self.threads, valid_threads, "auto or an integer from 1 to 1024")
         if self.data_dir is not None:
             is_directory = os.path.isdir(os.path.expanduser(self.data_dir))
             require("data_dir", self.data_dir, is_directory, "an existing directory")

@@ -17,7 +17,7 @@ from typing import Any, ClassVar, NoReturn
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from iwae_lab.console.errors import UserError, explain
 from iwae_lab.console.signals import WARNINGS, interrupt
@@ -45,6 +45,9 @@ class Sweep(Callback):
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         Sweep.folder = Path(config.hydra.sweep.dir)
+        with contextlib.suppress(OSError):  # jobs say so
+            Sweep.folder.mkdir(parents=True, exist_ok=True)
+            OmegaConf.save(config, Sweep.folder / "multirun.yaml")  # as Hydra's basic sweeper does, but not Optuna's
         for number in (signal.SIGINT, *WARNINGS):
             signal.signal(number, _interrupt_jobs)
         launcher = config.hydra.launcher._target_
@@ -94,7 +97,7 @@ def run_job(cfg: DictConfig) -> float:
     """
     hydra = HydraConfig.get()
     folder = Path(hydra.runtime.output_dir)
-    if not (folder / "multirun.yaml").is_file():  # Hydra wrote it into the sweep's folder
+    if not (folder / "multirun.yaml").is_file():  # in the sweep's folder
         raise UserError(f"runs_dir={cfg.runs_dir}: expected one directory for all jobs of a multirun")
     check_launcher(folder / "multirun.yaml")
     job = Job(hydra.job.num, list(hydra.overrides.task))

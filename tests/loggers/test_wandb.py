@@ -27,6 +27,7 @@ from helpers.wandb_server import OPENWANDB, STAND_IN, Front, Server
 from PIL import Image
 from wandb.sdk.launch.sweeps.utils import create_sweep_command_args
 
+from iwae_lab.console.errors import UserError
 from iwae_lab.loggers.wandb import WandB
 from iwae_lab.runs.record import Record
 
@@ -457,6 +458,12 @@ def test_a_process_that_cannot_be_started_costs_one_line(
     assert "Too many open files; the run continues without it" in warning
 
 
+@pytest.mark.parametrize(("key", "seconds"), [("init_timeout", float("nan")), ("finish_timeout", -1.0)])
+def test_a_time_limit_is_a_number_of_seconds(tmp_path: Path, key: str, seconds: float) -> None:
+    with pytest.raises(UserError, match=f"^{key}={seconds}: expected a number of seconds"):
+        WandB(**{key: seconds}, folder=tmp_path, record=record_in(tmp_path))  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("content", ["", "[]", '{"a": 1}', '{"a": {}}', '{"a": {"destination": "//iwae_lab"}}', "\0"])
 def test_a_damaged_wandb_json_counts_as_none(offline: None, tmp_path: Path, content: str) -> None:
     (tmp_path / "wandb.json").write_text(content)
@@ -575,6 +582,17 @@ def test_a_sweeps_agent_gets_its_metric_of_a_run_that_it_repeats(train: Train, t
     assert "this run is finished" in done.stderr and run_folders(tmp_path / "r") == [folder]
     steps = [step for run, step in logged_rows(folder) if run == "agents"]
     assert steps == [*column(folder, "step"), record_of(folder)["steps"]]
+
+
+def test_an_agent_may_repeat_a_run_whose_option_has_another_name(train: Train, tmp_path: Path) -> None:
+    agent = {"WANDB_SWEEP_ID": "sweep", "WANDB_RUN_ID": "agents"}
+    assert train("objective.name=mine", **agent).returncode == 0
+    (folder,) = run_folders(tmp_path / "r")
+    config = {key: {"value": value} for key, value in log_of(folder)["run"][0]["config"]["update"].items()}
+    arguments = create_sweep_command_args({"args": config})["args_no_hyphens"]
+    done = train("objective.name=mine", *arguments, **agent)
+    assert done.returncode == 0 and "this run is finished" in done.stderr, done.stderr
+    assert run_folders(tmp_path / "r") == [folder]
 
 
 def test_a_mode_that_wandb_does_not_know_is_one_line(train: Train) -> None:

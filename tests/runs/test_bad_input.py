@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -25,7 +26,11 @@ KINDS = {
     "wrong type": [
         "k=abc", "k=1.5", "k=null", "k=[1]", "k={a: 1}", "k=true", "seed=x", "seed=0.5", "seed=null",
         "evaluation.k=many", "evaluation.k=2.5", "evaluation.images=all", "evaluation=5", "evaluation=null",
-        "evaluation.gaps.images=all", "evaluation.gaps=5",
+        "evaluation.gaps.images=all", "evaluation.gaps=5", "evaluation.ais=5", "evaluation.ais.images=many", "k=1e3",
+        "seed=1e99", "seed=true", "evaluation.images=1e2", "model.latents={a: 1}", "model.latents=[null]",
+        "logger.wandb.tags=[[a]]", "logger.tensorboard._target_=5", "init_from={seed: x}", "k=${seed}x",
+        "objective=renyi objective.alpha={to: 1, epochs: 2}", "objective=renyi objective.alpha={from: 0}",
+        "objective=renyi objective.alpha={from: 0, to: x, epochs: 3}",
         "diagnostics=maybe", "force=perhaps", "force=null",
         "schedule.epochs=2.5", "schedule.epochs=[1]", "schedule.epochs=many", "schedule.batch_size=x",
         "schedule.learning_rate=fast", "schedule.learning_rate=null", "schedule.learning_rate=[1]", "model.latents=5",
@@ -47,6 +52,9 @@ KINDS = {
         "model.latents=[4,4]", "model.hidden=[]", "model.hidden=[[0]]", "model.hidden=[[8],[8]]",
         "objective=renyi objective.alpha=nan", "objective=piwae objective.groups=0", "dataset.binarization=maybe",
         "evaluation.gaps.images=1", "evaluation.gaps.images=-1",
+        "evaluation.ais.chains=0", "evaluation.ais.start=posterior", "evaluation.ais.schedule=cosine",
+        "evaluation.ais.leapfrog_steps=0", "threads=100000",
+        "objective=dreg_alpha objective.alpha={from: 0, to: 2, epochs: 3}",
         "dataset.binarization=''", "schedule.constant=2", "schedule.constant=-1",
     ],
     "unknown": [
@@ -79,7 +87,9 @@ KINDS = {
         f"objective.name={'x' * 33}", "objective.name=true", "objective.name=1.5", "objective.name=[a]",
         "objective.name='a\nb'", "model.name=a/b", "dataset.name=null", "schedule.name=''", "optimizer.name='a b'",
     ],
-    "grammar": ["k", "k=[1", "k={", "=5", "k=1,2", "'k", "objective=(", "++", "k==,", "schedule.=5", ".k=5"],
+    "grammar": [
+        "dataset.path=~/nope.npz", "model=one_layer,two_layer", "k=${nope}", "logger=[csv,nope]",
+        "k", "k=[1", "k={", "=5", "k=1,2", "'k", "objective=(", "++", "k==,", "schedule.=5", ".k=5"],
 }  # fmt: skip
 COMMANDS = [(kind, line) for kind, lines in KINDS.items() for line in lines]
 
@@ -110,6 +120,27 @@ def refusal(command: Callable[[], Any], folder: Path, capsys: pytest.CaptureFixt
     return said.err
 
 
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("k=five", "k=five: expected an integer"),
+        ("k={a: 1}", "k={a: 1}: expected an integer"),
+        ("evaluation.k=null", "evaluation.k=null: expected a value"),
+        ("force=perhaps", "force=perhaps: expected true or false"),
+        ("model.latents={a: 1}", "model.latents={a: 1}: expected a list"),
+        ("init_from={seed: x}", "init_from: seed=x: expected an integer"),
+        ("objective.beta=1", "objective.beta: no such key; objective=iwae has no parameters"),
+        ("logger=[csv,nope]", "logger=nope: no such option"),
+        ("k=1,5", "k=1,5: expected one value; a multirun (-m) takes several"),
+        ("runs_dir=~/my/runs", "runs_dir=~/my/runs: expected KEY=VALUE, with quotes round special characters"),
+    ],
+)
+def test_what_is_expected_is_said(
+    line: str, expected: str, hydra: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert f"error: {expected}" in refusal(lambda: run(compose("config", overrides=[line])), tmp_path, capsys)
+
+
 @pytest.mark.parametrize(("kind", "line"), COMMANDS)
 def test_a_bad_command_line_is_one_line(
     kind: str,
@@ -120,7 +151,7 @@ def test_a_bad_command_line_is_one_line(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    first, *others = line.split(" ") if " objective" in line or " dataset" in line or " k=" in line else [line]
+    first, *others = re.split(r" (?=objective|dataset|k=)", line)
     tiny = [override for override in TINY if not (first.startswith("dataset=") and override.startswith("dataset"))]
     overrides = [*tiny, f"runs_dir={tmp_path / 'runs'}", "logger=wandb", first, *others]
     said = refusal(lambda: run(compose("config", overrides=overrides)), tmp_path, capsys)

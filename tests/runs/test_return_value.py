@@ -13,6 +13,7 @@ CALLBACK = '''
 import json
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.experimental.callback import Callback
+from omegaconf import OmegaConf
 
 
 class Returned(Callback):
@@ -26,6 +27,7 @@ class Returned(Callback):
             file.write(json.dumps(job_return.return_value) + "\\n")
 
     def on_multirun_start(self, config, **kwargs):
+        OmegaConf.save = lambda *given: None  # Optuna's sweeper leaves no multirun.yaml
         sweep = BasicSweeper.sweep
 
         def watched(sweeper, arguments):
