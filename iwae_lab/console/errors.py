@@ -65,6 +65,8 @@ def explain(error: BaseException) -> str:
         return _one_line(f"{error.filename}: {error.strerror}")
     if "Config group override must be a string" in str(error):  # Hydra doesn't say which group
         return "GROUP=null: expected the name of one of the group's options"
+    if found := re.search(r"tried to allocate \d+ bytes|CUDA out of memory", str(error), re.IGNORECASE):
+        return f"out of memory ({found[0]}): expected a smaller k or schedule.batch_size"
     return _one_line(f"{type(error).__name__}: {error}")
 
 

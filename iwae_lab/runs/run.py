@@ -1,6 +1,7 @@
 """run(cfg): a whole job, from the composed configuration to the record."""
 
 import contextlib
+import copy
 import dataclasses
 import logging
 import math
@@ -9,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytorch_lightning as pl
+import torch
 from omegaconf import DictConfig, OmegaConf
 
 from iwae_lab.console.atomic import remove_partial_files, writable, write_atomically
@@ -51,8 +53,9 @@ def run(cfg: DictConfig, on_start: Callable[[Path], None] = lambda log_path: Non
 
 def _run(experiment: Experiment, on_start: Callable[[Path], None]) -> Record:
     folder, runs_dir = experiment.folder, experiment.config.runs_dir
-    if experiment.config.force or not (folder / "result.json").exists():
-        experiment.model()  # fails on bad data or a bad model before anything is written
+    known = None if experiment.config.force else earlier_record(folder)
+    if known is None or known.status != "finished":
+        _require_runnable(experiment)
     require("runs_dir", runs_dir, writable(Path(runs_dir)), "a directory that can be written")
     if experiment.first is not None:
         _run(experiment.first, on_start)
@@ -85,6 +88,14 @@ def _run(experiment: Experiment, on_start: Callable[[Path], None]) -> Record:
         return record
 
 
+def _require_runnable(experiment: Experiment) -> None:
+    """Raise `UserError`, before anything is written, if data, model, objective and evaluation don't go together."""
+    with torch.random.fork_rng(devices=[]):
+        model, image = experiment.model(), experiment.data.val[:1].float()
+        require_measurable(model, experiment.data, experiment.config)
+        copy.deepcopy(experiment.objective)(model, image, experiment.config.k)
+
+
 def _tell_what_is_not_measured(experiment: Experiment, finished: Record) -> None:
     """Name the commands that add what the configuration asks for and the finished record lacks."""
     asked = experiment.config.evaluation
@@ -98,7 +109,6 @@ def _train(experiment: Experiment, precision: str, trackers: Sequence[RunLogger]
     config, data, schedule = experiment.config, experiment.data, experiment.schedule
     pl.seed_everything(config.seed, verbose=False)
     model = experiment.model()
-    require_measurable(model, data, config)
     training = Training(
         model,
         experiment.objective,

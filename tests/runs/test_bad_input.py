@@ -87,6 +87,10 @@ KINDS = {
         f"objective.name={'x' * 33}", "objective.name=true", "objective.name=1.5", "objective.name=[a]",
         "objective.name='a\nb'", "model.name=a/b", "dataset.name=null", "schedule.name=''", "optimizer.name='a b'",
     ],
+    "together": [
+        "k=1 objective=tvo", "k=1 objective=jvi", "k=1 objective=ovis", "k=1 objective=vimco", "k=1000000000000",
+        "objective=disarm", "model=sigmoid_belief objective=dreg", "model=sigmoid_belief objective=vae",
+    ],
     "grammar": [
         "dataset.path=~/nope.npz", "model=one_layer,two_layer", "k=${nope}", "logger=[csv,nope]",
         "k", "k=[1", "k={", "=5", "k=1,2", "'k", "objective=(", "++", "k==,", "schedule.=5", ".k=5"],
