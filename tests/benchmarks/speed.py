@@ -52,7 +52,8 @@ def python(*arguments: str, executable: str = sys.executable) -> str:
 def train(runs: str, layers: int, *overrides: str) -> Path:
     """A run that is hardly evaluated; gives its folder."""
     python(
-        "train.py", f"model={MODELS[layers]}", "threads=2", "logger=csv", "evaluation.k=1", "evaluation.images=2",
+        "train.py", f"model={MODELS[layers]}", "optimizer=adam", "threads=2", "logger=csv", "evaluation.k=1",
+        "evaluation.images=2",
         f"runs_dir={runs}", *overrides,
     )  # fmt: skip
     (metrics,) = Path(runs).glob("*/metrics.csv")
