@@ -40,10 +40,6 @@ class ActiveUnits:
     def counts(self) -> list[int]:
         return [int(active.sum()) for active in self.active]
 
-    def counts_above(self, threshold: float) -> list[int]:
-        """Units per layer with A_u above `threshold`."""
-        return [int((variances > threshold).sum()) for variances in self.variances]
-
     def intervals(self, level: float = 0.95, resamples: int = 1000, seed: int = SEED) -> list[tuple[int, int]]:
         """Bootstrap percentiles of the counts over images, lowest and highest per layer."""
         found = []

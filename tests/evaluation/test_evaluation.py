@@ -213,13 +213,6 @@ def test_intervals_are_those_of_images_picked_again(model: HierarchicalModel) ->
         assert interval[0] in ordered[:3] and interval[1] in ordered[-3:]
 
 
-def test_fewer_units_are_above_a_higher_threshold(model: HierarchicalModel) -> None:
-    found = active_units(model, images(50))
-    counts = [sum(found.counts_above(threshold)) for threshold in (-1, 0.001, 0.01, 0.1, 1, 100)]
-    assert counts == sorted(counts, reverse=True) and counts[0] == 10 and counts[-1] == 0
-    assert found.counts_above(0.01) == found.counts
-
-
 def test_overfitting_is_the_difference_to_equally_many_training_images() -> None:
     torch.manual_seed(0)
     model = HierarchicalModel([3], [[30]], mean_image=torch.full((20,), 0.4))
