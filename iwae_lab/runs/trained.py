@@ -46,6 +46,9 @@ class TrainedRun:
     data: Data
     model: LatentVariableModel
 
+    def __repr__(self) -> str:
+        return f"TrainedRun({self.record.run_id})"
+
     @classmethod
     def read(cls, folder: Path, overrides: Sequence[str] = ()) -> Self:
         """Read the run in `folder`, or exported to this .safetensors file, and apply `overrides` ("key=value").

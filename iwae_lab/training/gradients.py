@@ -47,6 +47,9 @@ class Gradients:
         """The estimate, and the means that `sums` adds up; a pure function."""
         with autocast(x.device, self.precision):
             found = self.objective(self.model, x, self.k)
+        if found.loss.dim():
+            name, shape = type(self.objective).__name__, list(found.loss.shape)
+            raise UserError(f"objective={name}: expected a scalar loss, found shape {shape}")
         with torch.no_grad():
             log_w = found.log_w.float()
             means = torch.stack([iwae_bound(log_w).mean(), found.loss.float(), ess(log_w).mean()])

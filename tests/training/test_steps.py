@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from torch._dynamo.utils import counters
 from torch._inductor.utils import fresh_cache
 
+from iwae_lab.console.errors import UserError
 from iwae_lab.models.compiling import Choice
 from iwae_lab.models.hierarchical import HierarchicalModel
 from iwae_lab.objectives.base import Estimate
@@ -176,3 +177,14 @@ def test_compiled_steps_are_those_of_calls_and_the_next_job_finds_their_code(fac
             assert_same(learned(Step, "true", factory), expected, factory)
             assert counters["inductor"]["fxgraph_cache_hit"] == hits
     assert Choice.possible
+
+
+def test_a_loss_that_is_no_scalar_is_named():
+    class PerDatum:
+        def __call__(self, model, x, k):
+            log_w = model.log_weights(x, k)
+            return Estimate(-log_w.mean(0), log_w)
+
+    gradients = Gradients(HierarchicalModel([2], [[4]], mean_image=torch.rand(6)), PerDatum(), 2)
+    with pytest.raises(UserError, match=r"objective=PerDatum: expected a scalar loss, found shape \[3\]"):
+        gradients(torch.zeros(3, 6))

@@ -4,6 +4,7 @@ import math
 from typing import Any
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
 from iwae_lab.console.images import rendered
@@ -80,7 +81,7 @@ def log_variances(units: ActiveUnits) -> Image.Image:
     """A histogram of log A_u for each stochastic layer, with the threshold (Burda et al. 2016, figure 4)."""
     layers = len(units.variances)
     figure = Figure(figsize=(4.5 * layers, 3))
-    figure.subplots_adjust(0.12 / layers, 0.17, 1 - 0.03 / layers, 0.9)  # half the time of a constrained layout
+    figure.subplots_adjust(0.15 / layers, 0.17, 1 - 0.03 / layers, 0.9)  # half the time of a constrained layout
     for level, (variances, active) in enumerate(zip(units.variances, units.active, strict=True)):
         axes = figure.add_subplot(1, layers, level + 1)
         logs = variances.clamp(min=1e-6).log10().cpu().numpy()
@@ -89,6 +90,7 @@ def log_variances(units: ActiveUnits) -> Image.Image:
         axes.set_title(f"layer {level + 1}: {int(active.sum())} of {len(active)} units active", fontsize=10)
         axes.set_xlabel("log₁₀ variance of the posterior mean")
         axes.set_ylabel("units")
+        axes.yaxis.set_major_locator(MaxNLocator(integer=True))
         axes.legend(frameon=False)
     return rendered(figure)
 
