@@ -3,20 +3,18 @@
     python tests/benchmarks/jax_loop.py train LAYERS K BATCH   prints images per second
     python tests/benchmarks/jax_loop.py eval LAYERS            prints rows (image × sample) per second
 
-Needs jax and optax, and nothing of iwae_lab. XLA takes all cores that the process may use.
+Needs jax, optax and torch, and nothing of iwae_lab. XLA takes all cores that the process may use.
 """
 
 import itertools
 import math
-import statistics
 import sys
-import time
-from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
+from plain_loop import median_seconds
 
 STEPS = 50  # per call
 Parameters = dict[str, Any]
@@ -87,17 +85,6 @@ def log_weights(parameters: Parameters, x: Any, k: int, key: Any) -> Any:
     return log_w + (x * logits - jax.nn.softplus(logits)).sum(-1)
 
 
-def median_seconds(step: Callable[[], object], seconds: float = 4.0) -> float:
-    for _ in range(2):
-        step()
-    times: list[float] = []
-    while sum(times) < seconds:
-        start = time.perf_counter()
-        step()
-        times.append(time.perf_counter() - start)
-    return statistics.median(times)
-
-
 def train(layers: int, k: int, batch: int) -> float:
     images = jax.random.uniform(jax.random.key(1), (20_000, 784))
     optimizer = optax.adam(1e-3)
@@ -123,14 +110,14 @@ def train(layers: int, k: int, batch: int) -> float:
         carry, losses = steps(carry)
         losses.block_until_ready()
 
-    return batch * STEPS / median_seconds(call)
+    return batch * STEPS / median_seconds(call, warm_up=2)
 
 
 def evaluate(layers: int, batch: int = 20, k: int = 250) -> float:
     x = jax.random.bernoulli(jax.random.key(1), 0.5, (batch, 784)).astype(float)
     function = jax.jit(log_weights, static_argnums=2)
     parameters, key = model(layers), jax.random.key(2)
-    return batch * k / median_seconds(lambda: function(parameters, x, k, key).block_until_ready())
+    return batch * k / median_seconds(lambda: function(parameters, x, k, key).block_until_ready(), warm_up=2)
 
 
 if __name__ == "__main__":

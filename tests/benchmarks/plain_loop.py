@@ -59,8 +59,8 @@ class IWAE(nn.Module):
         return log_w - F.binary_cross_entropy_with_logits(logits, x.expand_as(logits), reduction="none").sum(-1)
 
 
-def median_seconds(step: Callable[[], object], seconds: float = 4.0) -> float:
-    for _ in range(5):
+def median_seconds(step: Callable[[], object], seconds: float = 4.0, warm_up: int = 5) -> float:
+    for _ in range(warm_up):
         step()
     times: list[float] = []
     while sum(times) < seconds:

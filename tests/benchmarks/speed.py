@@ -22,6 +22,7 @@ from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 
@@ -162,14 +163,13 @@ def start_up(rounds: int) -> list[dict[str, Any]]:
 def compiling() -> list[dict[str, Any]]:
     """What compiling costs in the first job of a sweep, and what in the next, which finds its code on disk."""
     found = {}
-    with tempfile.TemporaryDirectory() as runs, tempfile.TemporaryDirectory() as cache:
-        os.environ["TORCHINDUCTOR_CACHE_DIR"] = cache
+    folder = tempfile.TemporaryDirectory
+    with folder() as runs, folder() as cache, patch.dict(os.environ, TORCHINDUCTOR_CACHE_DIR=cache):
         for name, mode in (("eager", "false"), ("auto", "auto"), ("compiled", "true"), ("compiled again", "true")):
             found[name] = seconds(
                 f"{HERE}/nth_step.py", f"{runs}/{name}", "1000", "objective=vae", "k=1", "schedule.batch_size=20",
                 f"compile={mode}", "threads=2", "logger=none",
             )  # fmt: skip
-        del os.environ["TORCHINDUCTOR_CACHE_DIR"]
     targets = {"auto": 1.1 * found["eager"], "compiled again": 10 + found["eager"]}
     return [
         {"case": f"python train.py, k=1, to its 1,000th step, {name}, s", "target": targets.get(name), "value": value}

@@ -84,8 +84,8 @@ def log_variances(units: ActiveUnits) -> Image.Image:
     figure.subplots_adjust(0.15 / layers, 0.17, 1 - 0.03 / layers, 0.9)  # half the time of a constrained layout
     for level, (variances, active) in enumerate(zip(units.variances, units.active, strict=True)):
         axes = figure.add_subplot(1, layers, level + 1)
-        logs = variances.clamp(min=1e-6).log10().cpu().numpy()
-        axes.hist(logs, bins=30, range=(-6, 2), color="#4477aa")
+        logs = variances.clamp(min=10**LOWEST).log10().cpu().numpy()
+        axes.hist(logs, bins=30, range=(LOWEST, HIGHEST), color=COLORS[0])
         axes.axvline(math.log10(THRESHOLD), color="#cc3311", linestyle="--", label="0.01")
         axes.set_title(f"layer {level + 1}: {int(active.sum())} of {len(active)} units active", fontsize=10)
         axes.set_xlabel("log₁₀ variance of the posterior mean")
