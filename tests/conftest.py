@@ -6,6 +6,8 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: workers of xdist would share the cores
+
 import pytest
 from helpers.commands import ROOT, TINY, Command, beginning
 from hydra import compose, initialize_config_dir

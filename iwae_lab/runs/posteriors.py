@@ -29,7 +29,8 @@ def main() -> None:
         run = TrainedRun.read(folder)
         images = run.data.val[: arguments.images]
         grid = posterior_grid(run.model, images.to(run.experiment.device))
-        grids[f"{run.record.objective} k={run.record.k}, seed {run.record.seed}"] = grid
+        title = f"{run.record.objective} k={run.record.k}, seed {run.record.seed}"
+        grids[folder.name if title in grids else title] = grid
     write_png(arguments.to, posterior_figure(images, run.data.shape, grids))
     print(arguments.to)
 

@@ -183,6 +183,7 @@ def test_what_the_encoder_costs_stands_beside_the_results(page):
     assert "approximation" not in page.find_element("id", "runs").text
 
 
+@pytest.mark.slow
 def test_rows_of_one_result_are_named_beside_their_marks(page, tmp_path):
     make_run(tmp_path / "runs", k=50)
     make_run(tmp_path / "runs", k=5, objective="stl")
@@ -193,6 +194,7 @@ def test_rows_of_one_result_are_named_beside_their_marks(page, tmp_path):
     assert page.execute_script("return document.querySelectorAll('#nll .js-line').length") == 0
 
 
+@pytest.mark.slow
 def test_what_no_run_has_is_not_shown(page, tmp_path):
     folder = make_run(tmp_path / "runs")
     (folder / "metrics.csv").unlink()
@@ -202,6 +204,7 @@ def test_what_no_run_has_is_not_shown(page, tmp_path):
     assert not page.find_element("id", "pictures").is_displayed()
 
 
+@pytest.mark.slow
 def test_a_page_of_no_results_opens(page, tmp_path):
     make_run(tmp_path / "runs", status="failed", error="it broke")
     page.get(write(tmp_path / "runs", tmp_path / "out").as_uri())

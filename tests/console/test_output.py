@@ -23,11 +23,12 @@ def shell(line: str, **environment: str) -> subprocess.CompletedProcess[bytes]:
     return subprocess.run(["bash", "-c", line], cwd=ROOT, env=os.environ | environment, capture_output=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("redirection", "environment"),
     [
-        pytest.param("", {"PYTHONIOENCODING": "ascii"}, marks=pytest.mark.slow),
-        pytest.param("2>&1 | head -1", {"PYTHONUNBUFFERED": "1"}, marks=pytest.mark.slow),
+        ("", {"PYTHONIOENCODING": "ascii"}),
+        ("2>&1 | head -1", {"PYTHONUNBUFFERED": "1"}),
         pytest.param(">/dev/full 2>/dev/full", {}, marks=needs_full),
     ],
 )

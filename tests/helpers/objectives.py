@@ -67,9 +67,9 @@ def claims(spec: str, k: int) -> tuple[Objective, torch.Tensor]:
         pytest.skip(str(error))
 
 
-def by_default(specs: Iterable[str]) -> list[Any]:
-    """For a parametrised test: each objective with its defaults; with other parameters it is slow."""
-    return [pytest.param(spec, marks=[pytest.mark.slow] if " " in spec else []) for spec in specs]
+def by_default(specs: Iterable[str], slow: Iterable[str] = ()) -> list[Any]:
+    """For a parametrised test: each objective with its defaults; with other parameters, or listed, it is slow."""
+    return [pytest.param(spec, marks=[pytest.mark.slow] if " " in spec or spec in slow else []) for spec in specs]
 
 
 def mean_and_error(values: torch.Tensor) -> tuple[float, float]:

@@ -7,6 +7,7 @@ import hashlib
 import json
 import logging
 import os
+import pickle
 import re
 import shlex
 import shutil
@@ -31,7 +32,13 @@ from iwae_lab.console.errors import UserError
 from iwae_lab.loggers.wandb import WandB
 from iwae_lab.runs.record import Record
 
-needs_server = pytest.mark.skipif(OPENWANDB is None, reason="openwandb (a W&B-protocol server) is not installed")
+
+def needs_server(test: Callable[..., None]) -> Callable[..., None]:
+    """Slow, as a server is started, and clients of it take seconds each."""
+    missing = pytest.mark.skipif(OPENWANDB is None, reason="openwandb (a W&B-protocol server) is not installed")
+    return pytest.mark.slow(missing(test))
+
+
 Train = Callable[..., subprocess.CompletedProcess[str]]
 FIGURES = ("samples", "reconstructions", "log_variances")
 
@@ -222,7 +229,6 @@ def test_the_checkpoint_is_an_artifact_on_request_only(
     assert (artifact["name"], artifact["artifact_type"]) == (folder.name, "model")
 
 
-@pytest.mark.slow
 @needs_server
 def test_an_offline_multirun_arrives_whole_by_wandb_sync(
     server: Server, environment: dict[str, str], train: Train, tmp_path: Path
@@ -237,7 +243,6 @@ def test_an_offline_multirun_arrives_whole_by_wandb_sync(
         assert_whole(server, "synced", folder)
 
 
-@pytest.mark.slow
 @needs_server
 def test_a_server_lost_in_mid_run_costs_nothing(
     environment: dict[str, str], begin: Callable[..., Command], tmp_path: Path
@@ -258,7 +263,6 @@ def test_a_server_lost_in_mid_run_costs_nothing(
         server.stop()
 
 
-@pytest.mark.slow
 @needs_server
 @pytest.mark.parametrize("online", [True, False])
 def test_a_resumed_run_is_one_run_in_wandb(
@@ -342,7 +346,7 @@ def stand_in(offline: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
     return lambda fault: monkeypatch.setenv("FAULT", fault)
 
 
-@pytest.mark.parametrize("lost", [False, True])
+@pytest.mark.parametrize("lost", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_a_resumed_run_gets_what_wandb_lacks(offline: None, tmp_path: Path, lost: bool) -> None:
     """lost: of W&B's files nothing is left."""
     folder = tmp_path / "r"
@@ -420,7 +424,7 @@ def test_a_run_deleted_on_the_server_is_uploaded_under_a_new_id(server: Server, 
 
 
 @pytest.mark.parametrize("place", ["import", "init", "log", "finish"])
-@pytest.mark.parametrize("kind", ["raise", "interrupt", "exit", "hang", "hold"])
+@pytest.mark.parametrize("kind", ["raise", "interrupt", "exit", "hang", pytest.param("hold", marks=pytest.mark.slow)])
 def test_whatever_wandb_does_costs_a_run_one_line_and_seconds(
     stand_in: Callable[[str], None],
     monkeypatch: pytest.MonkeyPatch,
@@ -488,17 +492,18 @@ os.kill(os.getpid(), 9)
     wait_for(lambda: not running(int((tmp_path / "pid").read_text())), 10)
 
 
+@pytest.mark.slow
 def test_a_killed_run_ends_as_failed_in_wandb(offline: None, tmp_path: Path) -> None:
+    (tmp_path / "record").write_bytes(pickle.dumps(record_in(tmp_path / "r")))
     script = f"""
+import os, pickle
 from pathlib import Path
-from test_wandb import WandB, os, record_in
-folder = Path("{tmp_path}/r")
-logger = WandB(folder=folder, record=record_in(folder))
-logger.start([])
+from iwae_lab.loggers.wandb import WandB
+folder = Path("{tmp_path}")
+WandB(folder=folder / "r", record=pickle.loads((folder / "record").read_bytes())).start([])
 os.kill(os.getpid(), 9)
 """
-    environment = os.environ | {"PYTHONPATH": f"{ROOT / 'tests'}:{Path(__file__).parent}"}
-    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, env=environment)
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT)
     assert done.returncode == -signal.SIGKILL
     wait_for(lambda: "exit" in log_of(tmp_path / "r"))
     assert log_of(tmp_path / "r")["exit"][0]["exit_code"] == 1
@@ -568,6 +573,7 @@ def test_a_finished_run_is_logged_to_a_tracker_that_lacks_it_without_training(tr
     assert sorted(folder.rglob("*")) == held
 
 
+@pytest.mark.slow
 def test_a_sweeps_agent_gets_its_metric_of_a_run_that_it_repeats(train: Train, tmp_path: Path) -> None:
     """An agent that repeats a run gives its whole config as arguments."""
     assert train("schedule.learning_rate=0.003").returncode == 0
@@ -584,6 +590,7 @@ def test_a_sweeps_agent_gets_its_metric_of_a_run_that_it_repeats(train: Train, t
     assert steps == [*column(folder, "step"), record_of(folder)["steps"]]
 
 
+@pytest.mark.slow
 def test_an_agent_may_repeat_a_run_whose_option_has_another_name(train: Train, tmp_path: Path) -> None:
     agent = {"WANDB_SWEEP_ID": "sweep", "WANDB_RUN_ID": "agents"}
     assert train("objective.name=mine", **agent).returncode == 0
@@ -611,7 +618,6 @@ def test_an_unreachable_server_means_offline_with_a_warning(train: Train, tmp_pa
     assert list(folder.glob("wandb/offline-run-*"))
 
 
-@pytest.mark.slow
 @needs_server
 @pytest.mark.skipif(not shutil.which("chromium"), reason="needs chromium")
 def test_the_servers_pages_show_the_runs_of_a_multirun_side_by_side(

@@ -90,7 +90,7 @@ def test_neither_a_ragged_batch_nor_validation_is_compiled(tiny, composed, capfd
 
 
 @pytest.mark.parametrize("layers", [1, pytest.param(2, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("spec", by_default(ALL))
+@pytest.mark.parametrize("spec", by_default(ALL, slow=("annealed_wake_sleep", "uha")))  # long to trace
 def test_what_counts_as_compilable_is_one_graph_for_every_batch_and_changes_no_buffer(spec, layers):
     """Of another noise and another global random state each."""
     model, made = linear_gaussian(layers), objective(spec)
@@ -113,7 +113,22 @@ def test_a_users_error_is_no_reason_to_continue_eagerly(monkeypatch):
     assert Choice.possible
 
 
-def test_without_a_compiler_one_line_says_so_and_the_run_continues(cli, tiny, tmp_path):
+def test_what_cannot_be_compiled_stays_eager_and_one_line_says_so(monkeypatch, caplog):
+    def fails(*_):
+        raise RuntimeError("\nno compiler\nand more")
+
+    caplog.set_level("INFO", "iwae_lab")
+    monkeypatch.setattr(torch, "compile", lambda *_, **__: fails)
+    monkeypatch.setattr(Choice, "possible", True)
+    for _ in range(2):
+        square = Compiled(torch.square, "true")
+        for _ in range(2):
+            assert square(X, calls_left=2).equal(X.square())
+    assert caplog.messages == ["compile: not possible here, continuing without (no compiler)"]
+
+
+@pytest.mark.slow
+def test_without_a_compiler_the_run_continues(cli, tiny, tmp_path):
     done = cli(
         "train.py",
         *tiny,

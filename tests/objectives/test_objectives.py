@@ -610,6 +610,7 @@ class TestAddAnObjective:
         (record,) = records(tmp_path / "runs")
         assert (record["objective"], record["status"]) == ("mine", "finished")
 
+    @pytest.mark.slow
     def test_by_the_property_tests_which_tell_a_wrong_one(self, tmp_path):
         for part in ("conf", "iwae_lab", "tests"):
             shutil.copytree(ROOT / part, tmp_path / part, ignore=shutil.ignore_patterns("__pycache__"))

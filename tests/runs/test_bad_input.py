@@ -95,7 +95,11 @@ KINDS = {
         "dataset.path=~/nope.npz", "model=one_layer,two_layer", "k=${nope}", "logger=[csv,nope]",
         "k", "k=[1", "k={", "=5", "k=1,2", "'k", "objective=(", "++", "k==,", "schedule.=5", ".k=5"],
 }  # fmt: skip
-COMMANDS = [(kind, line) for kind, lines in KINDS.items() for line in lines]
+COMMANDS = [  # a third of them by default
+    pytest.param(kind, line, marks=[pytest.mark.slow] if i % 3 else [])
+    for kind, lines in KINDS.items()
+    for i, line in enumerate(lines)
+]
 
 
 @pytest.fixture(scope="module")
@@ -180,7 +184,7 @@ def keys(hydra: None) -> list[str]:
     return [key for key in leaves(cfg) if len(key.rpartition(".")[2]) > 3]
 
 
-@settings(derandomize=True, max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(derandomize=True, max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_a_misspelt_key_is_told_the_right_one_at_any_depth(
     data: st.DataObject, keys: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]

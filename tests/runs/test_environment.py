@@ -94,7 +94,7 @@ def test_several_options_of_a_group_are_refused(cli: Cli, tmp_path: Path) -> Non
     assert not (tmp_path / "runs").exists()
 
 
-@pytest.mark.parametrize("experiments, jobs", [("mine", 2), ("mine,other", 0)])
+@pytest.mark.parametrize(("experiments", "jobs"), [pytest.param("mine", 2, marks=pytest.mark.slow), ("mine,other", 0)])
 def test_a_launcher_in_an_experiment_file_is_used_or_refused(
     cli: Cli, tiny: list[str], tmp_path: Path, experiments: str, jobs: int
 ) -> None:

@@ -249,6 +249,7 @@ def test_other_peoples_weights_that_do_not_fit_are_one_line(change, message, ext
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.slow
 def test_other_peoples_weights_are_logged_where_asked_to_once_and_later_too(external, tmp_path):
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator

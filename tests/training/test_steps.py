@@ -145,7 +145,9 @@ def test_they_do_for_every_objective_that_is_compiled(spec):
     assert_same(learned(Traced, "true", Adam(), spec), learned(Step, "false", Adam(), spec))
 
 
-@EACH_FACTORY
+@pytest.mark.parametrize(
+    "factory", [FACTORIES[-1], pytest.param(FACTORIES[0], marks=pytest.mark.slow)], ids=["Soap", "Adam"]
+)
 def test_compiled_steps_resumed_are_those_not_interrupted(factory):
     found, expected = (learned(Traced, "true", factory, resume_at=at) for at in (5, None))
     torch.testing.assert_close(found, expected, rtol=0, atol=0)

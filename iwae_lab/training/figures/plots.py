@@ -43,6 +43,8 @@ def tightness(metrics: dict[str, Any]) -> Image.Image:
         axes.axhline(lower, color="#cc3311", label=f"{lower:.2f} ± {error:.2f}: {what}")
         axes.axhspan(lower - error, lower + error, color="#cc3311", alpha=0.2, linewidth=0)
     axes.set_xscale("log")
+    axes.minorticks_off()
+    axes.set_xticks(k, [str(count) for count in k], fontsize=8)
     axes.set_xlabel("samples k")
     axes.set_ylabel("test NLL (nats)")
     axes.legend(frameon=False, fontsize=8)
@@ -54,7 +56,7 @@ def threshold_sensitivity(metrics: dict[str, Any]) -> Image.Image:
     """The number of units per layer whose variance exceeds a threshold, against the threshold; at 0.01 also the count's
     bootstrap interval and the authors' count."""
     figure = Figure(figsize=(5, 3.2))
-    figure.subplots_adjust(0.13, 0.16, 0.97, 0.95)
+    figure.subplots_adjust(0.13, 0.16, 0.97, 0.92 - 0.06 * len(metrics[TEST_UNIT_VARIANCES]))
     axes = figure.add_subplot()
     at = math.log10(THRESHOLD)
     counts = (metrics[key] for key in (TEST_ACTIVE_UNITS, TEST_ACTIVE_UNITS_LOW, TEST_ACTIVE_UNITS_HIGH))
@@ -65,14 +67,14 @@ def threshold_sensitivity(metrics: dict[str, Any]) -> Image.Image:
         axes.stairs(range(len(logs), -1, -1), [LOWEST, *logs, HIGHEST], color=color, linewidth=1.5, baseline=None)
         axes.errorbar(
             at, count, [[max(0, count - low)], [max(0, high - count)]], fmt="o", color=color, markersize=4, capsize=3,
-            label=f"layer {level + 1}: {count} above 0.01 (95 %: {low}–{high}); × {authors} as the authors count",
+            label=f"layer {level + 1}: {count} (95 %: {low}–{high})",
         )  # fmt: skip
-        axes.plot(at, authors, "x", color=color)
+        axes.plot(at, authors, "x", color=color, label=f"layer {level + 1}, authors' count: {authors}")
     axes.axvline(at, color="#cc3311", linestyle="--", linewidth=1)
-    axes.set_xlabel("log₁₀ threshold of the variance")
+    axes.set_xlabel("log₁₀ threshold of the variance (dashed: 0.01)")
     axes.set_ylabel("units above it")
-    axes.set_ylim(0, 1.3 * max(map(len, metrics[TEST_UNIT_VARIANCES])))  # with room for the legend
-    axes.legend(frameon=False, fontsize=8, loc="upper right")
+    axes.set_ylim(0)
+    axes.legend(frameon=False, fontsize=8, loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
     axes.grid(alpha=0.3)
     return rendered(figure)
 
@@ -97,13 +99,16 @@ def log_variances(units: ActiveUnits) -> Image.Image:
 
 def training_curve(rows: list[dict[str, float]]) -> Image.Image:
     """Training and validation bounds against epochs, from the metrics of each epoch."""
-    figure = Figure(figsize=(5, 3.2), layout="constrained")
+    figure = Figure(figsize=(5, 3.2))
+    figure.subplots_adjust(0.17, 0.16, 0.97, 0.95)
     axes = figure.add_subplot()
     for key, label, style in ((TRAIN_BOUND, "training", "-"), (VAL_BOUND, "validation", "o-")):
         points = [(row[EPOCH], row[key]) for row in rows if key in row]
         axes.plot(*zip(*points, strict=True), style, markersize=3, label=label)
     if len(rows) > 50:
         axes.set_xscale("log")
+    else:
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("epochs")
     axes.set_ylabel("bound L̂ₖ (nats)")
     axes.legend(frameon=False)
