@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from iwae_lab.compare.runs import find_runs
+from iwae_lab.evaluation.keys import numbers
 
 __all__ = ["load_all"]
 
@@ -11,8 +12,8 @@ __all__ = ["load_all"]
 def load_all(*directories: str | Path) -> Any:
     """Every run below the directories: a pandas DataFrame, one row per run, or without pandas a list of records.
 
-    The columns are the record's fields, the metrics that are numbers under their names, and the settings under dotted
-    keys; the index is the run's folder. Raises `UserError` if there is no run.
+    The columns are the record's fields, the metrics (of layers as KEY/1, KEY/2, …), and the settings under dotted keys;
+    the index is the run's folder. Raises `UserError` if there is no run.
     """
     runs = find_runs([Path(directory) for directory in directories]).runs
     try:
@@ -22,6 +23,5 @@ def load_all(*directories: str | Path) -> Any:
     rows = []
     for run in runs:
         fields = {key: value for key, value in vars(run.record).items() if not isinstance(value, dict)}
-        numbers = {key: value for key, value in run.record.metrics.items() if isinstance(value, int | float)}
-        rows.append(run.setting | fields | numbers)
+        rows.append(run.setting | fields | numbers(run.record.metrics))
     return pd.DataFrame(rows, index=pd.Index([str(run.folder) for run in runs], name="folder"))

@@ -42,11 +42,11 @@ def draw(tables: list[Table]) -> Figure:
         cells = [cell for row in table.rows for cell in row.own_cells.values()]
         rows.append((table, title, _draw_results))
         if any(cell.gradient_snr for cell in cells):
-            rows.append((table, title, _draw_snrs))
+            rows.append((table, "", _draw_snrs))
         if len(cells) <= MAX_CURVES and any(len(_tightness(cell)) > 1 for cell in cells):
-            rows.append((table, title, _draw_tightness))
+            rows.append((table, "", _draw_tightness))
         if len(cells) <= MAX_CURVES and any(_curve(cell) for cell in cells):
-            rows.append((table, title, _draw_curves))
+            rows.append((table, "", _draw_curves))
     heights = [_height(table, draw_on in (_draw_tightness, _draw_curves)) for table, _, draw_on in rows]
     figure = Figure(figsize=(12, sum(heights)), layout="constrained")
     grid = figure.subplots(len(rows), 2, squeeze=False, height_ratios=heights)
@@ -213,7 +213,7 @@ def _draw_tightness(nll: Axes, units: Axes, table: Table, styles: list[dict[str,
     nll.set_ylabel("test NLL (nats)")
     units.axvline(math.log10(THRESHOLD), color="#777777", linestyle="--", linewidth=1)
     units.set_xlabel("log₁₀ threshold of the variance")
-    units.set_ylabel("units above it, all layers")
+    units.set_ylabel("units above the threshold, all layers")
     units.yaxis.set_major_locator(MaxNLocator(integer=True))
     _legend(units, nll)
 

@@ -80,7 +80,8 @@ def print_tables(tables: list[Table], notes: list[str]) -> None:
         console = Console(width=10_000)  # in a file or pipe, nothing is wrapped or cut
     for table in tables:
         count = "1 run" if len(table.runs) == 1 else f"{len(table.runs)} runs"
-        grid = RichTable(title=f"{table.protocol}  ({count})", title_justify="left", show_lines=True)
+        console.print(Text(f"{table.protocol}  ({count})", style="italic"), soft_wrap=True)
+        grid = RichTable(show_lines=True)
         grid.add_column("model")
         grid.add_column("objective")
         for column in table.columns:

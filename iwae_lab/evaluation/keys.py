@@ -61,6 +61,17 @@ def of_layer(key: str, layer: int) -> str:
     return f"{key}/{layer}"
 
 
+def numbers(metrics: dict[str, Any]) -> dict[str, float]:
+    """The metrics that are numbers; those of each stochastic layer under `of_layer`."""
+    named: list[tuple[str, Any]] = []
+    for key, value in metrics.items():
+        if isinstance(value, list):
+            named += [(of_layer(key, layer), entry) for layer, entry in enumerate(value, 1)]
+        else:
+            named.append((key, value))
+    return {key: value for key, value in named if isinstance(value, int | float)}
+
+
 def is_diagnostic(key: str) -> bool:
     """Whether diagnostics=true measures it."""
     return key.startswith(_DIAGNOSTICS)

@@ -7,7 +7,15 @@ import numpy as np
 from PIL import Image
 
 from iwae_lab.console.errors import UserError
-from iwae_lab.evaluation.keys import TEST, TEST_LOG_UNIT_VARIANCES, TEST_NLL, TEST_UNIT_VARIANCES, TRAIN_BOUND, of_layer
+from iwae_lab.evaluation.keys import (
+    TEST,
+    TEST_LOG_UNIT_VARIANCES,
+    TEST_NLL,
+    TEST_UNIT_VARIANCES,
+    TRAIN_BOUND,
+    numbers,
+    of_layer,
+)
 from iwae_lab.loggers.base import RunLogger
 from iwae_lab.runs.record import Record
 
@@ -52,8 +60,8 @@ class TensorBoard(RunLogger):
             self._add_images(draw(), step)
 
     def log_result(self, record: Record, figures: dict[str, Image.Image]) -> None:
-        for key, value in record.metrics.items():
-            if key.startswith(TEST) and not isinstance(value, list):  # others were logged while training
+        for key, value in numbers(record.metrics).items():
+            if key.startswith(TEST):  # others were logged while training
                 self.writer.add_scalar(key, value, record.steps)
         self._add_images(figures, record.steps)
         for level, variances in enumerate(record.metrics[TEST_UNIT_VARIANCES], 1):

@@ -17,7 +17,7 @@ from PIL.Image import Image
 
 from iwae_lab.console.atomic import write_atomically
 from iwae_lab.console.errors import UserError, require
-from iwae_lab.evaluation.keys import TEST, TEST_UNIT_VARIANCES, TRAIN_BOUND, TRAIN_LOSS, VAL_BOUND, VAL_NLL
+from iwae_lab.evaluation.keys import TEST, TEST_UNIT_VARIANCES, TRAIN_BOUND, TRAIN_LOSS, VAL_BOUND, VAL_NLL, numbers
 from iwae_lab.loggers.base import RunLogger
 from iwae_lab.loggers.remote import Remote, RemoteError
 from iwae_lab.loggers.wandb_agent import DESCRIPTIVE
@@ -191,15 +191,12 @@ class WandB(RunLogger):
             self.figures = draw()  # for one row with the metrics that follow
 
     def log_result(self, record: Record, figures: dict[str, Image]) -> None:
-        measured: dict[str, Any] = {"step": record.steps}
-        for key, value in record.metrics.items():
-            if not key.startswith(TEST):
-                continue  # logged while training
-            if not isinstance(value, list):
-                measured[key] = value
-            elif not isinstance(value[0], list):
-                measured |= {f"{key}/{level}": entry for level, entry in enumerate(value, 1)}
-        self._log(measured, figures, {TEST_UNIT_VARIANCES: _table(record.metrics[TEST_UNIT_VARIANCES])})
+        measured = {key: value for key, value in numbers(record.metrics).items() if key.startswith(TEST)}
+        self._log(
+            measured | {"step": record.steps},
+            figures,
+            {TEST_UNIT_VARIANCES: _table(record.metrics[TEST_UNIT_VARIANCES])},
+        )
         if self.upload_checkpoint:
             self._send("upload", file=str(self.folder / "checkpoints" / "last.ckpt"), name=record.run_id)
         self.has_result = True

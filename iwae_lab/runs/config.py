@@ -6,13 +6,13 @@ import dataclasses
 import functools
 import inspect
 import os
+import pkgutil
 import typing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
 from hydra.core.config_store import ConfigStore
-from hydra.utils import get_class
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -220,11 +220,13 @@ class Node:
         require(key, node, isinstance(node, dict), "the keys of an option, _target_ among them")
         target = str(node.get("_target_"))
         try:
-            kind = get_class(target)
+            kind = pkgutil.resolve_name(target)
+            if not inspect.isclass(kind):
+                raise TypeError(f"this is a {type(kind).__name__}")
         except Exception as error:  # whatever importing the user's module raises
             raise UserError(f"{key}._target_={target}: expected a class to import ({error})") from None
         _check_subclass(kind, base, key)
-        hints = typing.get_type_hints(kind.__init__)  # type: ignore[misc]
+        hints = typing.get_type_hints(kind.__init__)
         fields = []
         for name, parameter in inspect.signature(kind).parameters.items():
             if parameter.kind is parameter.POSITIONAL_OR_KEYWORD and name in hints:

@@ -28,10 +28,11 @@ def print_record(record: Record, folder: Path) -> None:
         "validation NLL": f"{metrics[keys.VAL_NLL]:.2f} nats",
         **_overfitting(metrics),
         **({"training": speed} if record.steps else {}),
-        "folder": str(folder),
-        **({"pictures": str(folder / "figures")} if (folder / "figures").is_dir() else {}),
     }
     print_rows(record.run_id, rows)
+    print(f"folder:         {folder}")
+    if (folder / "figures").is_dir():
+        print(f"pictures:       {folder / 'figures'}")
 
 
 def print_next(record: Record) -> None:
@@ -45,8 +46,8 @@ def _unreliable(metrics: dict[str, Any]) -> dict[str, str]:
     share = metrics.get(keys.TEST_PARETO)
     if share is None:
         return {}
-    hint = "AIS tells how loose" if keys.AIS_NLL in metrics else "check by evaluation.ais.images=100"
-    return {"Pareto k̂ above 0.7": f"{share:.1%} of images: L_k may be loose; {hint}"}
+    by = "AIS, below," if keys.AIS_NLL in metrics else "evaluation.ais.images=100"
+    return {"Pareto k̂ above 0.7": f"{share:.1%} of images, where L_k misses something; {by} says how much"}
 
 
 def _active_units(metrics: dict[str, Any]) -> dict[str, str]:

@@ -3,9 +3,11 @@
 import pytest
 import scipy.stats
 import torch
+from helpers.oracle import X, linear_gaussian
 from torch import Tensor, nn
 
 from iwae_lab.bounds import ess, iwae_bound
+from iwae_lab.console.errors import UserError
 from iwae_lab.evaluation.active_units import WithoutUnits, active_units, authors_counts
 from iwae_lab.evaluation.likelihood import SEED, likelihood
 from iwae_lab.evaluation.noise import image_noise
@@ -94,6 +96,12 @@ def test_more_samples_give_a_tighter_bound_and_agree_with_fresh_ones(model: Hier
     streamed = torch.tensor([-likelihood(model, x, 100, seed=seed).nll for seed in range(40)])
     standard_error = ((fresh.var() + streamed.var()) / 40).sqrt()
     assert (fresh.mean() - streamed.mean()).abs() < 4 * standard_error
+
+
+def test_grey_levels_are_refused_where_pixels_are_bernoulli(model: HierarchicalModel) -> None:
+    with pytest.raises(UserError, match="expected 0 and 1 alone"):
+        likelihood(model, images(3) * 0.5, 10)
+    assert likelihood(linear_gaussian(1), torch.rand(3, X.shape[-1]), 10).nll > 0
 
 
 def test_memory_does_not_grow_with_k(model: HierarchicalModel) -> None:

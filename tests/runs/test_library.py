@@ -70,4 +70,5 @@ def test_records_are_a_frame_where_pandas_is_installed(
     (row,) = frame.to_dict("records")
     assert (row["run_id"], row["test/nll"], row["seed"]) == (record.run_id, record.metrics["test/nll"], 0)
     assert row["schedule.batch_size"] == "100"
+    assert [row["test/active_units/1"]] == record.metrics["test/active_units"]
     assert [Path(folder).name for folder in frame.index] == [record.run_id]
