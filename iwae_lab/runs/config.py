@@ -27,7 +27,6 @@ __all__ = [
     "Evaluation",
     "Gaps",
     "Node",
-    "build",
     "check",
     "first_stage",
     "help_text",
@@ -266,11 +265,6 @@ def _check_subclass(kind: type, base: type, key: str) -> None:
     if not issubclass(kind, base) or inspect.isabstract(kind):
         target = f"{kind.__module__}.{kind.__qualname__}"
         raise UserError(f"{key}._target_={target}: expected a concrete subclass of {base.__name__}")
-
-
-def build(base: type[T], node: dict[str, Any], key: str, **given: Any) -> T:
-    """Check the option under `key` and instantiate it, as `Node.of` and `Node.build` do."""
-    return Node.of(node, key, base).build(base, **given)
 
 
 def known_keys() -> list[str]:

@@ -32,7 +32,7 @@ from iwae_lab.models.base import LatentVariableModel  # noqa: E402
 from iwae_lab.models.hierarchical import HierarchicalModel  # noqa: E402
 from iwae_lab.models.sigmoid_belief import SigmoidBeliefNetwork  # noqa: E402
 from iwae_lab.objectives.base import Objective  # noqa: E402
-from iwae_lab.runs.config import build  # noqa: E402
+from iwae_lab.runs.config import Node  # noqa: E402
 from iwae_lab.runs.trained import TrainedRun  # noqa: E402
 
 COST_K, BATCH = 50, 20
@@ -54,7 +54,7 @@ class Place:
 
 def objective(name: str) -> Objective:
     node = OmegaConf.to_container(OmegaConf.load(ROOT / f"conf/objective/{name}.yaml"))
-    return build(Objective, node, "objective")
+    return Node.of(node, "objective", Objective).build(Objective)
 
 
 def noise(name: str, place: Place, k: int, draws: int) -> Measured | None:

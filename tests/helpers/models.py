@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 
 from iwae_lab.models.base import LatentVariableModel
 from iwae_lab.models.distributions import Bernoulli
-from iwae_lab.runs.config import build
+from iwae_lab.runs.config import Node
 
 CONF = ROOT / "conf/model"
 FOUND = sorted(path.stem for path in CONF.glob("*.yaml"))
@@ -74,7 +74,8 @@ def small(name: str) -> LatentVariableModel:
         model = module.Mine(mean_image=mean_image)
     else:
         node = OmegaConf.merge(OmegaConf.load(CONF / f"{name}.yaml"), OmegaConf.from_dotlist(SMALL.get(name, [])))
-        model = build(LatentVariableModel, OmegaConf.to_container(node), "model", mean_image=mean_image)
+        found = Node.of(OmegaConf.to_container(node), "model", LatentVariableModel)
+        model = found.build(LatentVariableModel, mean_image=mean_image)
     return model.double()
 
 

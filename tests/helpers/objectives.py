@@ -20,7 +20,7 @@ from omegaconf import OmegaConf
 from iwae_lab.console.errors import UserError
 from iwae_lab.objectives.base import Objective
 from iwae_lab.objectives.coupling import COUPLINGS
-from iwae_lab.runs.config import build
+from iwae_lab.runs.config import Node
 
 FOR_BERNOULLI_ONLY = ("disarm",)
 FOUND = sorted({path.stem for path in (ROOT / "conf/objective").glob("*.yaml")} - {*FOR_BERNOULLI_ONLY})
@@ -54,7 +54,7 @@ FOR_DISCRETE = ("rws", "tvo", "vimco", "reinforce", "ovis", "vargrad", "mlmc")
 def objective(spec: str) -> Objective:
     name, *overrides = spec.split()
     node = OmegaConf.merge(OmegaConf.load(ROOT / f"conf/objective/{name}.yaml"), OmegaConf.from_dotlist(overrides))
-    return build(Objective, OmegaConf.to_container(node), "objective")
+    return Node.of(OmegaConf.to_container(node), "objective", Objective).build(Objective)
 
 
 def claims(spec: str, k: int) -> tuple[Objective, torch.Tensor]:

@@ -20,7 +20,7 @@ from iwae_lab.evaluation.likelihood import likelihood
 from iwae_lab.evaluation.standard import standard_results
 from iwae_lab.models.base import LatentVariableModel
 from iwae_lab.models.compiling import Compiled
-from iwae_lab.runs.config import build
+from iwae_lab.runs.config import Node
 from iwae_lab.training.figures.latents import latent_figures
 from iwae_lab.training.figures.samples import model_figures
 from iwae_lab.training.module import Training
@@ -164,7 +164,7 @@ def test_it_is_drawn(name):
 @pytest.mark.parametrize("height", range(1, 10))
 def test_convolutions_fit_images_of_any_size(height):
     node = {"_target_": "iwae_lab.models.conv.ConvModel", "latents": 2, "channels": [2, 3]}
-    model = build(LatentVariableModel, node, "model", mean_image=torch.rand(height, 7))
+    model = Node.of(node, "model", LatentVariableModel).build(LatentVariableModel, mean_image=torch.rand(height, 7))
     x = torch.zeros(2, height * 7)
     assert model.decoder[0](model.encoder[0](x).mean).logits.shape == x.shape
 
@@ -182,7 +182,7 @@ def test_convolutions_refuse(wrong, message):
     given = {"latents": 2, "channels": [2], "mean_image": torch.rand(SHAPE)} | wrong
     node = {"_target_": "iwae_lab.models.conv.ConvModel", "latents": given["latents"], "channels": given["channels"]}
     with pytest.raises(UserError, match=message):
-        build(LatentVariableModel, node, "model", mean_image=given["mean_image"])
+        Node.of(node, "model", LatentVariableModel).build(LatentVariableModel, mean_image=given["mean_image"])
 
 
 @pytest.mark.parametrize("name", ["conv", "mine"])

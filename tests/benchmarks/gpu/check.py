@@ -17,7 +17,7 @@ from iwae_lab.models.hierarchical import HierarchicalModel
 from iwae_lab.models.sigmoid_belief import SigmoidBeliefNetwork
 from iwae_lab.objectives.base import Objective
 from iwae_lab.objectives.iwae import IWAE
-from iwae_lab.runs.config import build
+from iwae_lab.runs.config import Node
 from iwae_lab.training.batches import Batches
 from iwae_lab.training.module import Training
 from iwae_lab.training.optimizers.adam import Adam
@@ -79,7 +79,7 @@ def gradients_agree_with_float64():
 def objectives():
     for path in sorted(CONF.glob("*.yaml")):
         node = OmegaConf.to_container(OmegaConf.load(path))
-        yield path.stem, lambda node=node: build(Objective, node, "objective")
+        yield path.stem, lambda node=node: Node.of(node, "objective", Objective).build(Objective)
 
 
 def prepared(model, objective, factory, k, batch, compile="false", graphs=True):
