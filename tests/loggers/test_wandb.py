@@ -26,7 +26,6 @@ import yaml
 from helpers.commands import ROOT, TINY, Command, beginning, wait_for
 from helpers.wandb_server import OPENWANDB, STAND_IN, Front, Server
 from PIL import Image
-from wandb.sdk.launch.sweeps.utils import create_sweep_command_args
 
 from iwae_lab.console.errors import UserError
 from iwae_lab.loggers.wandb import WandB
@@ -573,6 +572,13 @@ def test_a_finished_run_is_logged_to_a_tracker_that_lacks_it_without_training(tr
     assert sorted(folder.rglob("*")) == held
 
 
+def agents_arguments(config: dict[str, Any]) -> list[str]:
+    """How W&B's agent gives a run's config to a command."""
+    from wandb.sdk.launch.sweeps.utils import create_sweep_command_args  # takes seconds to import
+
+    return create_sweep_command_args({"args": {key: {"value": config[key]} for key in config}})["args_no_hyphens"]
+
+
 @pytest.mark.slow
 def test_a_sweeps_agent_gets_its_metric_of_a_run_that_it_repeats(train: Train, tmp_path: Path) -> None:
     """An agent that repeats a run gives its whole config as arguments."""
@@ -580,9 +586,8 @@ def test_a_sweeps_agent_gets_its_metric_of_a_run_that_it_repeats(train: Train, t
     (folder,) = run_folders(tmp_path / "r")
     (logged,) = log_of(folder)["run"]
     assert logged["config"]["update"]["run_id"] == folder.name
-    config = {key: {"value": value} for key, value in logged["config"]["update"].items()}
-    config["schedule.learning_rate"] = {"value": 0.003}  # which the agent had given
-    arguments = create_sweep_command_args({"args": config})["args_no_hyphens"]
+    given = {"schedule.learning_rate": 0.003}
+    arguments = agents_arguments(logged["config"]["update"] | given)
     done = train(*arguments, WANDB_SWEEP_ID="sweep", WANDB_RUN_ID="agents")
     assert done.returncode == 0, done.stderr
     assert "this run is finished" in done.stderr and run_folders(tmp_path / "r") == [folder]
@@ -595,8 +600,7 @@ def test_an_agent_may_repeat_a_run_whose_option_has_another_name(train: Train, t
     agent = {"WANDB_SWEEP_ID": "sweep", "WANDB_RUN_ID": "agents"}
     assert train("objective.name=mine", **agent).returncode == 0
     (folder,) = run_folders(tmp_path / "r")
-    config = {key: {"value": value} for key, value in log_of(folder)["run"][0]["config"]["update"].items()}
-    arguments = create_sweep_command_args({"args": config})["args_no_hyphens"]
+    arguments = agents_arguments(log_of(folder)["run"][0]["config"]["update"])
     done = train("objective.name=mine", *arguments, **agent)
     assert done.returncode == 0 and "this run is finished" in done.stderr, done.stderr
     assert run_folders(tmp_path / "r") == [folder]
