@@ -27,7 +27,7 @@ from iwae_lab.console.errors import one_line_errors, require
 from iwae_lab.console.logs import log_to_console
 from iwae_lab.console.tables import print_rows
 from iwae_lab.evaluation.diagnostics import KL_THRESHOLD, diagnose, gradient_snr
-from iwae_lab.evaluation.keys import TEST_NLL
+from iwae_lab.evaluation.keys import TEST, TEST_NLL
 from iwae_lab.runs.external import measure_external
 from iwae_lab.runs.interrupted_evaluation import resumable
 from iwae_lab.runs.measure import measure
@@ -48,7 +48,8 @@ def measured_again(run: TrainedRun, folder: Path, precision: str) -> Record:
         found = measure(run.model, run.data, config, run.experiment.device, precision, kept)
     used = found.standard.precision
     protocol = run.data.protocol + ("" if used == "32" else f", in {used}")
-    return dataclasses.replace(run.record, protocol=protocol, metrics=run.record.metrics | found.metrics())
+    of_training = {key: value for key, value in run.record.metrics.items() if not key.startswith(TEST)}
+    return dataclasses.replace(run.record, protocol=protocol, metrics=of_training | found.metrics())
 
 
 def diagnosed(run: TrainedRun) -> dict[str, str]:

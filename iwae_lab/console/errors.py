@@ -4,6 +4,8 @@ import difflib
 import os
 import re
 import sys
+import sysconfig
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -67,7 +69,14 @@ def explain(error: BaseException) -> str:
         return "GROUP=null: expected the name of one of the group's options"
     if found := re.search(r"tried to allocate \d+ bytes|CUDA out of memory", str(error), re.IGNORECASE):
         return f"out of memory ({found[0]}): expected a smaller k or schedule.batch_size"
-    return _one_line(f"{type(error).__name__}: {error}")
+    return _one_line(f"{type(error).__name__}: {error}{_where(error)}")
+
+
+def _where(error: BaseException) -> str:
+    """The last line of code outside installed packages that was at work."""
+    installed = (sysconfig.get_path("stdlib"), sysconfig.get_path("purelib"), sysconfig.get_path("platlib"))
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith(installed)]
+    return f" ({frames[-1].filename}:{frames[-1].lineno}; HYDRA_FULL_ERROR=1 shows the traceback)" if frames else ""
 
 
 def _explain_configuration(error: BaseException) -> str:
@@ -85,9 +94,11 @@ def _explain_configuration(error: BaseException) -> str:
         if not siblings and node is not None and "name" in node:
             expected = f"; {group}={node['name']} has no parameters"
         return f"{missing[1]}: no such key{did_you_mean(key, [*siblings, 'name'])}{expected}"
-    if missing := re.search(r"Could not find '(\w+)/([^']*)'\s*Available options in '\w+':((?:\n\t\w+)*)", text):
+    if missing := re.search(r"Could not find '([\w/]+)/([^']*)'\s*Available options in '[\w/]+':((?:\n\t\w+)*)", text):
         group, name, options = missing[1], missing[2], missing[3].split()
-        expected = f"expected one of {', '.join(options)}, or one of your own with -cd FOLDER"
+        packages = "after pip install -e '.[joblib,slurm]' one of theirs"
+        own = packages if group.startswith("hydra") else "one of your own with -cd FOLDER"
+        expected = f"expected one of {', '.join(options)}, or {own}"
         return f"{group}={name}: no such option{did_you_mean(name, options)}; {expected}"
     if missing := re.search(r"Missing mandatory value[\s\S]*full_key: (\S+)", text):
         return f"{missing[1]} is missing: expected {missing[1]}=VALUE"

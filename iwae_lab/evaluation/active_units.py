@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from iwae_lab.evaluation.images import require_images
 from iwae_lab.evaluation.noise import BLOCK, image_noise
 from iwae_lab.models.base import LatentVariableModel
 from iwae_lab.models.distributions import Distribution
@@ -66,7 +67,10 @@ def active_units(
     Above the first layer the inner expectation is over the samples below too. Its Monte Carlo noise would
     add to a plain variance, so A_u is the covariance across x of two independent inner means of `samples`
     samples each, which is unbiased.
+
+    Raises `UserError` as `require_images` does.
     """
+    require_images(model, images)
     dtype = next(model.parameters()).dtype
     inner: list[Tensor] = []  # a layer's two inner means of every image [2, images, units]
     for start in range(0, len(images), batch):

@@ -23,6 +23,7 @@ from torch import Generator, Tensor
 from iwae_lab.bounds import ess, iwae_bound
 from iwae_lab.console.errors import UserError
 from iwae_lab.evaluation.annealing import STARTS, Annealing
+from iwae_lab.evaluation.images import require_images
 from iwae_lab.evaluation.kept import Kept, Part
 from iwae_lab.evaluation.likelihood import standard_error
 from iwae_lab.models.base import LatentVariableModel
@@ -178,6 +179,7 @@ def _annealed(
     kept: Kept | None,
 ) -> Annealed:
     """logmeanexp of log w of chains from the start; given exact samples of the posterior, of log w_rev from there."""
+    require_images(model, images)
     batch = _batch(images, how, rows)
     generator = Generator(images.device).manual_seed(seed)
     work = _Work(how, len(images), progress)

@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from iwae_lab.bounds import StreamingBounds
-from iwae_lab.console.errors import UserError
+from iwae_lab.console.errors import require
+from iwae_lab.evaluation.images import require_images
 from iwae_lab.evaluation.kept import Kept, Part
 from iwae_lab.evaluation.noise import BLOCK, image_noise
 from iwae_lab.evaluation.pareto import FEWEST, UNRELIABLE, LargestWeights, pareto_k
 from iwae_lab.models.base import LatentVariableModel
 from iwae_lab.models.compiling import Compiled
-from iwae_lab.models.distributions import Bernoulli
 from iwae_lab.models.precision import autocast
 
 __all__ = ["KS", "Likelihood", "likelihood", "standard_error"]
@@ -97,8 +97,10 @@ def likelihood(
 
     kept: what an interrupted call found. Its images are not computed again; the result is the same.
 
-    Raises `UserError` for values other than 0 and 1 where p(x | z) is Bernoulli.
+    Raises `UserError` as `require_images` does, and for k < 1.
     """
+    require("k", k, k >= 1, "at least 1")
+    require_images(model, images)
     batch = max(1, (rows or (CUDA_ROWS if images.is_cuda else ROWS)) // BLOCK)
     dtype = next(model.parameters()).dtype
 
@@ -107,8 +109,6 @@ def likelihood(
             return model.log_weights(x, len(noise[0]), lambda q, level, shape: noise[level])
 
     layers = model.posteriors(images[:1].to(dtype), 1, image_noise(seed, [0], images.device))
-    if isinstance(model.decoder[0](layers[0].mean), Bernoulli) and not ((images == 0) | (images == 1)).all():
-        raise UserError("images between black and white: expected 0 and 1 alone, which images.bernoulli() draws")
     ks = [*(n for n in KS if n < k), k]
     # one tensor, since a small one per batch would keep large freed blocks from being reused
     found = torch.empty(len(ks) + 3, len(images), dtype=torch.float64, device=images.device)

@@ -217,7 +217,8 @@ class Node:
         Raises `UserError` if the class can't be imported or is not a `base`, and for unknown, missing or mistyped keys.
         """
         require(key, node, isinstance(node, dict), "the keys of an option, _target_ among them")
-        target = str(node.get("_target_"))
+        require(f"{key}._target_", node.get("_target_"), node.get("_target_") is not None, "the import path of a class")
+        target = str(node["_target_"])
         try:
             kind = pkgutil.resolve_name(target)
             if not inspect.isclass(kind):

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from iwae_lab.console.errors import UserError
 from iwae_lab.data.protocol import Data
+from iwae_lab.evaluation.images import require_images
 from iwae_lab.models.base import LatentVariableModel
 from iwae_lab.runs.config import AIS, Config
 from iwae_lab.runs.experiment import Experiment, resolve
@@ -103,6 +104,7 @@ class TrainedRun:
         return self.model.reconstruct(self._seen(images))
 
     def _seen(self, images: Tensor) -> Tensor:
+        require_images(self.model, images.to(self.experiment.device))
         return images.to(self.experiment.device).float()
 
 

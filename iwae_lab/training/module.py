@@ -84,8 +84,8 @@ class Training(pl.LightningModule):
         own = part_of(checkpoint["state_dict"], "objective.")
         try:
             self.model.load_state_dict(part_of(checkpoint["state_dict"], "model."))
-        except RuntimeError as error:
-            raise UserError(f"init_from: its weights fit another model ({error})") from None
+        except RuntimeError:
+            raise UserError("init_from: expected a run of the same model; its weights fit another") from None
         if own.keys() == self.objective.state_dict().keys():
             self.objective.load_state_dict(own)
         self.initial_optimizer = checkpoint["optimizer_states"][0]

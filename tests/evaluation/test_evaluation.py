@@ -104,6 +104,14 @@ def test_grey_levels_are_refused_where_pixels_are_bernoulli(model: HierarchicalM
     assert likelihood(linear_gaussian(1), torch.rand(3, X.shape[-1]), 10).nll > 0
 
 
+@pytest.mark.parametrize("shape", [(784,), (3, 28, 28), (0, 784)])
+def test_images_are_a_matrix(model: HierarchicalModel, shape: tuple[int, ...]) -> None:
+    with pytest.raises(UserError, match=r"expected \[images, pixels\]"):
+        likelihood(model, torch.zeros(shape), 10)
+    with pytest.raises(UserError, match=r"^k=0: expected at least 1"):
+        likelihood(model, images(3), 0)
+
+
 def test_memory_does_not_grow_with_k(model: HierarchicalModel) -> None:
     def peak(k: int) -> int:
         sizes: list[int] = []

@@ -1,6 +1,7 @@
 """Every objective of conf/objective, held to what it claims, on models where the truth is known."""
 
 import itertools
+import re
 import shutil
 import subprocess
 import sys
@@ -609,6 +610,14 @@ class TestAddAnObjective:
         assert done.returncode == 0, done.stderr
         (record,) = records(tmp_path / "runs")
         assert (record["objective"], record["status"]) == ("mine", "finished")
+
+    def test_an_error_in_it_says_where(self, cli, tiny, tmp_path):
+        (tmp_path / "my_module.py").write_text(MINE.replace("model.log_weights", "model.logweights"))
+        (tmp_path / "objective").mkdir()
+        (tmp_path / "objective/mine.yaml").write_text(mine_yaml("mine", "my_module.Mine", 1.0))
+        done = cli("train.py", "-cd", str(tmp_path), *tiny, "objective=mine", PYTHONPATH=str(tmp_path))
+        assert done.returncode == 1 and done.stderr.count("\n") == 1
+        assert re.search(r"no attribute 'logweights' \(\S+my_module.py:\d+; HYDRA_FULL_ERROR=1", done.stderr)
 
     @pytest.mark.slow
     def test_by_the_property_tests_which_tell_a_wrong_one(self, tmp_path):

@@ -62,6 +62,7 @@ def test_every_option_is_in_the_help() -> None:
             "objective=nope: no such option; expected one of .*iwae.*vae.*, or one of your own with -cd",
         ),
         ("objective=iwea", r"did you mean iwae\?"),
+        ("hydra/launcher=nope", "hydra/launcher=nope: no such option; expected one of basic.*pip install"),
         ("schedule=nope", "schedule=nope: no such option; expected one of .*paper"),
         ("dataset=nope", "dataset=nope: no such option"),
         ("model=nope", "model=nope: no such option"),

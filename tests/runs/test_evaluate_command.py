@@ -155,6 +155,8 @@ def test_the_encoders_gaps_land_in_the_record_the_summary_and_per_image_and_chan
     without = {key: value for key, value in metrics.items() if not key.startswith("test/gaps/")}
     dataclasses.replace(record, metrics=without).write(folder)
     assert again("evaluation.gaps.images=0") == without
+    fewer = again("evaluation.gaps.images=0", "evaluation.k=5", "evaluation.images=10")
+    assert "test/nll_5" not in fewer, "of the record, on other images"
     told: list[str] = []
     monkeypatch.setattr("iwae_lab.runs.run.log.info", lambda text, *values: told.append(text % values))
     run(cfg)

@@ -55,6 +55,11 @@ def test_a_run_and_its_records_come_back(composed: Callable[..., DictConfig], ti
     mean = loaded.model.encoder[0](images.float()).mean
     torch.testing.assert_close(loaded.latents(images)[0], mean)
     assert loaded.reconstruct(images).shape == images.shape
+    grey = loaded.data.train[:6]
+    uses = [loaded.latents, loaded.reconstruct, lambda x: loaded.log_weights(x, 7)]
+    for use in [*uses, lambda x: iwae_lab.active_units(loaded.model, x), lambda x: iwae_lab.ais(loaded.model, x)]:
+        with pytest.raises(UserError, match=r"values up to \d+: expected 0 and 1 alone.*train_draw"):
+            use(grey)
     with pytest.raises(UserError, match=r"^k=5: expected one of evaluation\.k"):
         iwae_lab.load(tmp_path / "runs" / record.run_id, "k=5")
     everything = iwae_lab.load_all(tmp_path / "runs")

@@ -1,0 +1,24 @@
+"""What images an evaluation takes."""
+
+from torch import Tensor
+
+from iwae_lab.console.errors import UserError
+from iwae_lab.models.base import LatentVariableModel
+from iwae_lab.models.distributions import Bernoulli
+
+__all__ = ["require_images"]
+
+
+def require_images(model: LatentVariableModel, images: Tensor) -> None:
+    """Raises `UserError` unless these are images [images, pixels], of 0 and 1 where p(x | z) is Bernoulli."""
+    if images.dim() != 2 or not len(images):
+        raise UserError(f"images of shape {list(images.shape)}: expected [images, pixels]")
+    if ((images == 0) | (images == 1)).all():
+        return
+    q = model.encoder[0](images[:1].to(next(model.parameters()).dtype))
+    if isinstance(model.decoder[0](q.mean), Bernoulli):
+        largest = images.max().item()
+        raise UserError(
+            f"images with values up to {largest:g}: expected 0 and 1 alone, as grey.bernoulli() draws them from grey "
+            "levels between 0 and 1, and run.data.train_draw() for a run"
+        )
