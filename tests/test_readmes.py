@@ -85,7 +85,10 @@ def python(zygote, cwd: Path, folder: Path, arguments: list[str]):
     return Command(zygote, folder, arguments, os.environ | {"PYTHONPATH": f"{cwd}:{ROOT}"}, cwd).wait()
 
 
-@pytest.mark.parametrize("command", SHORT, ids=name)
+@pytest.mark.parametrize(
+    "command",
+    [pytest.param(c, marks=[] if c.readme == "README.md" else pytest.mark.slow, id=name(c)) for c in SHORT],
+)
 def test_every_command_runs(command, zygote, here, tmp_path):
     program, *arguments = shlex.split(command.line)
     assert program == "python", f"{command}: say how long it takes, or which other program it is"

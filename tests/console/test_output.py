@@ -58,6 +58,7 @@ def test_every_command_can_be_read_in_part_and_in_ascii(command: str) -> None:
     assert done.stderr == b""
 
 
+@pytest.mark.slow
 def test_an_error_is_told_in_ascii() -> None:
     done = shell("""python train.py "objective.name='ñandú'" >&-""", PYTHONIOENCODING="ascii")
     assert done.returncode == 1

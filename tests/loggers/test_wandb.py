@@ -423,7 +423,9 @@ def test_a_run_deleted_on_the_server_is_uploaded_under_a_new_id(server: Server, 
 
 
 @pytest.mark.parametrize("place", ["import", "init", "log", "finish"])
-@pytest.mark.parametrize("kind", ["raise", "interrupt", "exit", "hang", pytest.param("hold", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "kind", ["raise", "interrupt", "exit", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("hang", "hold"))]
+)
 def test_whatever_wandb_does_costs_a_run_one_line_and_seconds(
     stand_in: Callable[[str], None],
     monkeypatch: pytest.MonkeyPatch,

@@ -101,7 +101,7 @@ def seeded(made, model, k, seed=1):
 
 class TestMLMC:
     @pytest.mark.parametrize("levels", [2, "null"])
-    @pytest.mark.parametrize("k", [1, 3])
+    @pytest.mark.parametrize("k", [1, pytest.param(3, marks=pytest.mark.slow)])
     def test_value_and_gradient_in_theta_are_those_of_log_p_or_of_the_last_level(self, k, levels):
         model, made = linear_gaussian(1), objective(f"mlmc levels={levels}")
         found = estimates(made, model, X, k, data=50, replicates=300).generative

@@ -30,7 +30,7 @@ def composed_once(*overrides: str) -> DictConfig:
         return compose("config", overrides=list(overrides))
 
 
-few = settings(max_examples=15, deadline=None)
+few = settings(max_examples=6, deadline=None)
 BASE, RENYI = composed_once("objective=tvo"), composed_once("objective=renyi")
 SHIPPED = [(group, path.stem) for group in GROUPS for path in sorted((CONF / group).glob("*.yaml"))]
 OPTIONS = [option for option in SHIPPED if option != ("dataset", "npz")]

@@ -221,6 +221,7 @@ def test_a_full_disk_does_not_end_an_evaluation(composed, monkeypatch, tmp_path,
     assert "if interrupted, this evaluation will start anew" in caplog.text
 
 
+@pytest.mark.slow
 def test_other_peoples_weights_resume_too(model, composed, interrupted, tmp_path):
     run_of_theirs = resolve(composed(*SMALL)).model()
     torch.save(run_of_theirs.state_dict(), tmp_path / "theirs.pt")

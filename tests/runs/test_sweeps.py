@@ -44,7 +44,7 @@ def identity(cfg: DictConfig) -> str:
     return resolve(alone).run_id
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [n if n in JOBS else pytest.param(n, marks=pytest.mark.slow) for n in NAMES])
 def test_every_job_of_a_sweep_can_be_run_and_differs_from_the_others(name: str) -> None:
     found = jobs(name)
     identities = set()
