@@ -243,6 +243,7 @@ def test_page_and_plots_follow_the_color_scheme(page):
     assert len(set(backgrounds)) == len(set(titles)) == 2
 
 
+@pytest.mark.slow
 def test_one_run_is_a_mark_and_its_histogram_stands_on_the_axis(page, tmp_path):
     make_run(tmp_path / "runs", k=50)
     page.get(write(tmp_path / "runs", tmp_path / "out").as_uri())

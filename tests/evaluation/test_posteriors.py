@@ -91,6 +91,7 @@ def test_frames_end_where_the_grid_does():
     assert white(0, 19) == white(10, 10)
 
 
+@pytest.mark.slow
 def test_from_the_command_line(composed, cli, tiny, tmp_path):
     folder = tmp_path / "runs" / run(composed(*tiny, "model.latents=[2]", "schedule.epochs=1")).run_id
     assert (folder / "figures" / "posteriors.png").exists()

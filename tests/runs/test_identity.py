@@ -83,7 +83,10 @@ def test_a_list_of_numbers_is_that_list_with_any_zero(points: list[float]) -> No
     assert id_of(with_value("objective.betas", [0, *points])) != id_of(with_value("objective.betas", [0, *points[:-1]]))
 
 
-@pytest.mark.parametrize(("group", "option"), OPTIONS)
+@pytest.mark.parametrize(
+    ("group", "option"),
+    [pytest.param(*option, marks=pytest.mark.slow if i % 2 else []) for i, option in enumerate(OPTIONS)],
+)
 def test_a_key_left_out_is_that_key_at_its_default(group: str, option: str) -> None:
     cfg = composed_once(f"{group}={option}")
     node: Any = OmegaConf.to_container(cfg[group])

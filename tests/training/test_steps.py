@@ -132,7 +132,11 @@ def assert_same(found, expected, factory=None):
     torch.testing.assert_close(found[kept], expected[kept], rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.parametrize("factory", [*FACTORIES, AdamAuthors(5)], ids=lambda factory: type(factory).__name__)
+@pytest.mark.parametrize(
+    "factory",
+    [FACTORIES[0], FACTORIES[-1], *(pytest.param(f, marks=pytest.mark.slow) for f in (Muon(), AdamAuthors(5)))],
+    ids=lambda factory: type(factory).__name__,
+)
 def test_operations_that_are_compiled_take_the_steps_of_calls_with_the_same_noise(factory):
     assert_same(learned(Traced, "true", factory), learned(Step, "false", factory), factory)
 
