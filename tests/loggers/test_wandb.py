@@ -33,9 +33,8 @@ from iwae_lab.runs.record import Record
 
 
 def needs_server(test: Callable[..., None]) -> Callable[..., None]:
-    """Slow, as a server is started, and clients of it take seconds each."""
     missing = pytest.mark.skipif(OPENWANDB is None, reason="openwandb (a W&B-protocol server) is not installed")
-    return pytest.mark.slow(missing(test))
+    return pytest.mark.server(missing(test))
 
 
 Train = Callable[..., subprocess.CompletedProcess[str]]
@@ -228,6 +227,7 @@ def test_the_checkpoint_is_an_artifact_on_request_only(
     assert (artifact["name"], artifact["artifact_type"]) == (folder.name, "model")
 
 
+@pytest.mark.slow
 @needs_server
 def test_an_offline_multirun_arrives_whole_by_wandb_sync(
     server: Server, environment: dict[str, str], train: Train, tmp_path: Path
@@ -242,6 +242,7 @@ def test_an_offline_multirun_arrives_whole_by_wandb_sync(
         assert_whole(server, "synced", folder)
 
 
+@pytest.mark.slow
 @needs_server
 def test_a_server_lost_in_mid_run_costs_nothing(
     environment: dict[str, str], begin: Callable[..., Command], tmp_path: Path
@@ -262,6 +263,7 @@ def test_a_server_lost_in_mid_run_costs_nothing(
         server.stop()
 
 
+@pytest.mark.slow
 @needs_server
 @pytest.mark.parametrize("online", [True, False])
 def test_a_resumed_run_is_one_run_in_wandb(
@@ -405,6 +407,7 @@ def test_a_folder_keeps_its_wandb_run_and_another_folder_gets_another(
     assert logged("a/r") != first
 
 
+@pytest.mark.slow
 @needs_server
 def test_a_run_deleted_on_the_server_is_uploaded_under_a_new_id(server: Server, front: Front, tmp_path: Path) -> None:
     folder = tmp_path / "r"
@@ -624,6 +627,7 @@ def test_an_unreachable_server_means_offline_with_a_warning(train: Train, tmp_pa
     assert list(folder.glob("wandb/offline-run-*"))
 
 
+@pytest.mark.slow
 @needs_server
 @pytest.mark.skipif(not shutil.which("chromium"), reason="needs chromium")
 def test_the_servers_pages_show_the_runs_of_a_multirun_side_by_side(
