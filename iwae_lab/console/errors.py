@@ -96,9 +96,8 @@ def _explain_configuration(error: BaseException) -> str:
         return f"{missing[1]}: no such key{did_you_mean(key, [*siblings, 'name'])}{expected}"
     if missing := re.search(r"Could not find '([\w/]+)/([^']*)'\s*Available options in '[\w/]+':((?:\n\t\w+)*)", text):
         group, name, options = missing[1], missing[2], missing[3].split()
-        packages = "after pip install -e '.[joblib,slurm]' one of theirs"
-        own = packages if group.startswith("hydra") else "one of your own with -cd FOLDER"
-        expected = f"expected one of {', '.join(options)}, or {own}"
+        of_packages, own = "after pip install -e '.[joblib,slurm]' one of theirs", "one of your own with -cd FOLDER"
+        expected = f"expected one of {', '.join(options)}, or {of_packages if group.startswith('hydra') else own}"
         return f"{group}={name}: no such option{did_you_mean(name, options)}; {expected}"
     if missing := re.search(r"Missing mandatory value[\s\S]*full_key: (\S+)", text):
         return f"{missing[1]} is missing: expected {missing[1]}=VALUE"

@@ -217,10 +217,10 @@ class Node:
         Raises `UserError` if the class can't be imported or is not a `base`, and for unknown, missing or mistyped keys.
         """
         require(key, node, isinstance(node, dict), "the keys of an option, _target_ among them")
-        require(f"{key}._target_", node.get("_target_"), node.get("_target_") is not None, "the import path of a class")
-        target = str(node["_target_"])
+        target = node.get("_target_")
+        require(f"{key}._target_", target, target is not None, "the import path of a class")
         try:
-            kind = pkgutil.resolve_name(target)
+            kind = pkgutil.resolve_name(str(target))
             if not inspect.isclass(kind):
                 raise TypeError(f"this is a {type(kind).__name__}")
         except Exception as error:  # whatever importing the user's module raises

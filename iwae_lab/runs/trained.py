@@ -104,8 +104,9 @@ class TrainedRun:
         return self.model.reconstruct(self._seen(images))
 
     def _seen(self, images: Tensor) -> Tensor:
-        require_images(self.model, images.to(self.experiment.device))
-        return images.to(self.experiment.device).float()
+        images = images.to(self.experiment.device)
+        require_images(self.model, images)
+        return images.float()
 
 
 def load(folder: str | Path, *overrides: str) -> TrainedRun:

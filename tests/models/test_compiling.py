@@ -18,6 +18,7 @@ from iwae_lab.objectives.base import Estimate
 from iwae_lab.runs.run import run
 from iwae_lab.training.step import Step
 
+LONG_TO_TRACE = ("annealed_wake_sleep", "gdreg", "jvi", "jvi_dreg", "mlmc", "sumo", "uha")
 needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
 
 
@@ -90,9 +91,7 @@ def test_neither_a_ragged_batch_nor_validation_is_compiled(tiny, composed, capfd
 
 
 @pytest.mark.parametrize("layers", [1, pytest.param(2, marks=pytest.mark.slow)])
-@pytest.mark.parametrize(
-    "spec", by_default(ALL, slow=("annealed_wake_sleep", "gdreg", "jvi", "jvi_dreg", "mlmc", "sumo", "uha"))
-)  # long to trace
+@pytest.mark.parametrize("spec", by_default(ALL, slow=LONG_TO_TRACE))
 def test_what_counts_as_compilable_is_one_graph_for_every_batch_and_changes_no_buffer(spec, layers):
     """Of another noise and another global random state each."""
     model, made = linear_gaussian(layers), objective(spec)

@@ -184,7 +184,7 @@ def keys(hydra: None) -> list[str]:
     return [key for key in leaves(cfg) if len(key.rpartition(".")[2]) > 3]
 
 
-@settings(derandomize=True, max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(derandomize=True, max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_a_misspelt_key_is_told_the_right_one_at_any_depth(
     data: st.DataObject, keys: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]

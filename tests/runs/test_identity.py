@@ -30,7 +30,7 @@ def composed_once(*overrides: str) -> DictConfig:
         return compose("config", overrides=list(overrides))
 
 
-few = settings(max_examples=6, deadline=None)
+few = settings(max_examples=15, deadline=None)
 BASE, RENYI = composed_once("objective=tvo"), composed_once("objective=renyi")
 SHIPPED = [(group, path.stem) for group in GROUPS for path in sorted((CONF / group).glob("*.yaml"))]
 OPTIONS = [option for option in SHIPPED if option != ("dataset", "npz")]
@@ -85,7 +85,9 @@ def test_a_list_of_numbers_is_that_list_with_any_zero(points: list[float]) -> No
 
 @pytest.mark.parametrize(
     ("group", "option"),
-    [pytest.param(*option, marks=pytest.mark.slow if i % 2 else []) for i, option in enumerate(OPTIONS)],
+    [
+        pytest.param(*option, marks=pytest.mark.slow if i % 2 else []) for i, option in enumerate(OPTIONS)
+    ],  # half of them
 )
 def test_a_key_left_out_is_that_key_at_its_default(group: str, option: str) -> None:
     cfg = composed_once(f"{group}={option}")

@@ -24,7 +24,12 @@ from iwae_lab.training.step import Step
 from iwae_lab.training.steps import Steps
 
 FACTORIES = [Adam(), Muon(), Soap(precondition_frequency=3)]
-EACH_FACTORY = pytest.mark.parametrize("factory", FACTORIES, ids=lambda factory: type(factory).__name__)
+
+
+def by_default(*kinds, of):
+    """For a parametrised test: each factory, slow unless it is one of these kinds."""
+    factories = [f if type(f) in kinds else pytest.param(f, marks=pytest.mark.slow) for f in of]
+    return pytest.mark.parametrize("factory", factories, ids=lambda factory: type(factory).__name__)
 
 
 class Recorded(Steps):
@@ -58,7 +63,7 @@ def trained(factory, execution, batches, together, **settings):
     return [parameter.detach() for parameter in parameters], execute
 
 
-@EACH_FACTORY
+@by_default(Adam, Muon, Soap, of=FACTORIES)
 def test_steps_are_those_of_a_plain_loop_whatever_is_given_together(factory):
     batches = list(torch.randn(20, 8, 4))
     parameters = [torch.nn.Parameter(torch.ones(4, 4)), torch.nn.Parameter(torch.ones(4))]
@@ -132,11 +137,7 @@ def assert_same(found, expected, factory=None):
     torch.testing.assert_close(found[kept], expected[kept], rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.parametrize(
-    "factory",
-    [FACTORIES[0], FACTORIES[-1], *(pytest.param(f, marks=pytest.mark.slow) for f in (Muon(), AdamAuthors(5)))],
-    ids=lambda factory: type(factory).__name__,
-)
+@by_default(Adam, Soap, of=[*FACTORIES, AdamAuthors(5)])
 def test_operations_that_are_compiled_take_the_steps_of_calls_with_the_same_noise(factory):
     assert_same(learned(Traced, "true", factory), learned(Step, "false", factory), factory)
 
@@ -149,9 +150,7 @@ def test_they_do_for_every_objective_that_is_compiled(spec):
     assert_same(learned(Traced, "true", Adam(), spec), learned(Step, "false", Adam(), spec))
 
 
-@pytest.mark.parametrize(
-    "factory", [FACTORIES[-1], pytest.param(FACTORIES[0], marks=pytest.mark.slow)], ids=["Soap", "Adam"]
-)
+@by_default(Soap, of=FACTORIES)
 def test_compiled_steps_resumed_are_those_not_interrupted(factory):
     found, expected = (learned(Traced, "true", factory, resume_at=at) for at in (5, None))
     torch.testing.assert_close(found, expected, rtol=0, atol=0)
