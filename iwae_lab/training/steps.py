@@ -56,7 +56,7 @@ class Steps:
         """Take one step per batch [batch, pixels], each at its own learning rate."""
         self.shape = self.shape or batches[0].shape
         optimizer = self.step.optimizer
-        if batches[0].is_cuda:
+        if self.graphs is not None:
             rates = torch.tensor(rates).pin_memory().to(batches[0].device, non_blocking=True)  # type: ignore[assignment]
         done = 0
         while done < len(batches):

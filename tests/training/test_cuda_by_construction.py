@@ -8,6 +8,7 @@ import pytest
 import torch
 from helpers.no_copies import META, NoCopies
 from helpers.objectives import ALL, FOR_DISCRETE, by_default, objective
+from helpers.tapes import tapes
 
 from iwae_lab.models.hierarchical import HierarchicalModel
 from iwae_lab.models.sigmoid_belief import SigmoidBeliefNetwork
@@ -49,3 +50,8 @@ def test_a_step_of_an_optimizer_needs_no_value_on_the_host(factory):
             for parameter in parameters:
                 parameter.grad = torch.empty_like(parameter)
             optimizer.step()
+
+
+def test_reading_a_value_while_a_graph_is_captured_is_an_error():
+    with tapes(), torch.cuda.graph(torch.cuda.CUDAGraph()), pytest.raises(RuntimeError, match="capturing"):
+        torch.ones(3).sum().item()

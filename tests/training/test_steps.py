@@ -1,4 +1,4 @@
-"""How steps are executed; that graphs on a GPU are the steps of calls is in tests/benchmarks/gpu/check.py."""
+"""How steps are executed: calls, compiled code, and graphs on tapes; on a GPU, see tests/benchmarks/gpu/check.py."""
 
 import copy
 import shutil
@@ -6,7 +6,9 @@ import shutil
 import hypothesis.strategies as st
 import pytest
 import torch
+from helpers import objectives
 from helpers.objectives import ALL, objective
+from helpers.tapes import tapes
 from hypothesis import given, settings
 from torch._dynamo.utils import counters
 from torch._inductor.utils import fresh_cache
@@ -15,6 +17,7 @@ from iwae_lab.console.errors import UserError
 from iwae_lab.models.compiling import Choice
 from iwae_lab.models.hierarchical import HierarchicalModel
 from iwae_lab.objectives.base import Estimate
+from iwae_lab.objectives.parameter_schedule import ParameterSchedule
 from iwae_lab.training.gradients import Gradients
 from iwae_lab.training.optimizers.adam import Adam
 from iwae_lab.training.optimizers.adam_authors import AdamAuthors
@@ -32,21 +35,7 @@ def by_default(*kinds, of):
     return pytest.mark.parametrize("factory", factories, ids=lambda factory: type(factory).__name__)
 
 
-class Recorded(Steps):
-    """Graphs without a GPU: a captured graph of n steps is n calls."""
-
-    def __init__(self, *arguments, **settings):
-        super().__init__(*arguments, graphs=False)
-        self.graphs = {}
-        self.lengths: list[int] = []
-
-    def _replay(self, batches, rates, steps_left):
-        self.lengths.append(len(batches))
-        for x, rate in zip(batches, rates, strict=True):
-            self.step(x, float(rate))
-
-
-def trained(factory, execution, batches, together, **settings):
+def trained(factory, batches, together, *, rate=float, graphs=False):
     """Parameters after a step on each of `batches`, given `together` at a time; and the execution."""
     parameters = [torch.nn.Parameter(torch.ones(4, 4)), torch.nn.Parameter(torch.ones(4))]
 
@@ -55,8 +44,8 @@ def trained(factory, execution, batches, together, **settings):
         loss.backward()
         return Estimate(loss, x)
 
-    execute = execution(Step(gradients, factory.make(parameters, 0.1)), "false", **settings)
-    rates = [0.1 / (1 + step) for step in range(len(batches))]
+    execute = Steps(Step(gradients, factory.make(parameters, 0.1)), "false", graphs=graphs)
+    rates = [rate(0.1 / (1 + step)) for step in range(len(batches))]
     for start in range(0, len(batches), together):
         group = slice(start, start + together)
         execute(batches[group], rates[group], len(batches) - start)
@@ -74,7 +63,7 @@ def test_steps_are_those_of_a_plain_loop_whatever_is_given_together(factory):
         ((x @ parameters[0] + parameters[1]).square().mean() + parameters[0].sum()).backward()
         optimizer.step()
     for together in (1, 7, 20):
-        found, _ = trained(factory, Steps, batches, together, graphs=False)
+        found, _ = trained(factory, batches, together)
         torch.testing.assert_close(found, [parameter.detach() for parameter in parameters], rtol=0, atol=0)
 
 
@@ -89,13 +78,14 @@ def test_graphs_hold_every_full_batch_once_and_end_where_a_refresh_is_due(count,
     batches = [torch.randn(8, 4) for _ in range(count)]
     if ragged:
         batches[-1] = batches[-1][:3] if count > 1 else batches[-1]
-    expected, _ = trained(factory, Steps, batches, together, graphs=False)
-    found, execute = trained(factory, Recorded, batches, together)
+    expected, _ = trained(factory, batches, together, rate=torch.tensor)  # in fp32, as graphs have it
+    with tapes():
+        found, execute = trained(factory, batches, together, graphs=True)
     torch.testing.assert_close(found, expected, rtol=0, atol=0)
     calls = min(count, Steps.WARM_UP) + (ragged and count > max(1, Steps.WARM_UP))
-    assert sum(execute.lengths) == count - calls
+    assert sum(steps * captured.graph.replays for steps, captured in execute.graphs.items()) == count - calls
     period = getattr(execute.step.optimizer, "period", None) or Steps.LONGEST
-    assert max(execute.lengths, default=0) <= min(period, together, Steps.LONGEST)
+    assert max(execute.graphs, default=0) <= min(period, together, Steps.LONGEST)
 
 
 class Traced(Step):
@@ -106,11 +96,16 @@ class Traced(Step):
         return torch.no_grad()(lambda x, rate: graph(x, torch.tensor(rate), *tensors)[0])
 
 
-def learned(step_of, mode, factory, spec="iwae", steps=8, resume_at=None):
-    """Losses, and then all that is kept, of steps in float64, the last on a smaller batch; begun anew after some."""
+def learned(step_of, mode, factory, spec="iwae", steps=8, together=1, resume_at=None, graphs=False):
+    """Losses of calls, and all that is kept, of steps in float64, the last on a smaller batch.
+
+    resume_at: the step at which execution begins anew, from the optimizer's state.
+    """
     torch.manual_seed(0)
     model = HierarchicalModel([3, 2], [[16], [4]], mean_image=torch.full((32,), 0.3)).double()
     made = objective(spec)
+    if spec.startswith("beta_vae"):
+        made.anneal("beta", ParameterSchedule(0.0, 1.0, 5))
     parameters = [*model.parameters(), *made.parameters()]
     losses = []
 
@@ -118,22 +113,26 @@ def learned(step_of, mode, factory, spec="iwae", steps=8, resume_at=None):
         optimizer = factory.make(parameters, 0.01)
         if state:
             optimizer.load_state_dict(state)
-        return Steps(step_of(gradients, optimizer), mode, graphs=False, after_call=losses.append)
+        return Steps(step_of(gradients, optimizer), mode, graphs=graphs, after_call=losses.append)
 
     gradients = Gradients(model, made, 4)
     execute = begin()
-    for i in range(steps):
+    rates = [0.5 ** (7 + i % 3) for i in range(steps)]  # compiled code and graphs read them in fp32
+    for i in range(0, steps, together):
+        made.begin_epoch(i // 2)
         if i == resume_at:
             execute = begin(copy.deepcopy(execute.step.optimizer.state_dict()))
-        rate = 0.5 ** (7 + i % 3)  # compiled code reads it in fp32
-        execute([(torch.rand(5 - (i == steps - 1), 32) < 0.3).double()], [rate], steps - i)
+        batches = [(torch.rand(5 - (j == steps - 1), 32) < 0.3).double() for j in range(i, min(i + together, steps))]
+        execute(batches, rates[i : i + together], steps - i)
     assert (execute.compiled is not None) == (mode != "false")
-    return torch.stack(losses), [p.detach() for p in parameters], gradients.sums, execute.step.optimizer.state_dict()
+    state = execute.step.optimizer.state_dict()
+    del state["param_groups"][0]["lr"]  # a tensor of a graph, or a number
+    return torch.stack(losses), [p.detach() for p in parameters], gradients.sums, state
 
 
 def assert_same(found, expected, factory=None):
     """But for SOAP's state: eigenvectors of eigenvalues near zero are those of rounding errors."""
-    kept = slice(3) if isinstance(factory, Soap) else slice(None)
+    kept = slice(-1) if isinstance(factory, Soap) else slice(None)
     torch.testing.assert_close(found[kept], expected[kept], rtol=1e-6, atol=1e-6)
 
 
@@ -156,10 +155,40 @@ def test_compiled_steps_resumed_are_those_not_interrupted(factory):
     torch.testing.assert_close(found, expected, rtol=0, atol=0)
 
 
-def test_auto_goes_over_to_compiled_steps_on_the_way(monkeypatch):
+class Again(Step):
+    """A compiled step without a compiler, which graphs can hold: another step."""
+
+    def compiled(self, x):
+        return Step(self.gradients, self.optimizer)
+
+
+@pytest.mark.parametrize("step_of, graphs", [(Traced, False), (Again, True)], ids=["calls", "graphs"])
+def test_auto_goes_over_to_compiled_steps_on_the_way(step_of, graphs, monkeypatch):
     monkeypatch.setattr(Choice, "COST", 0)
     monkeypatch.setattr(Choice, "TIMED", 2)
-    assert_same(learned(Traced, "auto", Adam()), learned(Step, "false", Adam()))
+    plan = {"steps": 120, "together": 40} if graphs else {}
+    with tapes():
+        found = learned(step_of, "auto", Adam(), graphs=graphs, **plan)
+    assert_same(found[1:], learned(Step, "false", Adam(), **plan)[1:])
+
+
+@pytest.mark.parametrize("spec", objectives.by_default(ALL))
+def test_graphs_hold_every_objective(spec):
+    """They read what changes between their replays (rates, epochs, noise) and do all that calls do."""
+    if not objective(spec).compilable:
+        pytest.skip("no graph holds it")
+    plan = {"spec": spec, "steps": 20, "together": 6}
+    with tapes():
+        found = learned(Step, "false", Adam(), graphs=True, **plan)
+    torch.testing.assert_close(found[1:], learned(Step, "false", Adam(), **plan)[1:], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("factory", [*FACTORIES, AdamAuthors(5)], ids=lambda factory: type(factory).__name__)
+def test_graphs_resume_where_they_were_interrupted(factory):
+    plan = {"steps": 24, "together": 6, "graphs": True}
+    with tapes():
+        found, expected = (learned(Step, "false", factory, resume_at=at, **plan) for at in (12, None))
+    torch.testing.assert_close(found[1:], expected[1:], rtol=0, atol=0)
 
 
 def test_an_optimizer_without_its_state_is_not_compiled():
