@@ -89,7 +89,7 @@ def _external() -> None:
 
 
 def main() -> None:
-    if "--weights" in sys.argv:
+    if any(argument.partition("=")[0] == "--weights" for argument in sys.argv):
         _external()
         return
     if len(sys.argv) < 2 or {"-h", "--help"} & set(sys.argv):

@@ -169,6 +169,7 @@ def test_a_run_is_known_by_its_images_wherever_they_are(cli: Cli, tiny: list[str
         (["runs_dir=/dev/null/runs"], "runs_dir=/dev/null/runs: expected a directory that can be written"),
         (["init_from={objective: vae}"], "objective=vae: expected the keys of an option"),
         (["k=[1"], "[1"),
+        (["--objective=iwae"], "--objective=iwae: no such option (did you mean objective=iwae?)"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_1(cli: Cli, arguments: list[str], named: str, tmp_path: Path) -> None:
@@ -178,6 +179,14 @@ def test_bad_input_is_one_line_and_exit_code_1(cli: Cli, arguments: list[str], n
     assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1, done.stderr
     assert named in done.stderr
     assert not any(path.is_dir() for path in tmp_path.iterdir()), "nothing was started"
+
+
+@pytest.mark.parametrize("command", ["compare --by", "data fetchh", "evaluate --weights", "export", "runs.posteriors"])
+def test_so_are_wrong_arguments_of_other_commands(cli: Cli, command: str) -> None:
+    module, *arguments = command.split()
+    done = cli("-m", f"iwae_lab.{module}", *arguments)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert re.fullmatch(r"error: .*(expected|required|invalid).*; --help shows what is expected\n", done.stderr)
 
 
 @pytest.mark.parametrize("argument", ["k=0", pytest.param("kk=5", marks=pytest.mark.slow)])

@@ -1,5 +1,6 @@
 """Errors a user can fix, and how the command line shows them: one line, exit code 1."""
 
+import argparse
 import difflib
 import os
 import re
@@ -8,6 +9,7 @@ import sysconfig
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import NoReturn
 
 from iwae_lab.console.output import keep_output_from_failing
 
@@ -122,6 +124,15 @@ def _expected(text: str) -> str:
     return text
 
 
+def _wrong_arguments(parser: argparse.ArgumentParser, message: str) -> NoReturn:
+    """In place of argparse's usage and exit code 2, in Hydra too."""
+    if unknown := re.match("unrecognized arguments: (.*)", message):
+        without_dashes = re.sub(r"(?<!\S)-+", "", unknown[1])
+        meant = f" (did you mean {without_dashes}?)" if "=" in without_dashes else ""
+        message = f"{unknown[1]}: no such option{meant}"
+    raise UserError(f"{message}; --help shows what is expected")
+
+
 def _one_line(text: str) -> str:
     return " ".join(text.split())
 
@@ -131,6 +142,7 @@ def one_line_errors() -> Iterator[None]:
     """Turn an error into one line on stderr and exit code 1; HYDRA_FULL_ERROR=1 shows the traceback."""
     keep_output_from_failing()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises what it would otherwise print and swallow
+    argparse.ArgumentParser.error = _wrong_arguments  # type: ignore[assignment, method-assign]
     try:
         yield
     except Exception as error:

@@ -19,9 +19,9 @@ def main() -> None:
     commands = parser.add_subparsers(dest="command", metavar="[fetch NAME …]")
     fetching = commands.add_parser("fetch", help="download datasets ahead of time")
     fetching.add_argument("names", nargs="+", metavar="NAME")
-    arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     with one_line_errors():
+        arguments = parser.parse_args()
         data_dir = resolve_data_dir(arguments.data_dir)
         if arguments.command == "fetch":
             fetch(arguments.names, data_dir)

@@ -45,7 +45,7 @@ def _resumes_forced(folder: Path) -> bool:
         record = read_record(folder)
     except UserError:
         return False
-    return record.status == "running" and bool(record.config["force"])
+    return record.status in ("running", "interrupted") and bool(record.config["force"])
 
 
 def earlier_record(folder: Path) -> Record | None:

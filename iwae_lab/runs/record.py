@@ -50,7 +50,7 @@ class Record:
     identity: dict[str, Any]
     """what changes the result (identity.py); runs that differ only in the seed are repetitions"""
     status: str = "running"
-    """running (or interrupted), finished, failed or diverged (to NaN or infinity)"""
+    """running (or killed), interrupted, finished, failed or diverged (to NaN or infinity)"""
     error: str | None = None
     precision: str = "32"
     """training's matrix products"""

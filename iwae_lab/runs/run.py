@@ -178,7 +178,7 @@ def _recorded(record: Record, folder: Path) -> Iterator[None]:
         raise
     except BaseException as stop:  # Ctrl-C, or SIGTERM, after which Lightning would exit with code 0
         with contextlib.suppress(OSError):
-            dataclasses.replace(record, error="interrupted").write(folder)
+            dataclasses.replace(record, status="interrupted").write(folder)
         saved = any(folder.glob("checkpoints/*.ckpt"))
         log.warning("interrupted; the same command %s", "resumes from the last checkpoint" if saved else "starts again")
         raise stop if isinstance(stop, SystemExit) else SystemExit(1) from None  # submitit: queued again

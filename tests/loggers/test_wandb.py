@@ -284,7 +284,7 @@ def test_a_resumed_run_is_one_run_in_wandb(
         ended = job.wait()
         assert ended.returncode != 0 and "the same command resumes" in ended.stderr
         (folder,) = run_folders(tmp_path / "r")
-        assert record_of(folder)["error"] == "interrupted"
+        assert record_of(folder)["status"] == "interrupted"
         assert 0 < len(column(folder, "step")) < 12
         if online:
             assert server.runs(project)[wandb_id(folder)]["summary"]["status"] == "failed"

@@ -82,7 +82,7 @@ def test_an_interrupted_sweep_stops_at_checkpoints_and_resumes(
     assert "interrupted" in said and "the same command again" in said
     stopped = [json.loads(job.read_text())["status"] for job in tmp_path.glob("runs/.sweeps/*/job-*.json")]
     assert set(stopped) == {"interrupted"}
-    assert {record["error"] for record in records(tmp_path / "runs")} == {"interrupted"}
+    assert {record["status"] for record in records(tmp_path / "runs")} == {"interrupted"}
     done = cli("train.py", *jobs)
     assert done.returncode == 0 and "3 finished" in done.stdout
     assert all(record["status"] == "finished" for record in records(tmp_path / "runs"))

@@ -106,7 +106,7 @@ def test_a_preempted_job_of_submitit_resumes_from_its_checkpoint_to_the_same_num
     os.kill(first.pid, signal.SIGUSR2)  # which submitit's controller sends some time before the time limit
     wait_for(lambda: jobs_of(tmp_path)[0].status == "interrupted")
     (record,) = records(tmp_path / "runs")
-    assert (record["status"], record["error"]) == ("running", "interrupted")
+    assert record["status"] == "interrupted"
     ended = process.wait()
     assert ended.returncode == 0, ended.stderr
     assert "1 finished" in ended.stdout
@@ -130,7 +130,7 @@ def test_a_schedulers_warning_interrupts_a_run_and_the_same_command_resumes_it(
     os.kill(process.pid, getattr(signal, warning))
     assert process.wait().returncode == 1
     (record,) = records(tmp_path / "runs")
-    assert (record["status"], record["error"]) == ("running", "interrupted")
+    assert record["status"] == "interrupted"
     done = cli("train.py", *tiny, "schedule.epochs=12")
     assert done.returncode == 0 and "resuming from" in done.stderr
 
