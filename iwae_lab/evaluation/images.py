@@ -11,6 +11,8 @@ __all__ = ["require_images"]
 
 def require_images(model: LatentVariableModel, images: Tensor) -> None:
     """Raises `UserError` unless these are images [images, pixels], of 0 and 1 where p(x | z) is Bernoulli."""
+    if not isinstance(images, Tensor):
+        raise UserError(f"images of type {type(images).__name__}: expected a torch tensor [images, pixels]")
     if images.dim() != 2 or not len(images):
         raise UserError(f"images of shape {list(images.shape)}: expected [images, pixels]")
     if ((images == 0) | (images == 1)).all():

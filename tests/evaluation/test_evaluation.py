@@ -1,5 +1,8 @@
 """Streaming likelihoods and active units."""
 
+from typing import Any
+
+import numpy as np
 import pytest
 import scipy.stats
 import torch
@@ -104,10 +107,13 @@ def test_grey_levels_are_refused_where_pixels_are_bernoulli(model: HierarchicalM
     assert likelihood(linear_gaussian(1), torch.rand(3, X.shape[-1]), 10).nll > 0
 
 
-@pytest.mark.parametrize("shape", [(784,), (3, 28, 28), (0, 784)])
-def test_images_are_a_matrix(model: HierarchicalModel, shape: tuple[int, ...]) -> None:
-    with pytest.raises(UserError, match=r"expected \[images, pixels\]"):
-        likelihood(model, torch.zeros(shape), 10)
+@pytest.mark.parametrize("found", [*map(torch.zeros, [(784,), (3, 28, 28), (0, 784)]), np.zeros((3, 784))])
+def test_images_are_a_matrix(model: HierarchicalModel, found: Any) -> None:
+    with pytest.raises(UserError, match=r"expected (a torch tensor )?\[images, pixels\]"):
+        likelihood(model, found, 10)
+
+
+def test_there_is_at_least_one_sample(model: HierarchicalModel) -> None:
     with pytest.raises(UserError, match=r"^k=0: expected at least 1"):
         likelihood(model, images(3), 0)
 
