@@ -16,6 +16,7 @@ from iwae_lab.data.grey_levels import grey_levels
 
 __all__ = ["NPZ"]
 
+FEWEST = 2  # images of a split: a standard error takes two
 _SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 
 
@@ -24,8 +25,8 @@ class NPZ(Dataset):
 
     path: from the current directory or the data directory. An array is [images, height, width] or,
     for square images, [images, pixels]; uint8 grey levels, floats in [0, 1] (rounded to 255ths) or booleans.
-    Without `val` the last tenth of `train` is for validation. Keras's names `x_train`, `x_test` are understood, and
-    `y_train`, `y_test` beside them are labels, which are not read. Any other array is refused.
+    Without `val` the last tenth of `train`, at least two images, is for validation. Keras's names `x_train`, `x_test`
+    are understood, and `y_train`, `y_test` beside them are labels, which are not read. Any other array is refused.
     """
 
     name: ClassVar[str] = "npz"
@@ -54,6 +55,8 @@ class NPZ(Dataset):
                 images[split] = grey_levels(_as_images(array))
             except ValueError as error:
                 raise ValueError(f"{name}: {error}") from None
+        if "val" not in images and len(images["train"]) < 2 * FEWEST:
+            raise ValueError(f"expected val, or at least {2 * FEWEST} images in train, found {len(images['train'])}")
         shapes = {split: array.shape[1:] for split, array in images.items()}
         if len(set(shapes.values())) > 1:
             raise ValueError(f"expected images of one size, found {shapes}")
@@ -65,7 +68,7 @@ class NPZ(Dataset):
         flat = {name: array.reshape(len(array), -1) for name, array in images.items()}
         train = flat["train"]
         if "val" not in flat:
-            train, flat["val"] = np.split(train, [len(train) - math.ceil(len(train) / 10)])
+            train, flat["val"] = np.split(train, [-max(FEWEST, math.ceil(len(train) / 10))])
         return Splits(train, flat["val"], flat["test"], (height, width))
 
 
@@ -76,6 +79,6 @@ def _as_images(array: NDArray[Any]) -> NDArray[Any]:
         array = array.reshape(-1, side, side)
     if array.ndim != 3 or min(array.shape) < 1:
         raise ValueError(f"expected [images, height, width] or flat square images, found {list(array.shape)}")
-    if len(array) < 2:
-        raise ValueError(f"expected at least 2 images, found {len(array)}")
+    if len(array) < FEWEST:
+        raise ValueError(f"expected at least {FEWEST} images, found {len(array)}")
     return array

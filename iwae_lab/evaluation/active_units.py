@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from iwae_lab.console.errors import require
 from iwae_lab.evaluation.images import require_images
 from iwae_lab.evaluation.noise import BLOCK, image_noise
 from iwae_lab.models.base import LatentVariableModel
@@ -68,9 +69,10 @@ def active_units(
     add to a plain variance, so A_u is the covariance across x of two independent inner means of `samples`
     samples each, which is unbiased.
 
-    Raises `UserError` as `require_images` does.
+    Raises `UserError` as `require_images` does, and for a single image.
     """
     require_images(model, images)
+    require("images", len(images), len(images) >= 2, "at least 2, for a variance")
     dtype = next(model.parameters()).dtype
     inner: list[Tensor] = []  # a layer's two inner means of every image [2, images, units]
     for start in range(0, len(images), batch):
@@ -95,7 +97,9 @@ def authors_counts(model: LatentVariableModel, images: Tensor, *, seed: int = SE
 
     Takes the first 500 binary training images [images, pixels] and the posterior means at one sampled path
     through the layers below. Above the first layer their variance contains that path's noise, so this counts too many.
+    Raises `UserError` for images that are not binary.
     """
+    require_images(model, images)
     x = images[:AUTHORS_IMAGES].to(next(model.parameters()).dtype)
     first, *above = model.posteriors(x, 1, image_noise(seed, range(len(x)), x.device))
     means = [first.mean, *(q.mean[0] for q in above)]

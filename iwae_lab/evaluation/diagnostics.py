@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from iwae_lab.bounds import ess
+from iwae_lab.evaluation.images import require_images
 from iwae_lab.evaluation.noise import image_noise
 from iwae_lab.models.base import LatentVariableModel
 from iwae_lab.models.distributions import Distribution
@@ -37,7 +38,8 @@ class Diagnosis:
 
 @torch.no_grad()
 def diagnose(model: LatentVariableModel, images: Tensor, k: int, *, seed: int = SEED, batch: int = 20) -> Diagnosis:
-    """Diagnose a model from k samples of each binary image [images, pixels]."""
+    """Diagnose a model from k samples of each binary image [images, pixels]; others raise `UserError`."""
+    require_images(model, images)
     dtype = next(model.parameters()).dtype
     effective, kls = [], []
     for start in range(0, len(images), batch):

@@ -18,6 +18,7 @@ from torch import Generator, Tensor, nn
 from iwae_lab.bounds import StreamingBounds
 from iwae_lab.console.errors import UserError
 from iwae_lab.evaluation import keys
+from iwae_lab.evaluation.images import require_images
 from iwae_lab.evaluation.kept import Kept, Part
 from iwae_lab.evaluation.likelihood import standard_error
 from iwae_lab.evaluation.noise import BLOCK, image_noise
@@ -84,8 +85,9 @@ def encoder_gaps(
 
     q* starts at q and ascends the ELBO of `samples` samples per step by Adam, at a learning rate that falls linearly to
     0. kept: what an interrupted call left; batches that were done are not optimised again. Leaves the model and torch's
-    global generator as they are. Raises `UserError` for discrete latents.
+    global generator as they are. Raises `UserError` for discrete latents, and for images that are not binary.
     """
+    require_images(model, images)
     posteriors = model.posteriors(images[:1].to(next(model.parameters()).dtype), 1, image_noise(0, [0], images.device))
     if any(isinstance(q, Bernoulli) for q in posteriors):
         raise UserError(f"{type(model).__name__} has discrete latents: q* can't be found by reparameterized gradients")

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from iwae_lab.console.errors import UserError
+from iwae_lab.evaluation.images import require_images
 from iwae_lab.models.base import LatentVariableModel
 from iwae_lab.models.distributions import Gaussian
 
@@ -33,8 +34,10 @@ def posterior_grid(
 ) -> PosteriorGrid:
     """Both posteriors of binary images [images, pixels] on the square from −extent to extent.
 
-    Raises `UserError` for a model with another number of latent units or layers, or with discrete ones.
+    Raises `UserError` for a model with another number of latent units or layers, or with discrete ones, and for images
+    that are not binary.
     """
+    require_images(model, images)
     parameter = next(model.parameters())
     x = images.to(parameter)
     q = model.encoder[0](x)

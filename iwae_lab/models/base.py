@@ -166,7 +166,7 @@ class LatentVariableModel(nn.Module, ABC):
         prior = self.prior()
         drawn = [prior.sample(prior.noise((n, *prior[0].shape)))]
         for layer in reversed(self.decoder):
-            p = layer(drawn[0])
+            p = _apply(layer, drawn[0])
             drawn.insert(0, p.sample(p.noise(p[0].shape)))
         x, *z = drawn
         return x, [latent.unsqueeze(0) for latent in z]

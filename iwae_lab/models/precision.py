@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Iterator
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
@@ -38,9 +38,12 @@ def autocast(device: torch.device, precision: str) -> torch.autocast:
 @contextlib.contextmanager
 def products_for_training(device: torch.device) -> Iterator[None]:
     """A context in which CUDA multiplies fp32 matrices in TF32; evaluation stays outside it, in fp32."""
-    before = torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = device.type == "cuda"
+    kinds: list[Any] = [torch.backends.cuda.matmul, torch.backends.cudnn]  # products, convolutions
+    before = [kind.allow_tf32 for kind in kinds]
+    for kind in kinds:
+        kind.allow_tf32 = device.type == "cuda"
     try:
         yield
     finally:
-        torch.backends.cuda.matmul.allow_tf32 = before
+        for kind, allowed in zip(kinds, before, strict=True):
+            kind.allow_tf32 = allowed

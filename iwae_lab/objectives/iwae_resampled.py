@@ -87,7 +87,8 @@ def resample(weights: Tensor, m: int) -> tuple[Tensor, Tensor]:
     threshold = _threshold(weights, m)
     probability = (weights / threshold).clamp_max(1)
     positions = probability.cumsum(0) * (m / probability.sum(0))  # up to m, whatever the sum was rounded to
-    points = torch.arange(m, device=weights.device, dtype=weights.dtype)[:, None] + torch.rand_like(threshold)
+    uniform = torch.rand_like(threshold).clamp_min(m * torch.finfo(weights.dtype).eps)  # so that j + u > j
+    points = torch.arange(m, device=weights.device, dtype=weights.dtype)[:, None] + uniform
     chosen = (positions < points.unsqueeze(1)).sum(1).clamp_max(len(weights) - 1)
     return chosen, torch.maximum(weights.gather(0, chosen), threshold)
 

@@ -18,12 +18,12 @@ class MLMC(Objective):
 
     The single-term estimator of Shi & Cornish (AISTATS 2021), unbiased for log p(x). φ follows KL(p ‖ q) by the same
     correction of wake-φ: Σ_i c_i ∇log q(z_i | x), c_i = ∂S/∂log w_i, where reweighted wake-sleep has w̃_i and is biased.
-    Samples need no derivative, so latents may be discrete. J is drawn for a whole minibatch, P(J = j) ∝ 2^(−1.5 j)
-    from j = 1 on, which takes 4.4 k samples on average. Where Δ_j² falls as 4^(−j), as it does if the weights have
-    enough moments, variance and cost are finite. L̂_k is averaged over all groups of k.
+    Samples need no derivative, so latents may be discrete. J is drawn for a whole minibatch, P(J = j) ∝ 2^(−1.5 j) from
+    j = 1 on, which takes 4.3 k samples on average, without a limit 4.4 k. Where Δ_j² falls as 4^(−j), as it does if the
+    weights have enough moments, variance and cost are finite. L̂_k is averaged over all groups of k.
 
     levels: the highest j. With it the mean of S is L_{2^levels·k}, a lower bound, and φ's bias is wake-φ's with as many
-    samples; null: no limit, at the risk of the memory that 2^J·k samples take.
+    samples; null: no limit. The highest J that is drawn decides how much memory a training takes: 2^J·k samples.
     """
 
     compilable = False  # J decides shapes

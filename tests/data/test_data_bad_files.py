@@ -92,6 +92,7 @@ BAD_ARRAYS = {  # what is in the .npz -> what is said
     "records": (npz(train=GREY.view([("v", "u1")]), test=GREY), "train: expected uint8, bool or floats in [0, 1]"),
     "objects": (npz(train=GREY.astype(object), test=GREY), "train: expected numbers, found Python objects"),
     "one image": (npz(train=GREY[:1], test=GREY), "train: expected at least 2 images"),
+    "nothing to validate on": (npz(train=GREY[:3], test=GREY), "expected val, or at least 4 images in train, found 3"),
     "a scalar": (npz(train=np.float32(0.5), test=GREY), "train: expected [images, height, width] or flat"),
     "colours": (npz(train=GREY[..., None], test=GREY), "train: expected [images, height, width] or flat square images"),
     "no images": (npz(train=GREY[:0], test=GREY), "train: expected [images, height, width] or flat square images"),

@@ -12,9 +12,13 @@ from torch import Tensor, nn
 from iwae_lab.bounds import ess, iwae_bound
 from iwae_lab.console.errors import UserError
 from iwae_lab.evaluation.active_units import WithoutUnits, active_units, authors_counts
+from iwae_lab.evaluation.ais import ais
+from iwae_lab.evaluation.diagnostics import diagnose
+from iwae_lab.evaluation.gaps import encoder_gaps
 from iwae_lab.evaluation.likelihood import SEED, likelihood
 from iwae_lab.evaluation.noise import image_noise
 from iwae_lab.evaluation.overfitting import overfitting
+from iwae_lab.evaluation.posterior_grid import posterior_grid
 from iwae_lab.evaluation.standard import standard_results
 from iwae_lab.models.base import LatentVariableModel
 from iwae_lab.models.distributions import Bernoulli, Gaussian, StandardNormal
@@ -102,8 +106,17 @@ def test_more_samples_give_a_tighter_bound_and_agree_with_fresh_ones(model: Hier
 
 
 def test_grey_levels_are_refused_where_pixels_are_bernoulli(model: HierarchicalModel) -> None:
-    with pytest.raises(UserError, match="expected 0 and 1 alone"):
-        likelihood(model, images(3) * 0.5, 10)
+    for measure in (
+        lambda x: likelihood(model, x, 10),
+        lambda x: active_units(model, x),
+        lambda x: authors_counts(model, x),
+        lambda x: ais(model, x),
+        lambda x: diagnose(model, x, 10),
+        lambda x: encoder_gaps(model, x, torch.zeros(3)),
+        lambda x: posterior_grid(model, x),
+    ):
+        with pytest.raises(UserError, match="expected 0 and 1 alone"):
+            measure(images(3) * 0.5)
     assert likelihood(linear_gaussian(1), torch.rand(3, X.shape[-1]), 10).nll > 0
 
 
@@ -111,6 +124,11 @@ def test_grey_levels_are_refused_where_pixels_are_bernoulli(model: HierarchicalM
 def test_images_are_a_matrix(model: HierarchicalModel, found: Any) -> None:
     with pytest.raises(UserError, match=r"expected (a torch tensor )?\[images, pixels\]"):
         likelihood(model, found, 10)
+
+
+def test_there_are_two_images_for_a_variance(model: HierarchicalModel) -> None:
+    with pytest.raises(UserError, match="images=1: expected at least 2"):
+        active_units(model, images(1))
 
 
 def test_there_is_at_least_one_sample(model: HierarchicalModel) -> None:

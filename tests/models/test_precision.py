@@ -4,8 +4,9 @@ import pytest
 import torch
 from helpers.objectives import ALL, objective
 
+from iwae_lab.models.conv import ConvModel
 from iwae_lab.models.hierarchical import HierarchicalModel
-from iwae_lab.models.precision import autocast, fastest_precision
+from iwae_lab.models.precision import autocast, fastest_precision, products_for_training
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
@@ -48,3 +49,20 @@ def test_in_bf16_gradients_point_where_those_of_fp32_do(spec: str) -> None:
         estimate.backward(model)
         found.append(torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]))
     assert torch.cosine_similarity(*found, dim=0) > 0.9
+
+
+def test_in_bf16_joint_samples_are_drawn_in_fp32() -> None:
+    """bf16 has so few numbers near zero that rare pixels would be lit three times as often."""
+    model = HierarchicalModel([8, 4], [[16], [8]], mean_image=torch.full((500,), 0.001))
+    with autocast(CPU, "bf16"):
+        x, z = model.sample_joint(4000)
+    assert {drawn.dtype for drawn in (x, *z)} == {torch.float32}
+    assert 0.0008 < x.mean() < 0.0012
+
+
+def test_convolutions_are_in_fp32_outside_training() -> None:
+    ConvModel(2, [3], mean_image=torch.rand(4, 4))
+    assert not torch.backends.cudnn.allow_tf32
+    with products_for_training(torch.device("cuda")):
+        assert torch.backends.cudnn.allow_tf32 and torch.backends.cuda.matmul.allow_tf32
+    assert not torch.backends.cudnn.allow_tf32 and not torch.backends.cuda.matmul.allow_tf32

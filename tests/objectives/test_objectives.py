@@ -362,6 +362,15 @@ class TestOfOneObjective:
         error = (found.mean(1) - weights).abs()
         assert (error <= 4.5 * weights.sqrt() / 20_000**0.5 + 1e-6).all()  # a weight is 0 or at most 1
 
+    def test_resampled_rows_differ_whatever_the_uniform_numbers_are(self, monkeypatch):
+        """Of 0 and nearly 1, too, which are less than rounding errors from the rows beside."""
+        weights = torch.softmax(torch.randn(50, 2), 0)
+        for m in (1, 8, 50):
+            for nearly in (0.0, 2**-30, 1 - 2**-24):
+                monkeypatch.setattr(torch, "rand_like", lambda like, value=nearly: torch.full_like(like, value))
+                chosen, _ = resample(weights, m)
+                assert all(len(set(column)) == m for column in chosen.T.tolist())
+
     def test_vimco_has_a_lower_variance_than_reinforce(self):
         model = linear_gaussian(1)
         vimco, reinforce = (estimates(objective(s), model, X, 8).inference for s in ("vimco", "reinforce"))
