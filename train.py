@@ -29,12 +29,13 @@ def main(cfg: DictConfig) -> float:
         record = load_run()(cfg)
     from iwae_lab.runs.summary import print_next  # rich, which --help needn't wait for
 
-    print_next(record)
+    print_next(record, cfg.runs_dir)
     return record.metrics["val/nll"]
 
 
 if __name__ == "__main__":
     interrupt_on_signals()
+    sys.path.append(os.getcwd())  # for objectives, models and datasets of the user's own
     if "WANDB_SWEEP_ID" in os.environ:
         sys.argv[1:] = overrides_of(sys.argv[1:])
     with one_line_errors(), reported():

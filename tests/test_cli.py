@@ -169,6 +169,8 @@ def test_a_run_is_known_by_its_images_wherever_they_are(cli: Cli, tiny: list[str
         (["runs_dir=/dev/null/runs"], "runs_dir=/dev/null/runs: expected a directory that can be written"),
         (["init_from={objective: vae}"], "objective=vae: expected the keys of an option"),
         (["k=[1"], "[1"),
+        (["objective=null"], "objective=null: expected the name of one of the group's options"),
+        (["-m", "--cfg", "job"], "Only one of --run, --multirun, --cfg"),
         (["--objective=iwae"], "--objective=iwae: no such option (did you mean objective=iwae?)"),
     ],
 )
@@ -196,6 +198,19 @@ def test_the_traceback_is_there_for_who_asks(argument: str) -> None:
         cwd=ROOT, env=os.environ | {"HYDRA_FULL_ERROR": "1"}, capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 1 and "Traceback" in done.stderr
+
+
+def test_a_multirun_that_matches_nothing_is_an_error(cli: Cli, tmp_path: Path) -> None:
+    done = cli("train.py", "-m", f"runs_dir={tmp_path}", "objective=glob(zzz*)")
+    assert done.returncode == 1 and "error: a multirun without jobs: expected" in done.stderr
+
+
+@pytest.mark.slow
+def test_a_class_of_ones_own_is_found_in_the_current_directory(tiny: list[str], tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("from iwae_lab.objectives.iwae import IWAE\n\nclass Mine(IWAE):\n    pass\n")
+    command = [sys.executable, str(ROOT / "train.py"), *tiny, "objective._target_=mine.Mine"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_failing_job_stops_no_other_and_is_recorded(cli: Cli, tiny: list[str], tmp_path: Path) -> None:
@@ -269,7 +284,9 @@ def test_init_from_starts_with_another_runs_weights(cli: Cli, tiny: list[str], t
     assert cli("train.py", *tiny, *objective, f"init_from={folder}").returncode == 0
     (learned,) = (tmp_path / "runs").glob("*ciwae*")
     assert cli("train.py", *tiny, "objective=reinforce", f"init_from={learned}").returncode == 0
+    before = set((tmp_path / "runs").iterdir())
     other = cli("train.py", *tiny, "model.latents=[5]", f"init_from={folder}")
+    assert set((tmp_path / "runs").iterdir()) == before
     assert other.returncode == 1 and other.stderr.splitlines()[-1].startswith("error: init_from")
     (folder / "result.json").write_text(json.dumps(first | {"status": "running"}))
     early = cli("train.py", *tiny, "k=2", f"init_from={folder}")

@@ -1,6 +1,7 @@
 """comparison.html: one file that opens offline, with everything it shows inside it."""
 
 import base64
+import contextlib
 import io
 import json
 import math
@@ -194,7 +195,11 @@ def _thin(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
 def _grids(run: Run) -> dict[str, str]:
     """The grids of images that a run has, by name, as data URIs, small and in 16 greys."""
     paths = {name: run.folder / "figures" / f"{name}.png" for name in GRIDS}
-    return {name: _picture(path) for name, path in paths.items() if path.exists()}
+    found = {}
+    for name, path in paths.items():
+        with contextlib.suppress(OSError):  # there is none, or it is truncated
+            found[name] = _picture(path)
+    return found
 
 
 def _picture(path: Path) -> str:

@@ -138,7 +138,7 @@ def find_runs(directories: list[Path]) -> Found:
     for directory in directories:
         if not directory.is_dir():
             raise UserError(f"{directory}: expected a directory with run folders")
-        for folder in _run_folders(directory):
+        for folder in _run_folders(directory, found.notes):
             try:
                 record = read_record(folder)
             except UserError as error:
@@ -182,14 +182,21 @@ def _more(notes: list[str]) -> str:
     return f" ({'; '.join(notes)})" if notes else ""
 
 
-def _run_folders(directory: Path) -> Iterator[Path]:
-    if (directory / "result.json").is_file():
-        yield directory
-        return
-    with os.scandir(directory) as entries:
-        below = sorted(e.path for e in entries if e.is_dir() and not e.name.startswith("."))
-    for path in below:
-        yield from _run_folders(Path(path))
+def _run_folders(directory: Path, notes: list[str]) -> Iterator[Path]:
+    """Folders with a result.json; notes: which folders can't be read."""
+
+    def unreadable(error: OSError) -> None:
+        notes.append(f"unreadable: {error.filename}: {error.strerror}")
+
+    seen = set()  # since links may lead back
+    for path, below, files in os.walk(directory, onerror=unreadable, followlinks=True):
+        if (here := os.path.realpath(path)) in seen:
+            below.clear()
+            continue
+        seen.add(here)
+        below[:] = [] if "result.json" in files else sorted(name for name in below if not name.startswith("."))
+        if "result.json" in files:
+            yield Path(path)
 
 
 def _flat(config: dict[str, Any]) -> dict[str, str]:
@@ -211,22 +218,25 @@ def _setting(record: Record, records: dict[str, tuple[Path, Record]]) -> dict[st
         name, content = Path(record.config["objective"]["weights"]).stem, record.identity["objective"]["content"]
         setting["objective"] = {"name": EXTERNAL, "weights": f"{name} ({content})"}
     if record.identity.get("init_from") is not None:
-        setting["init_from"] = _origin(Path(str(record.config.get("init_from"))), records)
+        setting["init_from"] = _origin(record, records)
     return _flat(setting)
 
 
-def _origin(folder: Path, records: dict[str, tuple[Path, Record]]) -> str:
+def _origin(second: Record, records: dict[str, tuple[Path, Record]]) -> str:
     """A name for the run another one starts from, without its seed where its record can be read.
 
     So repetitions that each start from a first stage of their own still count as repetitions.
     """
+    first_id = str(second.identity["init_from"])
     try:
-        record = records[folder.name][1] if folder.name in records else read_record(folder)
+        first = records[first_id][1] if first_id in records else read_record(Path(str(second.config["init_from"])))
     except UserError:
-        return folder.name
-    setting = json.dumps(_setting(record, records), sort_keys=True)
+        return first_id
+    if first.run_id != first_id:  # another run is in that folder now, or here
+        return first_id
+    setting = json.dumps(_setting(first, records), sort_keys=True)
     digest = hashlib.sha256(setting.encode()).hexdigest()[:8]
-    return f"{record.dataset}-{record.model}-{record.objective}-k{record.k}-{digest}"
+    return f"{first.dataset}-{first.model}-{first.objective}-k{first.k}-{digest}"
 
 
 def differences(runs: list[Run]) -> list[dict[str, str]]:

@@ -19,6 +19,7 @@ __all__ = [
     "Diverged",
     "UserError",
     "did_you_mean",
+    "expected",
     "explain",
     "one_line_errors",
     "require",
@@ -68,41 +69,49 @@ def explain(error: BaseException) -> str:
     if isinstance(error, OSError) and error.filename is not None and error.strerror:
         return _one_line(f"{error.filename}: {error.strerror}")
     if "Config group override must be a string" in str(error):  # Hydra doesn't say which group
-        return "GROUP=null: expected the name of one of the group's options"
+        given = next((argument for argument in sys.argv if argument.endswith("=null")), "GROUP=null")
+        return f"{given}: expected the name of one of the group's options"
     if found := re.search(r"tried to allocate \d+ bytes|CUDA out of memory", str(error), re.IGNORECASE):
         return f"out of memory ({found[0]}): expected a smaller k or schedule.batch_size"
-    return _one_line(f"{type(error).__name__}: {error}{_where(error)}")
+    frames = traceback.extract_tb(error.__traceback__)
+    if isinstance(error, ValueError) and frames and "/hydra/_internal/" in frames[-1].filename.replace(os.sep, "/"):
+        return _one_line(str(error))  # about Hydra's own options
+    return _one_line(f"{type(error).__name__}: {error}{_where(frames)}")
 
 
-def _where(error: BaseException) -> str:
+def _where(frames: traceback.StackSummary) -> str:
     """The last line of code outside installed packages that was at work."""
     installed = (sysconfig.get_path("stdlib"), sysconfig.get_path("purelib"), sysconfig.get_path("platlib"))
-    frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith(installed)]
-    return f" ({frames[-1].filename}:{frames[-1].lineno}; HYDRA_FULL_ERROR=1 shows the traceback)" if frames else ""
+    own = [frame for frame in frames if not frame.filename.startswith(installed)]
+    return f" ({own[-1].filename}:{own[-1].lineno}; HYDRA_FULL_ERROR=1 shows the traceback)" if own else ""
 
 
 def _explain_configuration(error: BaseException) -> str:
     text = f"{error}\n{error.__cause__ or ''}"
-    if missing := re.search(r"Could not override '([^']*)'", text):
-        key = missing[1]
+    if missing := re.search(r"Could not override '([^']*)'|Key '([^']*)' not in 'Config'", text):
+        key = missing[1] or missing[2]
         if key in REMOVED_KEYS:
             return f"{key}: no such key; {REMOVED_KEYS[key]}"
+        if key.startswith("init_from."):
+            return f"{key}: no such key; expected init_from={{{key.removeprefix('init_from.')}: VALUE}}"
         group, _, name = key.rpartition(".")
         siblings = [k for k in CONFIGURATION_KEYS if k.rpartition(".")[0] == group]
         node = getattr(error.__cause__, "parent_node", None)
         if not siblings and node is not None:
             key, siblings = name, [k for k in node if k not in ("name", "_target_")]
-        expected = f"; expected one of {', '.join(siblings)}" if siblings else ""
+        known = f"; expected one of {', '.join(siblings)}" if siblings else ""
         if not siblings and node is not None and "name" in node:
-            expected = f"; {group}={node['name']} has no parameters"
-        return f"{missing[1]}: no such key{did_you_mean(key, [*siblings, 'name'])}{expected}"
+            known = f"; {group}={node['name']} has no parameters"
+        return f"{missing[1] or missing[2]}: no such key{did_you_mean(key, [*siblings, 'name'])}{known}"
     if missing := re.search(r"Could not find '([\w/]+)/([^']*)'\s*Available options in '[\w/]+':((?:\n\t\w+)*)", text):
         group, name, options = missing[1], missing[2], missing[3].split()
         of_packages, own = "after pip install -e '.[joblib,slurm]' one of theirs", "one of your own with -cd FOLDER"
-        expected = f"expected one of {', '.join(options)}, or {of_packages if group.startswith('hydra') else own}"
-        return f"{group}={name}: no such option{did_you_mean(name, options)}; {expected}"
-    if missing := re.search(r"Missing mandatory value[\s\S]*full_key: (\S+)", text):
-        return f"{missing[1]} is missing: expected {missing[1]}=VALUE"
+        more = of_packages if group.startswith("hydra") else own
+        known = f"expected one of {', '.join(options)}, or {more}"
+        return f"{group}={name}: no such option{did_you_mean(name, options)}; {known}"
+    if missing := re.search(r"Missing mandatory value[\s\S]*full_key: (\S+)|missing mandatory value: (\S+)", text):
+        key = missing[1] or missing[2]
+        return f"{key} is missing: expected {key}=VALUE"
     if missing := re.search(r"Could not load '(\w+)/([^']*)'", text):
         return f"{missing[1]}={missing[2]}: no such option"
     if override := getattr(error, "override", None):
@@ -110,18 +119,18 @@ def _explain_configuration(error: BaseException) -> str:
     if several := re.search(r"Ambiguous value for argument '(.*)'", text):
         return f"{several[1]}: expected one value; a multirun (-m) takes several"
     if wrong := re.search(r"Error merging override (.*)\n(.*)", text):
-        return _one_line(f"{wrong[1]}: {_expected(wrong[2])}")
+        return _one_line(f"{wrong[1]}: {expected(wrong[2])}")
     if wrong := re.search(r"(Value '(.*?)' (?:of|is) .*)\n\s*full_key: (\S+)", text):
-        return _one_line(f"{wrong[3]}={wrong[2]}: {_expected(wrong[1])}")
+        return _one_line(f"{wrong[3]}={wrong[2]}: {expected(wrong[1])}")
     return _one_line(re.sub(r"\n\s*(full_key|object_type|reference_type).*", "", text))
 
 
-def _expected(text: str) -> str:
+def expected(text: str) -> str:
     """What OmegaConf expected where it says this."""
-    for pattern, expected in EXPECTED.items():
+    for pattern, what in EXPECTED.items():
         if re.search(pattern, text):
-            return f"expected {expected}"
-    return text
+            return f"expected {what}"
+    return _one_line(text)
 
 
 def _wrong_arguments(parser: argparse.ArgumentParser, message: str) -> NoReturn:

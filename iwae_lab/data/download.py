@@ -74,6 +74,8 @@ class DataFile:
     valid. None: nobody published this file"""
     mirrors: tuple[str, ...] = ()
     """folders it can be downloaded from, in order of preference"""
+    key: str | None = None
+    """of the configuration, if the user names the file"""
     places: tuple[Path, ...] = ()
     """folders where it may lie, besides the data directory"""
     limit: int = LIMIT
@@ -190,7 +192,8 @@ class DataFile:
 
     def _how_to_mend(self, folder: Path, problems: list[str]) -> str:
         places = ", ".join(dict.fromkeys(str((place / self.name).parent) for place in self._folders(folder)))
-        text = f"{self.name}: expected in one of {places}"
+        text = f"{self.key}={self.name}: expected" if self.key else f"{self.name}: expected"
+        text += f" in one of {places}" if not Path(self.name).is_absolute() else " a file"
         if self.copies:
             text += ", or where torchvision, Keras, scikit-learn or Hugging Face keeps it"
         if problems:

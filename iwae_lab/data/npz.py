@@ -37,7 +37,7 @@ class NPZ(Dataset):
         file = Path(os.path.expanduser(path))
         if ".." in file.parts:
             file = file.absolute()  # so that no search from the data directory leaves it
-        self.files = (DataFile(str(file), places=(Path(),)),)
+        self.files = (DataFile(str(file), key="dataset.path", places=(Path(),)),)
 
     def parse(self, data: bytes) -> dict[str, NDArray[np.uint8]]:
         """Grey levels [images, height, width] by split."""

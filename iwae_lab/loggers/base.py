@@ -8,6 +8,7 @@ from typing import Any
 from PIL import Image
 from pytorch_lightning.loggers import Logger
 
+from iwae_lab.console.errors import UserError
 from iwae_lab.runs.record import Record, read_metrics
 
 __all__ = ["RunLogger", "log_finished"]
@@ -65,7 +66,7 @@ def log_finished(trackers: Iterable[RunLogger], record: Record, folder: Path) ->
     for tracker in trackers:
         if tracker.holds_result():
             continue
-        figures = {path.stem: Image.open(path).convert("RGB") for path in sorted((folder / "figures").glob("*.png"))}
+        figures = {path.stem: _picture(path) for path in sorted((folder / "figures").glob("*.png"))}
         tracker.start(read_metrics(folder))
         failed = True
         try:
@@ -73,3 +74,10 @@ def log_finished(trackers: Iterable[RunLogger], record: Record, folder: Path) ->
             failed = False
         finally:
             tracker.close(failed)
+
+
+def _picture(path: Path) -> Image.Image:
+    try:
+        return Image.open(path).convert("RGB")
+    except OSError as error:
+        raise UserError(f"{path}: expected a picture ({error})") from None

@@ -43,7 +43,8 @@ def resumable(beside: Path, config: Config, precision: str = "32") -> Iterator[K
             kept.write()
             log.info("the same command resumes the evaluation where it was")
         raise
-    path.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # of a missing file, on a read-only disk too
+        path.unlink()
 
 
 def _read(path: Path) -> dict[str, tuple[Any, ...]]:

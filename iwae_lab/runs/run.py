@@ -5,6 +5,7 @@ import copy
 import dataclasses
 import logging
 import math
+import shlex
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -20,6 +21,7 @@ from iwae_lab.console.signals import interrupt_on_signals
 from iwae_lab.evaluation.kept import Kept
 from iwae_lab.evaluation.keys import AIS_NLL, GAPS_AMORTIZATION, TEST_NLL, VAL_NLL
 from iwae_lab.loggers.base import RunLogger, log_finished
+from iwae_lab.models.base import LatentVariableModel
 from iwae_lab.runs.experiment import Experiment, resolve
 from iwae_lab.runs.folder import claimed, earlier_record, read_checkpoint, write_figures, write_per_image
 from iwae_lab.runs.interrupted_evaluation import resumable
@@ -28,6 +30,7 @@ from iwae_lab.runs.measure import measure, require_measurable
 from iwae_lab.runs.record import Record, now, read_metrics
 from iwae_lab.runs.summary import print_record
 from iwae_lab.training.batches import ImageData
+from iwae_lab.training.checkpoints import part_of
 from iwae_lab.training.figures.result import result_figures
 from iwae_lab.training.fit import TrainingResult, fit
 from iwae_lab.training.module import Training
@@ -92,8 +95,25 @@ def _require_runnable(experiment: Experiment) -> None:
     """Raise `UserError`, before anything is written, if data, model, objective and evaluation don't go together."""
     with torch.random.fork_rng(devices=[]):
         model, image = experiment.model(), experiment.data.val[:1].float()
+        _require_same_model(experiment, model)
         require_measurable(model, experiment.data, experiment.config)
         copy.deepcopy(experiment.objective)(model, image, experiment.config.k)
+
+
+def _require_same_model(experiment: Experiment, model: LatentVariableModel) -> None:
+    """Raise `UserError` if `init_from` is or would be a run without weights that fit the model."""
+    if experiment.init_from is None:
+        return
+    try:
+        if experiment.first is not None:
+            state = experiment.first.model().state_dict()
+        else:
+            state = part_of(read_checkpoint(experiment.init_from)["state_dict"], "model.")
+        model.load_state_dict(state)
+    except UserError as error:
+        raise UserError(f"init_from: {error}") from None
+    except RuntimeError:
+        raise UserError("init_from: expected a run of the same model; its weights fit another") from None
 
 
 def _tell_what_is_not_measured(experiment: Experiment, finished: Record) -> None:
@@ -101,8 +121,10 @@ def _tell_what_is_not_measured(experiment: Experiment, finished: Record) -> None
     asked = experiment.config.evaluation
     for key, images, metric in (("ais", asked.ais.images, AIS_NLL), ("gaps", asked.gaps.images, GAPS_AMORTIZATION)):
         if images and metric not in finished.metrics:
-            where = experiment.folder
-            log.info("not measured: python -m iwae_lab.evaluate %s evaluation.%s.images=%d", where, key, images)
+            where = str(experiment.folder)
+            log.info(
+                "not measured: python -m iwae_lab.evaluate %s evaluation.%s.images=%d", shlex.quote(where), key, images
+            )
 
 
 def _train(experiment: Experiment, precision: str, trackers: Sequence[RunLogger]) -> TrainingResult:

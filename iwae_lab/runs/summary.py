@@ -1,5 +1,6 @@
 """The table printed when a run ends or is measured again."""
 
+import shlex
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -35,9 +36,9 @@ def print_record(record: Record, folder: Path) -> None:
         print(f"pictures:       {folder / 'figures'}")
 
 
-def print_next(record: Record) -> None:
-    """Print the commands that a user may want after a single run."""
-    print(f"compare runs:   python -m iwae_lab.compare {record.config['runs_dir']}")
+def print_next(record: Record, runs_dir: str) -> None:
+    """Print the commands that a user may want after a single run in `runs_dir`."""
+    print(f"compare runs:   python -m iwae_lab.compare {shlex.quote(runs_dir)}")
     if record.dataset == "mnist_5k":
         print("the full data:  python train.py dataset=mnist experiment=fast")
 

@@ -131,7 +131,7 @@ def run_job(cfg: DictConfig) -> float:
 def reported() -> Iterator[None]:
     """Print the status of the jobs when the multirun inside ends, even if it is interrupted.
 
-    Exits with code 1 unless all of them are finished.
+    Exits with code 1 unless all of them are finished. Raises `UserError` if there are none.
     """
     try:
         yield
@@ -139,6 +139,8 @@ def reported() -> Iterator[None]:
         jobs = read_jobs(Sweep.folder) if Sweep.folder else []
         if jobs:
             _print_jobs(jobs)
+    if Sweep.folder and not jobs:
+        raise UserError("a multirun without jobs: expected a value for each key, and glob(…) to match an option")
     if any(job.status not in ("finished", "skipped") for job in jobs):
         sys.exit(1)
 
@@ -168,4 +170,4 @@ def _print_jobs(jobs: list[Job]) -> None:
     counts = Counter(job.status for job in jobs)
     console.print(", ".join(f"{count} {status}" for status, count in counts.items()))
     if counts.keys() - {"finished", "skipped"}:
-        console.print("the same command runs what is not finished")
+        console.print("the same command runs what is not finished and has not diverged")

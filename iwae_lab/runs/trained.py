@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor
 
-from iwae_lab.console.errors import UserError
+from iwae_lab.console.errors import UserError, expected
 from iwae_lab.data.protocol import Data
 from iwae_lab.evaluation.images import require_images
 from iwae_lab.models.base import LatentVariableModel
@@ -54,22 +54,26 @@ class TrainedRun:
     def read(cls, folder: Path, overrides: Sequence[str] = ()) -> Self:
         """Read the run in `folder`, or exported to this .safetensors file, and apply `overrides` ("key=value").
 
-        An exported run lacks the state of its objective. Raises `UserError` for a folder without a trained run, and
-        for overrides of keys that are fixed by training.
+        An exported run lacks the state of its objective. Raises `UserError` for a folder without a trained run,
+        overrides of keys that are fixed by training, and other images where a file of them has changed.
         """
         exported = folder.suffix == ".safetensors"
         record = read_record(folder.with_suffix(".json") if exported else folder)
         state = {} if exported else read_checkpoint(folder)["state_dict"]
         cfg = cast(DictConfig, OmegaConf.merge(OmegaConf.structured(Config), record.config))
         cfg.diagnostics, cfg.init_from = False, None  # those were for training
+        allowed = (*OVERRIDABLE, *(["dataset.path"] if "path" in cfg.dataset else []))
         for override in overrides:
-            if override.partition("=")[0] not in OVERRIDABLE:
-                raise UserError(f"{override}: expected one of {', '.join(f'{key}=…' for key in OVERRIDABLE)}")
+            if override.partition("=")[0] not in allowed:
+                raise UserError(f"{override}: expected one of {', '.join(f'{key}=…' for key in allowed)}")
             try:
                 cfg.merge_with_dotlist([override])
             except OmegaConfBaseException as error:
-                raise UserError(f"{override}: {str(error).splitlines()[0]}") from None
+                raise UserError(f"{override}: {expected(str(error))}") from None
         experiment = resolve(cfg)
+        content = record.identity["dataset"].get("content", experiment.data.content)  # none of published images
+        if experiment.data.content != content:
+            raise UserError(f"dataset={record.dataset}: expected the images of the run ({content}), found others")
         objective, device = experiment.objective, experiment.device
         model = experiment.model()
         if exported:

@@ -17,6 +17,7 @@ from joblib import register_parallel_backend
 from joblib.externals.loky.process_executor import BrokenProcessPool, ProcessPoolExecutor
 from joblib.parallel import ThreadingBackend
 
+from iwae_lab.console.errors import require
 from iwae_lab.runs.gpus import WORKER
 from iwae_lab.runs.jobs import record_death
 
@@ -40,6 +41,7 @@ class Workers(ThreadingBackend):
 
     def configure(self, n_jobs: int = 1, parallel: Any = None, **settings: Any) -> int:
         """Make the executors, which start their processes with the first job."""
+        require("hydra.launcher.n_jobs", n_jobs, n_jobs != 0, "a number of jobs, or -1 for as many as there are cores")
         self.parallel = parallel
         self._n_jobs: int = self.effective_n_jobs(n_jobs)
         self.idle: queue.SimpleQueue[tuple[int, ProcessPoolExecutor]] = queue.SimpleQueue()

@@ -10,7 +10,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from iwae_lab.console.errors import Diverged, UserError
+from iwae_lab.console.errors import Diverged
 from iwae_lab.console.progress import Meter
 from iwae_lab.evaluation import keys
 from iwae_lab.evaluation.active_units import active_units
@@ -79,13 +79,10 @@ class Training(pl.LightningModule):
         """Start from another run's weights and, if the optimizer is of the same kind, from its state.
 
         This is the second stage of Burda et al. 2016, section 5.2. The objective's state is loaded only if its names
-        match. Raises `UserError` if the weights don't fit the model.
+        match.
         """
         own = part_of(checkpoint["state_dict"], "objective.")
-        try:
-            self.model.load_state_dict(part_of(checkpoint["state_dict"], "model."))
-        except RuntimeError:
-            raise UserError("init_from: expected a run of the same model; its weights fit another") from None
+        self.model.load_state_dict(part_of(checkpoint["state_dict"], "model."))
         if own.keys() == self.objective.state_dict().keys():
             self.objective.load_state_dict(own)
         self.initial_optimizer = checkpoint["optimizer_states"][0]

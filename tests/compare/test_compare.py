@@ -1,4 +1,5 @@
 import csv
+import errno
 import json
 import os
 import subprocess
@@ -154,6 +155,17 @@ def test_repetitions_of_two_stages_are_averaged_and_unlike_first_stages_are_not(
     assert [row.cells["50"].paper for row in table.rows] == [None, SECOND_STAGES["mnist-one_layer-vae-k1", "iwae", 50]]
 
 
+def test_runs_that_start_from_folders_of_one_name_are_told_apart_wherever_one_is(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name, objective in (("a", "vae"), ("b", "iwae")):
+        make_run(tmp_path / name, objective=objective).rename(tmp_path / name / "base")
+        make_run(tmp_path / "second", k=50, init_from=f"{name}/base")
+    for here, runs in ((tmp_path, "second"), (tmp_path / "second", "."), (tmp_path / "a", "..")):
+        monkeypatch.chdir(here)
+        [table] = tables_of(Path(runs), "k=50")
+        assert [len(row.cells["50"].runs) for row in table.rows] == [1, 1]
+
+
 def test_iwae_with_one_sample_is_shown_as_the_vae_s_runs_unless_it_has_its_own(compare, tmp_path):
     make_run(tmp_path, objective="vae", nll=86.5)
     make_run(tmp_path, objective="iwae", k=50)
@@ -297,6 +309,31 @@ def test_replaced_runs_are_passed_over(tmp_path):
     make_run(tmp_path, seed=0)
     make_run(tmp_path / ".replaced", seed=1)
     assert len(find_runs([tmp_path]).runs) == 1
+
+
+def test_links_that_lead_back_and_folders_that_can_not_be_read_hide_no_run(compare, tmp_path, monkeypatch):
+    make_run(tmp_path / "theirs", seed=1)
+    make_run(tmp_path / "yours", seed=0)
+    (tmp_path / "again").symlink_to(tmp_path)
+    scandir = os.scandir
+
+    def refuse(path):
+        if path == str(tmp_path / "theirs"):
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    output = compare(tmp_path).out
+    assert "(1 run)" in output and f"unreadable: {tmp_path / 'theirs'}: Permission denied" in output
+
+
+def test_a_truncated_picture_is_left_out(compare, tmp_path):
+    folder = make_run(tmp_path / "runs", pictures=True)
+    for path in (folder / "figures").glob("*.png"):
+        path.write_bytes(path.read_bytes()[:100])
+    done = compare(tmp_path / "runs", "--out", tmp_path / "out")
+    assert done.code == 0, done.err
+    assert (tmp_path / "out" / "comparison.html").is_file()
 
 
 def test_no_run_at_all_is_an_error(tmp_path):

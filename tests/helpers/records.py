@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw
 
 from iwae_lab.compare.paper import ARCHITECTURES
 from iwae_lab.runs.identity import NOT_HASHED, run_id
-from iwae_lab.runs.record import Record
+from iwae_lab.runs.record import Record, read_record
 
 __all__ = ["make_run"]
 
@@ -82,7 +82,9 @@ def make_run(
     if train_gap is not None:
         metrics["test/overfitting/gap"] = train_gap
     identity = {key: value for key, value in config.items() if key not in NOT_HASHED}
-    identity["init_from"] = Path(config["init_from"]).name if config["init_from"] else None
+    if config["init_from"]:
+        first = Path(config["init_from"])
+        identity["init_from"] = read_record(first).run_id if first.is_dir() else first.name
     name = run_id(identity)
     record = Record(
         run_id=name,

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from helpers.datasets import images
 from helpers.records import make_run
 
 from iwae_lab.console.errors import UserError
@@ -28,6 +29,7 @@ from iwae_lab.runs.run import run
 from iwae_lab.runs.trained import TrainedRun
 from iwae_lab.runs.weights import load_mapped
 
+OTHER = "iwae_lab.models.hierarchical.HierarchicalModel"
 TWO_LAYERS = ["model=two_layer", "model.latents=[4,2]", "model.hidden=[[8],[8]]", "schedule.epochs=1"]
 
 
@@ -172,11 +174,28 @@ def test_the_encoders_gaps_land_in_the_record_the_summary_and_per_image_and_chan
      "evaluation.ais.images=5: SigmoidBeliefNetwork has discrete latents"),
     (["evaluation.gaps.images=5", "model=sigmoid_belief", "objective=vimco"],
      "evaluation.gaps.images=5: SigmoidBeliefNetwork has discrete latents"),
+    ([f"init_from={{model: {{name: other, _target_: {OTHER}, latents: [5], hidden: [[8]]}}}}"],
+     "init_from: expected a run of the same model; its weights fit another"),
 ])  # fmt: skip
 def test_what_can_not_be_measured_is_refused_before_training(overrides, message, cli, tiny, tmp_path):
     done = cli("train.py", *tiny, *overrides)
     assert done.returncode == 1 and message in done.stderr.splitlines()[-1]
     assert not list((tmp_path / "runs").glob("*/checkpoints/*"))
+
+
+def test_a_file_of_images_may_move_but_not_change(composed, tiny, tmp_path):
+    path, moved = tmp_path / "mine.npz", tmp_path / "moved.npz"
+    np.savez(path, train=images(50), test=images(30, seed=1))
+    run(composed(*tiny, f"dataset.path={path}"))
+    (folder,) = (tmp_path / "runs").glob("npz*")
+    path.rename(moved)
+    with pytest.raises(UserError, match=rf"^dataset.path={path}: expected a file"):
+        TrainedRun.read(folder)
+    again = TrainedRun.read(folder, [f"dataset.path={moved}"])
+    assert likelihood(again.model, again.data.test, 20).nll == again.record.metrics["test/nll"]
+    np.savez(moved, train=images(50), test=images(30, seed=2))
+    with pytest.raises(UserError, match="dataset=npz: expected the images of the run"):
+        TrainedRun.read(folder, [f"dataset.path={moved}"])
 
 
 def theirs(seed: int = 0) -> tuple[HierarchicalModel, dict[str, torch.Tensor], dict[str, object]]:

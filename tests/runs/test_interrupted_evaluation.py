@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import errno
 from collections.abc import Callable
 from pathlib import Path
 
@@ -219,6 +220,15 @@ def test_a_full_disk_does_not_end_an_evaluation(composed, monkeypatch, tmp_path,
         kept["c"] = (torch.ones(2),)
         assert not file.exists(), "it is not tried again"
     assert "if interrupted, this evaluation will start anew" in caplog.text
+
+
+def test_a_disk_that_can_only_be_read_does_not_end_an_evaluation(composed, monkeypatch, tmp_path):
+    def refuse(path, missing_ok=False):
+        raise OSError(errno.EROFS, "Read-only file system", str(path))
+
+    monkeypatch.setattr(Path, "unlink", refuse)
+    with interrupted_evaluation.resumable(tmp_path, resolve(composed(*SMALL)).config) as kept:
+        assert not kept
 
 
 @pytest.mark.slow

@@ -44,6 +44,13 @@ def launcher(request: pytest.FixtureRequest) -> str:
     return request.param
 
 
+def test_no_workers_at_all_are_refused(cli: Cli, tmp_path: Path) -> None:
+    pytest.importorskip(LAUNCHERS["joblib"])
+    jobs = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=0", f"runs_dir={tmp_path}", "k=1,2"]
+    done = cli("train.py", "-m", *jobs)
+    assert done.returncode == 1 and done.stderr.startswith("error: hydra.launcher.n_jobs=0: expected"), done.stderr
+
+
 @pytest.mark.slow
 def test_a_failing_job_is_told_at_the_end_and_stops_no_other(
     cli: Cli, tiny: list[str], tmp_path: Path, launcher: str
