@@ -200,6 +200,12 @@ def test_the_traceback_is_there_for_who_asks(argument: str) -> None:
     assert done.returncode == 1 and "Traceback" in done.stderr
 
 
+def test_a_multirun_that_can_write_nothing_names_the_key(cli: Cli) -> None:
+    done = cli("train.py", "-m", "runs_dir=/dev/null/runs", "k=1,2")
+    assert done.returncode == 1
+    assert done.stderr.endswith("error: runs_dir=/dev/null/runs: expected a directory that can be written\n")
+
+
 def test_a_multirun_that_matches_nothing_is_an_error(cli: Cli, tmp_path: Path) -> None:
     done = cli("train.py", "-m", f"runs_dir={tmp_path}", "objective=glob(zzz*)")
     assert done.returncode == 1 and "error: a multirun without jobs: expected" in done.stderr

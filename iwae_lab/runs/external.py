@@ -11,7 +11,7 @@ from pathlib import Path
 from hydra import compose, initialize_config_dir
 
 from iwae_lab.console.atomic import writable
-from iwae_lab.console.errors import UserError, require
+from iwae_lab.console.errors import UserError, did_you_mean, require
 from iwae_lab.evaluation.keys import TEST_NLL
 from iwae_lab.loggers.base import log_finished
 from iwae_lab.runs.config import CONF, register
@@ -44,6 +44,8 @@ def measure_external(weights: Path, model: str, map: str | None, overrides: Sequ
     for override in overrides:
         if override.lstrip("+").partition("=")[0].partition(".")[0] not in KEYS:
             raise UserError(f"{override}: expected keys of {', '.join(KEYS)}, as nothing is trained")
+    models = sorted(path.stem for path in (CONF / "model").glob("*.yaml"))
+    require("--model", model, model in models, f"one of {', '.join(models)}{did_you_mean(model, models)}")
     untracked = [] if any(override.startswith("logger=") for override in overrides) else ["logger=none"]
     register()
     with initialize_config_dir(str(CONF), version_base="1.3"):

@@ -19,6 +19,7 @@ from hydra.core.utils import JobReturn
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
+from iwae_lab.console.atomic import writable
 from iwae_lab.console.errors import UserError, explain
 from iwae_lab.console.signals import WARNINGS, interrupt
 from iwae_lab.evaluation.keys import TEST_NLL, VAL_NLL
@@ -135,6 +136,11 @@ def reported() -> Iterator[None]:
     """
     try:
         yield
+    except OSError:
+        if Sweep.folder and not writable(Sweep.folder):
+            runs_dir = Sweep.folder.parent.parent
+            raise UserError(f"runs_dir={runs_dir}: expected a directory that can be written") from None
+        raise
     finally:
         jobs = read_jobs(Sweep.folder) if Sweep.folder else []
         if jobs:
