@@ -86,7 +86,7 @@ def test_an_interrupted_sweep_stops_at_checkpoints_and_resumes(
             sweep.send_signal(signal.SIGTERM)
         said, _ = sweep.communicate(timeout=60)
     assert sweep.returncode != 0
-    assert "interrupted" in said and "the same command again" in said
+    assert "interrupted" in said and "the same command runs what is not finished" in said
     stopped = [json.loads(job.read_text())["status"] for job in tmp_path.glob("runs/.sweeps/*/job-*.json")]
     assert set(stopped) == {"interrupted"}
     assert {record["status"] for record in records(tmp_path / "runs")} == {"interrupted"}
@@ -101,7 +101,7 @@ def test_jobs_that_run_at_a_time_divide_the_cores_and_have_a_gpu_each(
     cli: Cli, tiny: list[str], tmp_path: Path, launcher: str
 ) -> None:
     (tmp_path / "seen.py").write_text(SEEN)
-    visible = {"PYTHONPATH": f"{ROOT}{os.pathsep}{tmp_path}", "CUDA_VISIBLE_DEVICES": "4,7"}
+    visible = {"PYTHONPATH": f"{ROOT}{os.pathsep}{tmp_path}", "CUDA_VISIBLE_DEVICES": "4,7", "OMP_NUM_THREADS": ""}
     seen, gpus = "+logger.seen._target_=seen.Seen", {"submitit_local": ["hydra.launcher.gpus_per_node=2"]}
     multirun = ["-m", f"hydra/launcher={launcher}", *gpus.get(launcher, []), *tiny, seen, "threads=auto", "seed=0,1"]
     done = cli("train.py", *multirun, **visible)
