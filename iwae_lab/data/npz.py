@@ -55,11 +55,11 @@ class NPZ(Dataset):
                 images[split] = grey_levels(_as_images(array))
             except ValueError as error:
                 raise ValueError(f"{name}: {error}") from None
-        if "val" not in images and len(images["train"]) < 2 * FEWEST:
-            raise ValueError(f"expected val, or at least {2 * FEWEST} images in train, found {len(images['train'])}")
         shapes = {split: array.shape[1:] for split, array in images.items()}
         if len(set(shapes.values())) > 1:
             raise ValueError(f"expected images of one size, found {shapes}")
+        if "val" not in images and len(images["train"]) < 2 * FEWEST:
+            raise ValueError(f"expected val, or at least {2 * FEWEST} images in train, found {len(images['train'])}")
         return images
 
     def split(self, *arrays: dict[str, NDArray[np.uint8]]) -> Splits:

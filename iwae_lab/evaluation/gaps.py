@@ -87,10 +87,10 @@ def encoder_gaps(
     0. kept: what an interrupted call left; batches that were done are not optimised again. Leaves the model and torch's
     global generator as they are. Raises `UserError` for discrete latents, and for images that are not binary.
     """
-    require_images(model, images)
     posteriors = model.posteriors(images[:1].to(next(model.parameters()).dtype), 1, image_noise(0, [0], images.device))
     if any(isinstance(q, Bernoulli) for q in posteriors):
         raise UserError(f"{type(model).__name__} has discrete latents: q* can't be found by reparameterized gradients")
+    require_images(model, images)
     batch = max(1, (rows or (CUDA_ROWS if images.is_cuda else ROWS)) // BLOCK)
     dtype = next(model.parameters()).dtype
     generator = Generator(images.device).manual_seed(seed)

@@ -113,7 +113,7 @@ def test_grey_levels_are_refused_where_pixels_are_bernoulli(model: HierarchicalM
         lambda x: ais(model, x),
         lambda x: diagnose(model, x, 10),
         lambda x: encoder_gaps(model, x, torch.zeros(3)),
-        lambda x: posterior_grid(model, x),
+        lambda x: posterior_grid(HierarchicalModel([2], [[4]], mean_image=torch.rand(x.shape[1])), x),
     ):
         with pytest.raises(UserError, match="expected 0 and 1 alone"):
             measure(images(3) * 0.5)
