@@ -192,8 +192,8 @@ class DataFile:
 
     def _how_to_mend(self, folder: Path, problems: list[str]) -> str:
         places = ", ".join(dict.fromkeys(str((place / self.name).parent) for place in self._folders(folder)))
-        text = f"{self.key}={self.name}: expected" if self.key else f"{self.name}: expected"
-        text += f" in one of {places}" if not Path(self.name).is_absolute() else " a file"
+        named = f"{self.key}={self.name}" if self.key else self.name
+        text = f"{named}: expected {'a file' if Path(self.name).is_absolute() else f'in one of {places}'}"
         if self.copies:
             text += ", or where torchvision, Keras, scikit-learn or Hugging Face keeps it"
         if problems:

@@ -6,8 +6,7 @@ import shutil
 import hypothesis.strategies as st
 import pytest
 import torch
-from helpers import objectives
-from helpers.objectives import ALL, objective
+from helpers.objectives import ALL, by_default, objective
 from helpers.tapes import tapes
 from hypothesis import given, settings
 from torch._dynamo.utils import counters
@@ -29,7 +28,7 @@ from iwae_lab.training.steps import Steps
 FACTORIES = [Adam(), Muon(), Soap(precondition_frequency=3)]
 
 
-def by_default(*kinds, of):
+def each_factory(*kinds, of):
     """For a parametrised test: each factory, slow unless it is one of these kinds."""
     factories = [f if type(f) in kinds else pytest.param(f, marks=pytest.mark.slow) for f in of]
     return pytest.mark.parametrize("factory", factories, ids=lambda factory: type(factory).__name__)
@@ -52,7 +51,7 @@ def trained(factory, batches, together, *, rate=float, graphs=False):
     return [parameter.detach() for parameter in parameters], execute
 
 
-@by_default(Adam, Muon, Soap, of=FACTORIES)
+@each_factory(Adam, Muon, Soap, of=FACTORIES)
 def test_steps_are_those_of_a_plain_loop_whatever_is_given_together(factory):
     batches = list(torch.randn(20, 8, 4))
     parameters = [torch.nn.Parameter(torch.ones(4, 4)), torch.nn.Parameter(torch.ones(4))]
@@ -136,7 +135,7 @@ def assert_same(found, expected, factory=None):
     torch.testing.assert_close(found[kept], expected[kept], rtol=1e-6, atol=1e-6)
 
 
-@by_default(Adam, Soap, of=[*FACTORIES, AdamAuthors(5)])
+@each_factory(Adam, Soap, of=[*FACTORIES, AdamAuthors(5)])
 def test_operations_that_are_compiled_take_the_steps_of_calls_with_the_same_noise(factory):
     assert_same(learned(Traced, "true", factory), learned(Step, "false", factory), factory)
 
@@ -149,7 +148,7 @@ def test_they_do_for_every_objective_that_is_compiled(spec):
     assert_same(learned(Traced, "true", Adam(), spec), learned(Step, "false", Adam(), spec))
 
 
-@by_default(Soap, of=FACTORIES)
+@each_factory(Soap, of=FACTORIES)
 def test_compiled_steps_resumed_are_those_not_interrupted(factory):
     found, expected = (learned(Traced, "true", factory, resume_at=at) for at in (5, None))
     torch.testing.assert_close(found, expected, rtol=0, atol=0)
@@ -172,7 +171,7 @@ def test_auto_goes_over_to_compiled_steps_on_the_way(step_of, graphs, monkeypatc
     assert_same(found[1:], learned(Step, "false", Adam(), **plan)[1:])
 
 
-@pytest.mark.parametrize("spec", objectives.by_default(ALL))
+@pytest.mark.parametrize("spec", by_default(ALL))
 def test_graphs_hold_every_objective(spec):
     """They read what changes between their replays (rates, epochs, noise) and do all that calls do."""
     if not objective(spec).compilable:
