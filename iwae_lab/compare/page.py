@@ -14,7 +14,7 @@ from PIL import Image, ImageOps
 from plotly.offline import get_plotlyjs
 
 from iwae_lab.compare.report import format_units, legend
-from iwae_lab.compare.runs import Run
+from iwae_lab.compare.runs import Run, training_curve
 from iwae_lab.compare.tables import Cell, Row, Table
 from iwae_lab.console.atomic import write_atomically
 from iwae_lab.evaluation.keys import (
@@ -33,7 +33,6 @@ from iwae_lab.evaluation.keys import (
     VAL_NLL,
     tightness_of,
 )
-from iwae_lab.runs.record import read_metrics
 
 __all__ = ["write_page"]
 
@@ -168,7 +167,9 @@ def _log10(variance: float) -> float:
 def _curves(folder: Path) -> dict[str, list[list[float]]]:
     """[epochs, values] of each metric in a run's metrics.csv, thinned out; active units are summed over layers."""
     points: dict[str, list[tuple[float, float]]] = {}
-    for row in read_metrics(folder):
+    for row in training_curve(folder):
+        if EPOCH not in row:
+            continue
         for key in CURVES:
             if key in row:
                 points.setdefault(key, []).append((row[EPOCH], row[key]))

@@ -10,10 +10,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
-from iwae_lab.compare.runs import as_number
+from iwae_lab.compare.runs import as_number, training_curve
 from iwae_lab.compare.tables import Cell, Table
 from iwae_lab.evaluation.keys import EPOCH, MINUTES, TEST_UNIT_VARIANCES, VAL_NLL, tightness_of
-from iwae_lab.runs.record import read_metrics
 
 __all__ = ["draw"]
 
@@ -257,4 +256,4 @@ def _draw_curves(epochs: Axes, minutes: Axes, table: Table, styles: list[dict[st
 
 
 def _curve(cell: Cell) -> list[dict[str, float]]:
-    return [row for row in read_metrics(cell.runs[0].folder) if math.isfinite(row.get(VAL_NLL, math.nan))]
+    return [row for row in training_curve(cell.runs[0].folder) if math.isfinite(row.get(VAL_NLL, math.nan))]

@@ -1,7 +1,9 @@
 """Reads runs from their folders, names what is known of each by key, and selects among them."""
 
+import functools
 import hashlib
 import json
+import logging
 import math
 import os
 import re
@@ -24,9 +26,22 @@ from iwae_lab.evaluation.keys import (
     TEST_NLL,
     TEST_NLL_SE,
 )
-from iwae_lab.runs.record import EXTERNAL, Record, read_record
+from iwae_lab.runs.record import EXTERNAL, Record, read_metrics, read_record
 
-__all__ = ["Found", "Run", "as_number", "differences", "find_runs", "known_key", "select", "sort_key", "text"]
+__all__ = [
+    "Found",
+    "Run",
+    "as_number",
+    "differences",
+    "find_runs",
+    "known_key",
+    "select",
+    "sort_key",
+    "text",
+    "training_curve",
+]
+
+log = logging.getLogger(__name__)
 
 IDENTITY = ("run_id", "dataset", "binarization", "protocol", "model", "objective", "k", "schedule", "seed", "status")
 # Keys that determine the protocol or follow from it.
@@ -160,6 +175,16 @@ def find_runs(directories: list[Path]) -> Found:
         found.runs.append(Run(folder, record, _flat(record.config) | setting | identity, setting))
     _drop_duplicates(found)
     return found
+
+
+@functools.cache
+def training_curve(folder: Path) -> list[dict[str, float]]:
+    """The rows of a run's metrics.csv; an empty list, and a warning, if it can't be read."""
+    try:
+        return read_metrics(folder)
+    except UserError as error:
+        log.warning("no training curve: %s", error)
+        return []
 
 
 def _drop_duplicates(found: Found) -> None:

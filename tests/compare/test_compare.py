@@ -359,7 +359,7 @@ def test_files_say_the_same(compare, tmp_path):
     assert (tmp_path / "out" / "comparison.html").stat().st_size < 8e6
 
 
-def test_units_of_several_layers_come_with_a_warning(compare, tmp_path):
+def test_units_of_several_layers_come_with_a_warning(compare, tmp_path, caplog):
     make_run(tmp_path, k=1)
     assert "merely follow the layer above" not in compare(tmp_path).out
     make_run(tmp_path, model="two_layer")
@@ -434,6 +434,17 @@ def test_only_unfinished_runs_are_reported_and_written_too(compare, tmp_path):
     assert done.code == 0, done.err
     assert "1 failed" in done.out
     assert "1 failed" in (tmp_path / "out" / "comparison.md").read_text()
+
+
+def test_an_unreadable_curve_is_left_out_with_a_warning(compare, tmp_path, caplog):
+    damaged = {"objective": "vae"}, {"objective": "dreg"}, {"objective": "stl"}
+    for settings, content in zip(damaged, ("step,val/nll\n3,eighty\n", "\0\xff", "step,val/nll\n3,80\n"), strict=True):
+        (make_run(tmp_path / "runs", **settings) / "metrics.csv").write_text(content)
+    make_run(tmp_path / "runs")
+    done = compare(tmp_path / "runs", "--out", tmp_path / "out")
+    assert done.code == 0, done.err
+    assert "(4 runs)" in done.out and len(caplog.messages) == 2, caplog.messages
+    assert (tmp_path / "out" / "comparison.html").exists() and (tmp_path / "out" / "comparison.png").exists()
 
 
 def test_neither_torch_nor_lightning_nor_wandb_is_imported(tmp_path):
