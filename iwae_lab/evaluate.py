@@ -23,7 +23,9 @@ import dataclasses
 import sys
 from pathlib import Path
 
-from iwae_lab.console.errors import one_line_errors, require
+import torch
+
+from iwae_lab.console.errors import one_line_errors, require, require_one_of
 from iwae_lab.console.logs import log_to_console
 from iwae_lab.console.tables import print_rows
 from iwae_lab.evaluation.diagnostics import KL_THRESHOLD, diagnose, gradient_snr
@@ -45,21 +47,21 @@ def measured_again(run: TrainedRun, folder: Path, precision: str) -> Record:
     """
     config = run.experiment.config
     with resumable(folder, config, precision) as kept:
-        found = measure(run.model, run.data, config, run.experiment.device, precision, kept)
-    used = found.standard.precision
+        measured = measure(run.model, run.data, config, run.experiment.device, precision, kept)
+    used = measured.standard.precision
     protocol = run.data.protocol + ("" if used == "32" else f", in {used}")
     of_training = {key: value for key, value in run.record.metrics.items() if not key.startswith(TEST)}
-    return dataclasses.replace(run.record, protocol=protocol, metrics=of_training | found.metrics())
+    return dataclasses.replace(run.record, protocol=protocol, metrics=of_training | measured.metrics())
 
 
 def diagnosed(run: TrainedRun) -> dict[str, str]:
     """Effective samples and KL on the test draw; signal-to-noise ratio on a batch of the validation draw."""
     config, device = run.experiment.config, run.experiment.device
     k = config.evaluation.k
-    found = diagnose(run.model, run.data.test.to(device), k, batch=max(1, 4000 // k))
-    effective = found.ess
+    diagnostics = diagnose(run.model, run.data.test.to(device), k, batch=max(1, 4000 // k))
+    effective = diagnostics.ess
     rows = {f"effective samples of {k}": f"{effective.mean():.1f} ({effective.min():.1f} to {effective.max():.1f})"}
-    for level, (kl, used) in enumerate(zip(found.kl, found.informative, strict=True), 1):
+    for level, (kl, used) in enumerate(zip(diagnostics.kl, diagnostics.informative, strict=True), 1):
         units = f"{used} of {len(kl)} units above {KL_THRESHOLD}, largest {kl.max().item():.2f}"
         rows[f"KL of layer {level}"] = f"{kl.sum():.2f} nats; {units}"
     batch = run.data.val[:SNR_IMAGES].to(device).float()
@@ -72,7 +74,7 @@ def _own_arguments(arguments: list[str]) -> tuple[str, list[str]]:
     """The P of precision=P, and the arguments that are overrides."""
     own = [argument for argument in arguments if argument.startswith("precision=")]
     precision = own[-1].partition("=")[2] if own else "32"
-    require("precision", precision, precision in ("32", "bf16"), "one of 32, bf16")
+    require_one_of("precision", precision, ("32", "bf16"))
     return precision, [argument for argument in arguments if argument not in own]
 
 
@@ -100,12 +102,13 @@ def main() -> None:
     require("RUN_DIR", folder, folder.suffix == ".safetensors" or not folder.is_file(), expected)
     precision, overrides = _own_arguments(sys.argv[2:])
     log_to_console()
+    torch.set_flush_denormal(True)  # as `prepare_cpu`, and before the mean image starts torch's threads
     run = TrainedRun.read(folder, overrides)
     run.experiment.prepare_cpu()
-    recorded, found = run.record, measured_again(run, folder, precision)
-    print_record(found, folder)
-    if found.protocol == recorded.protocol and TEST_NLL in recorded.metrics:
-        ours, theirs = found.metrics[TEST_NLL], recorded.metrics[TEST_NLL]
+    recorded, again = run.record, measured_again(run, folder, precision)
+    print_record(again, folder)
+    if again.protocol == recorded.protocol and TEST_NLL in recorded.metrics:
+        ours, theirs = again.metrics[TEST_NLL], recorded.metrics[TEST_NLL]
         print(
             f"test NLL {ours!r}, recorded {theirs!r}: {'equal' if ours == theirs else f'differ by {ours - theirs:g}'}"
         )

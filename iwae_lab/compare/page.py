@@ -26,11 +26,11 @@ from iwae_lab.evaluation.keys import (
     GAPS_APPROXIMATION_SE,
     TEST_ACTIVE_UNITS_AUTHORS,
     TEST_ELBO,
-    TEST_UNIT_VARIANCES,
     TRAIN_BOUND,
     VAL_ACTIVE_UNITS,
     VAL_BOUND,
     VAL_NLL,
+    log10_variances,
     tightness_of,
 )
 
@@ -147,7 +147,7 @@ def _run(run: Run) -> dict[str, Any]:
         "approximation": _with_error(metrics, GAPS_APPROXIMATION, GAPS_APPROXIMATION_SE),
         "amortization": _with_error(metrics, GAPS_AMORTIZATION, GAPS_AMORTIZATION_SE),
         "authors": metrics.get(TEST_ACTIVE_UNITS_AUTHORS, []),
-        "variances": [[_log10(v) for v in layer] for layer in metrics.get(TEST_UNIT_VARIANCES, [])],
+        "variances": [[round(log, 2) for log in layer] for layer in log10_variances(metrics)],
     }
 
 
@@ -158,10 +158,6 @@ def _number(value: float | None) -> float | None:
 
 def _with_error(metrics: dict[str, Any], key: str, error: str) -> list[float | None] | None:
     return [_number(metrics[key]), _number(metrics.get(error))] if key in metrics else None
-
-
-def _log10(variance: float) -> float:
-    return round(math.log10(max(variance, 1e-6)), 2)
 
 
 def _curves(folder: Path) -> dict[str, list[list[float]]]:
@@ -196,11 +192,11 @@ def _thin(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
 def _grids(run: Run) -> dict[str, str]:
     """The grids of images that a run has, by name, as data URIs, small and in 16 greys."""
     paths = {name: run.folder / "figures" / f"{name}.png" for name in GRIDS}
-    found = {}
+    pictures = {}
     for name, path in paths.items():
         with contextlib.suppress(OSError):  # there is none, or it is truncated
-            found[name] = _picture(path)
-    return found
+            pictures[name] = _picture(path)
+    return pictures
 
 
 def _picture(path: Path) -> str:

@@ -12,13 +12,13 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from iwae_lab.compare.runs import as_number, training_curve
 from iwae_lab.compare.tables import Cell, Table
-from iwae_lab.evaluation.keys import EPOCH, MINUTES, TEST_UNIT_VARIANCES, VAL_NLL, tightness_of
+from iwae_lab.evaluation.keys import EPOCH, MINUTES, VAL_NLL, log10_variances, tightness_of
 
 __all__ = ["draw"]
 
 MAX_ROWS = 24  # per table: those with the lowest NLL
 MAX_CURVES = 12
-THRESHOLD, LOWEST = 1e-2, 1e-6  # variances: above which a unit is active; below which all are drawn alike
+THRESHOLD, LOWEST = -2, -6  # log₁₀ of variances: above which a unit is active; below which all are drawn alike
 LABEL_WIDTH = 44  # characters per line
 _COLORS = ("#4477aa", "#cc3311", "#228833", "#aa3377", "#ee7733", "#009988", "#bbaa22", "#777777")
 _MARKERS = ("o", "s", "^")
@@ -196,12 +196,8 @@ def _draw_tightness(nll: Axes, units: Axes, table: Table, styles: list[dict[str,
         nll.errorbar(k, values, errors, capsize=2, **look)
         if by_ais := cell.runs[0].nll_by_ais:
             nll.axhline(by_ais[0], color=look["color"], alpha=look["alpha"], linestyle="--", linewidth=1)
-        logs = [
-            math.log10(max(variance, LOWEST))
-            for layer in cell.runs[0].record.metrics[TEST_UNIT_VARIANCES]
-            for variance in layer
-        ]
-        edges = [math.log10(LOWEST), *sorted(logs), max(logs) + 0.5]
+        logs = sorted(itertools.chain(*log10_variances(cell.runs[0].record.metrics, LOWEST)))
+        edges = [LOWEST, *logs, logs[-1] + 0.5]
         style = {key: look[key] for key in ("color", "alpha", "linestyle")}
         units.stairs(range(len(logs), -1, -1), edges, baseline=None, **style)
     nll.set_xscale("log")
@@ -210,7 +206,7 @@ def _draw_tightness(nll: Axes, units: Axes, table: Table, styles: list[dict[str,
     annealed = any(cell.runs[0].nll_by_ais for row in table.rows for cell in row.own_cells.values())
     nll.set_xlabel("samples k of the test NLL" + ("; dashed: corrected by AIS" if annealed else ""))
     nll.set_ylabel("test NLL (nats)")
-    units.axvline(math.log10(THRESHOLD), color="#777777", linestyle="--", linewidth=1)
+    units.axvline(THRESHOLD, color="#777777", linestyle="--", linewidth=1)
     units.set_xlabel("log₁₀ threshold of the variance")
     units.set_ylabel("units above the threshold, all layers")
     units.yaxis.set_major_locator(MaxNLocator(integer=True))
@@ -251,7 +247,7 @@ def _draw_curves(epochs: Axes, minutes: Axes, table: Table, styles: list[dict[st
         axes.set_xlabel(name)
         axes.set_ylabel("validation NLL (nats)")
         if not axes.lines:
-            axes.set_axis_off()  # records of older versions hold no minutes
+            axes.set_axis_off()  # no curve has this column
     _legend(minutes, epochs)
 
 

@@ -108,8 +108,8 @@ class Run:
     def gradient_snr(self) -> tuple[float, float] | None:
         """Signal-to-noise ratio of the gradients in θ and φ, where it was measured (diagnostics=true)."""
         metrics = self.record.metrics
-        found = [float(metrics.get(key, math.nan)) for key in (SNR_GENERATIVE, SNR_INFERENCE)]
-        return (found[0], found[1]) if all(map(math.isfinite, found)) else None
+        ratios = [float(metrics.get(key, math.nan)) for key in (SNR_GENERATIVE, SNR_INFERENCE)]
+        return (ratios[0], ratios[1]) if all(map(math.isfinite, ratios)) else None
 
 
 @dataclass
@@ -274,7 +274,7 @@ def differences(runs: list[Run]) -> list[dict[str, str]]:
     for items, setting in distinct.items():
         for group in {_group(key) for key in setting}:
             scopes[group, setting.get(group)].append(items)
-    found: dict[Setting, dict[str, str]] = {items: {} for items in distinct}
+    differing: dict[Setting, dict[str, str]] = {items: {} for items in distinct}
     for (group, _), members in scopes.items():
         values = defaultdict(set)
         for items in members:
@@ -287,8 +287,8 @@ def differences(runs: list[Run]) -> list[dict[str, str]]:
             if len(present) > 1 or any(key not in distinct[items] for items in ours):
                 for items in members:
                     if items in ours or key in distinct[items]:
-                        found[items][key] = distinct[items].get(key, "absent")
-    return [found[tuple(run.setting.items())] for run in runs]
+                        differing[items][key] = distinct[items].get(key, "absent")
+    return [differing[tuple(run.setting.items())] for run in runs]
 
 
 def _group(key: str) -> str:

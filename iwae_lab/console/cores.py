@@ -22,16 +22,16 @@ def available_cores(root: Path = Path("/")) -> int:
 
 def _quotas(root: Path) -> list[float]:
     """The quotas, in cores, of this process's control groups and of all groups above them."""
-    found = []
+    quotas = []
     for folder in _groups(root):
         with contextlib.suppress(OSError, ValueError, ZeroDivisionError):
             quota, period = (folder / "cpu.max").read_text().split()  # version 2; "max" is none
-            found.append(int(quota) / int(period))
+            quotas.append(int(quota) / int(period))
         with contextlib.suppress(OSError, ValueError, ZeroDivisionError):
             quota, period = ((folder / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period"))
             if int(quota) > 0:  # version 1; -1 is none
-                found.append(int(quota) / int(period))
-    return found
+                quotas.append(int(quota) / int(period))
+    return quotas
 
 
 def _groups(root: Path) -> list[Path]:

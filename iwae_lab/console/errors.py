@@ -7,7 +7,7 @@ import re
 import sys
 import sysconfig
 import traceback
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from typing import NoReturn
 
@@ -15,7 +15,6 @@ from iwae_lab.console.output import keep_output_from_failing
 
 __all__ = [
     "CONFIGURATION_KEYS",
-    "REMOVED_KEYS",
     "Diverged",
     "UserError",
     "did_you_mean",
@@ -23,10 +22,10 @@ __all__ = [
     "explain",
     "one_line_errors",
     "require",
+    "require_one_of",
 ]
 
 CONFIGURATION_KEYS: list[str] = []  # filled in by the schema, for messages about misspelt ones
-REMOVED_KEYS: dict[str, str] = {}  # likewise: what to do instead of a key of earlier versions
 EXPECTED = {  # by what OmegaConf says
     "converted to Integer": "an integer",
     "converted to Float": "a number",
@@ -51,6 +50,12 @@ def require(key: str, value: object, holds: bool, expected: str) -> None:
     """Raises `UserError` that names the key, its value and what was expected, unless `holds`."""
     if not holds:
         raise UserError(f"{key}={value}: expected {expected}")
+
+
+def require_one_of(key: str, value: object, options: Collection[str]) -> None:
+    """Raises `UserError` that names the key, its value and the options, unless the value is one of them."""
+    listed = ", ".join(options)
+    require(key, value, value in options, f"one of {listed}" if len(options) > 1 else listed)
 
 
 def did_you_mean(word: str, known: list[str]) -> str:
@@ -90,8 +95,6 @@ def _explain_configuration(error: BaseException) -> str:
     text = f"{error}\n{error.__cause__ or ''}"
     if missing := re.search(r"Could not override '([^']*)'|Key '([^']*)' not in 'Config'", text):
         key = missing[1] or missing[2]
-        if key in REMOVED_KEYS:
-            return f"{key}: no such key; {REMOVED_KEYS[key]}"
         if key.startswith("init_from."):
             return f"{key}: no such key; expected init_from={{{key.removeprefix('init_from.')}: VALUE}}"
         group, _, name = key.rpartition(".")

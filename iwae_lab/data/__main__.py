@@ -49,9 +49,9 @@ def show(data_dir: Path) -> None:
         if not dataset.files:
             print(f"{name:<14} your own: dataset={name} dataset.path=FILE")
         for file in dataset.files:
-            found, problems = file.search(data_dir / name)
-            if found:
-                status = f"{'present' if found.published else 'present, not the published file'}: {found.path}"
+            local, problems = file.search(data_dir / name)
+            if local:
+                status = f"{'present' if local.published else 'present, not the published file'}: {local.path}"
             else:
                 status = f"unusable: {'; '.join(problems)}" if problems else "missing"
                 missing.append(name)

@@ -1,9 +1,10 @@
 """Arrays of a .npz file that anybody may have made: read in memory, nothing unpickled, nothing written."""
 
+import contextlib
 import io
 import math
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,22 @@ from numpy.typing import NDArray
 
 from iwae_lab.data.download import LIMIT
 
-__all__ = ["Archive", "listed"]
+__all__ = ["Archive", "Refused", "intact", "listed"]
+
+
+class Refused(ValueError):
+    """What the header of a file or an array declares is not acceptable."""
+
+
+@contextlib.contextmanager
+def intact(kind: str) -> Iterator[None]:
+    """Whatever damaged bytes make a reader raise inside becomes a `ValueError`: expected an intact `kind`."""
+    try:
+        yield
+    except Refused:
+        raise
+    except Exception as error:
+        raise ValueError(f"expected an intact {kind} ({str(error) or type(error).__name__})") from None
 
 
 class Archive:
@@ -22,36 +38,26 @@ class Archive:
     """
 
     def __init__(self, data: bytes) -> None:
-        try:
+        with intact(".npz file"):
             self._zip = zipfile.ZipFile(io.BytesIO(data))
-        except Exception as error:  # whatever damaged bytes make zipfile raise
-            raise _damaged(error) from None
         self.names = [member.filename.removesuffix(".npy") for member in self._zip.infolist()]
         """the arrays' names, in order; never used as paths"""
 
     def read(self, name: str) -> NDArray[Any]:
         """The array of that name, of any type but objects, and of at most `LIMIT` bytes."""
-        try:
+        with intact(".npz file"):
             member = self._zip.getinfo(f"{name}.npy")
             with self._zip.open(member) as file:
                 shape, dtype = _header(file)
                 size = math.prod(shape) * dtype.itemsize
                 if dtype.hasobject:
-                    raise _Refused(f"{name}: expected numbers, found Python objects")
+                    raise Refused(f"{name}: expected numbers, found Python objects")
                 if size > LIMIT:
-                    raise _Refused(f"{name}: expected an array of at most {LIMIT:,} bytes, found {size:,}")
+                    raise Refused(f"{name}: expected an array of at most {LIMIT:,} bytes, found {size:,}")
                 if file.tell() + size != member.file_size:
-                    raise _Refused(f"{name}: expected {size:,} bytes, found {member.file_size - file.tell():,}")
+                    raise Refused(f"{name}: expected {size:,} bytes, found {member.file_size - file.tell():,}")
             with self._zip.open(member) as file:
                 return npy.read_array(file, allow_pickle=False)
-        except _Refused:
-            raise
-        except Exception as error:  # whatever damaged bytes make zipfile and numpy raise
-            raise _damaged(error) from None
-
-
-class _Refused(ValueError):
-    """An array whose header is not acceptable."""
 
 
 def _header(file: Any) -> tuple[tuple[int, ...], np.dtype[Any]]:
@@ -59,10 +65,6 @@ def _header(file: Any) -> tuple[tuple[int, ...], np.dtype[Any]]:
     read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
     shape, _, dtype = read(file)
     return shape, dtype
-
-
-def _damaged(error: Exception) -> ValueError:
-    return ValueError(f"expected an intact .npz file ({error or type(error).__name__})")
 
 
 def listed(names: Iterable[str]) -> str:

@@ -13,7 +13,7 @@ import numpy as np
 import platformdirs
 from numpy.typing import NDArray
 
-from iwae_lab.console.errors import UserError, require
+from iwae_lab.console.errors import UserError, require, require_one_of
 from iwae_lab.data.download import DataFile
 
 __all__ = ["BINARIZATIONS", "Dataset", "Splits", "resolve_data_dir"]
@@ -56,8 +56,7 @@ class Dataset(ABC):
     """binarization -> the name of the official protocol"""
 
     def __init__(self, binarization: str = "dynamic") -> None:
-        if binarization not in self.binarizations:
-            raise UserError(f"binarization={binarization}: expected {' or '.join(self.binarizations)}")
+        require_one_of("binarization", binarization, self.binarizations)
         self.binarization = binarization
 
     def is_published(self, data_dir: Path) -> bool:
@@ -81,8 +80,8 @@ class Dataset(ABC):
             except ValueError as error:
                 raise UserError(f"{content.path}: {error}") from None
         splits = self.split(*arrays)
-        if self.binarization != "static" and splits.binary:
-            raise UserError(f"dataset.binarization={self.binarization}: expected static, as the images are binary")
+        resampled = self.binarization != "static" and splits.binary
+        require("dataset.binarization", self.binarization, not resampled, "static, as the images are binary")
         return dataclasses.replace(splits, published=all(content.published for content in contents))
 
     @abstractmethod

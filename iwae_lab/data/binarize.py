@@ -5,7 +5,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-__all__ = ["binarize_once", "draw_once", "resample"]
+__all__ = ["binarize_once", "resample"]
 
 
 def resample(images: Tensor) -> Tensor:
@@ -17,17 +17,12 @@ def resample(images: Tensor) -> Tensor:
     return (thresholds < images).float()
 
 
-def draw_once(images: NDArray[np.uint8], seed: int) -> NDArray[np.uint8]:
-    """One draw of 0/1 pixels that depends on nothing but grey levels and seed.
+def binarize_once(images: NDArray[np.uint8], binarization: str, seed: int) -> NDArray[np.uint8]:
+    """Fixed 0/1 pixels: with binarization="threshold" 1 from a probability of one half, else one draw.
 
     RandomState's stream is frozen by numpy for ever, so the draw is the same on every machine.
     """
-    thresholds = np.random.RandomState(seed).randint(0, 255, images.shape, dtype=np.uint8)
-    return (thresholds < images).astype(np.uint8)
-
-
-def binarize_once(images: NDArray[np.uint8], binarization: str, seed: int) -> NDArray[np.uint8]:
-    """Fixed 0/1 pixels: one draw, or with binarization="threshold" 1 from a probability of one half."""
     if binarization == "threshold":
         return (images >= 128).astype(np.uint8)  # 128 / 255 is the first level not below one half
-    return draw_once(images, seed)
+    thresholds = np.random.RandomState(seed).randint(0, 255, images.shape, dtype=np.uint8)
+    return (thresholds < images).astype(np.uint8)

@@ -95,22 +95,22 @@ class DataFile:
         folder: the dataset's, in the data directory. Raises `UserError` if a damaged copy lies in it, or if
         there is no good one anywhere and no mirror gives one.
         """
-        found, problems = self.search(folder)
-        if found is None and self.mirrors and not (folder / self.name).exists():
-            found, failures = self._download(folder)
+        local, problems = self.search(folder)
+        if local is None and self.mirrors and not (folder / self.name).exists():
+            local, failures = self._download(folder)
             problems += failures
-        if found is None:
+        if local is None:
             raise UserError(self._how_to_mend(folder, problems))
         kept = None
-        if found.converted:
-            kept = folder / self._plain_name, found.data
-        elif self.packing and found.path.name == self.name:
-            kept = found.path.with_name(f"{self.name}{PACKED}"), self.packing.pack(found.data)
+        if local.converted:
+            kept = folder / self._plain_name, local.data
+        elif self.packing and local.path.name == self.name:
+            kept = local.path.with_name(f"{self.name}{PACKED}"), self.packing.pack(local.data)
         if kept:
             with contextlib.suppress(OSError):  # a directory that can't be written keeps nothing
                 kept[0].parent.mkdir(parents=True, exist_ok=True)
                 write_atomically(*kept)
-        return found
+        return local
 
     def search(self, folder: Path) -> tuple[Content | None, list[str]]:
         """The local file, if there is a good one, else what is wrong with the copies found."""
@@ -154,10 +154,10 @@ class DataFile:
             raise ValueError(f"expected a file that can be read to its end, found {error}") from None
         if self.digest is None:
             return Content(path, data, published=False)
-        found = _digest(data, self.digest.partition(":")[0])
-        if exact and found != self.digest:
-            raise ValueError(f"expected content of {self.digest}, found {found} ({len(data):,} bytes)")
-        return Content(path, data, found == self.digest, converted)
+        actual = _digest(data, self.digest.partition(":")[0])
+        if exact and actual != self.digest:
+            raise ValueError(f"expected content of {self.digest}, found {actual} ({len(data):,} bytes)")
+        return Content(path, data, actual == self.digest, converted)
 
     def _download(self, folder: Path) -> tuple[Content | None, list[str]]:
         """The file from the first mirror that gives it, else why none did; one process at a time."""
@@ -171,12 +171,12 @@ class DataFile:
                 try:
                     for url in [mirror + self.name for mirror in self.mirrors] * ROUNDS:
                         try:
-                            found = self._download_from(url, partial)
+                            local = self._download_from(url, partial)
                         except (requests.RequestException, ValueError) as error:
                             failures[url] = _reason(error)
                         else:
                             os.replace(partial, target)
-                            return dataclasses.replace(found, path=target), []
+                            return dataclasses.replace(local, path=target), []
                 finally:
                     partial.unlink(missing_ok=True)
         except OSError as error:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.io import loadmat, whosmat
 
-from iwae_lab.data.archive import listed
+from iwae_lab.data.archive import Refused, intact, listed
 from iwae_lab.data.base import Dataset, Splits
 from iwae_lab.data.download import LIMIT, DataFile
 from iwae_lab.data.grey_levels import grey_levels
@@ -45,20 +45,16 @@ class Omniglot(Dataset):
 
     def parse(self, data: bytes) -> list[NDArray[np.uint8]]:
         """Grey levels [images, 784] of the keys `data` and `testdata`, upright."""
-        try:
+        with intact("MATLAB file"):
             declared = {name: (shape, kind) for name, shape, kind in whosmat(io.BytesIO(data))}
             if not {*_KEYS} <= declared.keys():
-                raise _Refused(
+                raise Refused(
                     f"expected an intact MATLAB file with the keys data and testdata, found {listed(declared)}"
                 )
             for key in _KEYS:
                 _require_columns(key, *declared[key])
-            found = loadmat(io.BytesIO(data), variable_names=_KEYS)
-        except _Refused:
-            raise
-        except Exception as error:  # whatever a damaged file makes scipy raise
-            raise ValueError(f"expected an intact MATLAB file ({error or type(error).__name__})") from None
-        return [_upright(found[key]) for key in _KEYS]
+            arrays = loadmat(io.BytesIO(data), variable_names=_KEYS)
+        return [_upright(arrays[key]) for key in _KEYS]
 
     def split(self, *arrays: list[NDArray[np.uint8]]) -> Splits:
         ((images, test),) = arrays
@@ -75,17 +71,13 @@ class Omniglot(Dataset):
         return Splits(train, val, test)
 
 
-class _Refused(ValueError):
-    """A file whose headings are not acceptable."""
-
-
 def _require_columns(key: str, shape: tuple[int, ...], kind: str) -> None:
     if kind not in ("double", "single", "uint8", "logical"):
-        raise _Refused(f"{key}: expected numbers, found {kind}")
+        raise Refused(f"{key}: expected numbers, found {kind}")
     if len(shape) != 2 or shape[0] != _SIDE**2:
-        raise _Refused(f"{key}: expected {_SIDE**2} pixels × images, found {list(shape)}")
+        raise Refused(f"{key}: expected {_SIDE**2} pixels × images, found {list(shape)}")
     if 8 * math.prod(shape) > LIMIT:
-        raise _Refused(f"{key}: expected at most {LIMIT // (8 * _SIDE**2):,} images, found {shape[1]:,}")
+        raise Refused(f"{key}: expected at most {LIMIT // (8 * _SIDE**2):,} images, found {shape[1]:,}")
 
 
 def _upright(columns: NDArray[Any]) -> NDArray[np.uint8]:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from iwae_lab.data.base import Dataset, Splits
-from iwae_lab.data.binarize import binarize_once, draw_once
+from iwae_lab.data.binarize import binarize_once
 
 __all__ = ["Data", "content_hash", "prepare"]
 
@@ -43,7 +43,7 @@ class Data:
 
     def train_draw(self) -> Tensor:
         """One binary draw of the training images, uint8 [images, pixels]; the one trained on, if there is one."""
-        return torch.from_numpy(draw_once(self.train.numpy(), TRAIN_SEED))
+        return torch.from_numpy(binarize_once(self.train.numpy(), "static", TRAIN_SEED))
 
     def mean_image(self) -> Tensor:
         """Mean training pixels in [0, 1], float32 [height, width]."""

@@ -44,7 +44,7 @@ class ActiveUnits:
 
     def intervals(self, level: float = 0.95, resamples: int = 1000, seed: int = SEED) -> list[tuple[int, int]]:
         """Bootstrap percentiles of the counts over images, lowest and highest per layer."""
-        found = []
+        ends = []
         generator = torch.Generator().manual_seed(seed)
         for a, b in self.inner:
             n = len(a)
@@ -55,8 +55,8 @@ class ActiveUnits:
             counts = (variances > THRESHOLD).sum(1).double()
             tail = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64, device=counts.device)
             low, high = counts.quantile(tail, interpolation="nearest").tolist()
-            found.append((int(low), int(high)))
-        return found
+            ends.append((int(low), int(high)))
+        return ends
 
 
 @torch.no_grad()
@@ -144,8 +144,8 @@ class _Restricted(nn.Module):
         """h [rows, inputs that vary] -> the distribution of the outputs that matter."""
         if self.kept is not None:
             h = self.constants.to(h).repeat(len(h), 1).index_copy(1, self.kept, h)
-        found = self.layer(h)
-        return found if self.outputs is None else _units(found, self.outputs)
+        whole = self.layer(h)
+        return whole if self.outputs is None else _units(whole, self.outputs)
 
 
 def _units(distribution: Distribution, indices: Tensor) -> Distribution:

@@ -51,8 +51,8 @@ class AgainstAIS:
 
     def per_image(self) -> dict[str, Tensor]:
         """Values by name, float64 [images] on the CPU; `ais_gap` belongs to the images drawn from the model."""
-        found = {f"ais_{name}": values for name, values in dataclasses.asdict(self.annealed).items()}
-        return {name: values.cpu() for name, values in found.items()} | {"ais_gap": self.sandwich.gap.cpu()}
+        named = {f"ais_{name}": values for name, values in dataclasses.asdict(self.annealed).items()}
+        return {name: values.cpu() for name, values in (named | {"ais_gap": self.sandwich.gap}).items()}
 
 
 def against_ais(

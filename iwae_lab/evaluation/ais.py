@@ -26,8 +26,8 @@ from iwae_lab.evaluation.annealing import STARTS, Annealing
 from iwae_lab.evaluation.images import require_images
 from iwae_lab.evaluation.kept import Kept, Part
 from iwae_lab.evaluation.likelihood import standard_error
-from iwae_lab.models.base import LatentVariableModel
-from iwae_lab.models.distributions import Bernoulli, Distribution, Gaussian
+from iwae_lab.models.base import LatentVariableModel, conditional
+from iwae_lab.models.distributions import Gaussian
 
 __all__ = ["Annealed", "Annealing", "Sandwich", "ais", "bidirectional", "estimated_seconds", "reverse_ais"]
 
@@ -116,8 +116,8 @@ def reverse_ais(
     The chains of an image start from z, one [1, images, units] per layer, which must be an exact sample of the
     posterior (Grosse et al. 2015, arXiv 1511.02543), as is known for images drawn from the model.
     """
-    found = _annealed(model, images, z, how or Annealing(), seed, rows, progress, kept)
-    return replace(found, bound=-found.bound)
+    reverse = _annealed(model, images, z, how or Annealing(), seed, rows, progress, kept)
+    return replace(reverse, bound=-reverse.bound)
 
 
 def bidirectional(
@@ -183,17 +183,17 @@ def _annealed(
     batch = _batch(images, how, rows)
     generator = Generator(images.device).manual_seed(seed)
     work = _Work(how, len(images), progress)
-    found = torch.empty(3, 0, dtype=torch.float64, device=images.device)
+    results = torch.empty(3, 0, dtype=torch.float64, device=images.device)
     part = Part(kept, model, images, "annealing", how, seed, batch, *(exact or []))
-    found, state, work.done, *under_way = part.found() or (found, generator.get_state(), 0)
+    results, state, work.done, *under_way = part.restored() or (results, generator.get_state(), 0)
     generator.set_state(state)
     work.add(0)
     chains: list[Any]
 
     def keep(*chains: Any) -> None:
-        part.keep(found, generator.get_state(), work.done, *chains)
+        part.keep(results, generator.get_state(), work.done, *chains)
 
-    for start in range(found.shape[1], len(images), batch):
+    for start in range(results.shape[1], len(images), batch):
         path = _Path.of(model, images[start : start + batch], how, generator, work)
         if under_way:
             generator.set_state(state)
@@ -209,9 +209,9 @@ def _annealed(
             path = replace(path, steps=steps)
         under_way = []
         log_w, acceptance = path.anneal(keep, exact is not None, *chains)
-        found = torch.cat([found, torch.stack([iwae_bound(log_w), ess(log_w), acceptance])], dim=1)
+        results = torch.cat([results, torch.stack([iwae_bound(log_w), ess(log_w), acceptance])], dim=1)
         keep()
-    return Annealed(*found)
+    return Annealed(*results)
 
 
 def _batch(images: Tensor, how: Annealing, rows: int | None) -> int:
@@ -293,7 +293,8 @@ class _Path:
         """Inverts the sampler: the noise that produced z, one [1, batch, units] per layer."""
         with torch.no_grad():
             layers = self.model.conditionals(self.x, z)[STARTS.index(self.how.start)]
-            return torch.cat([_standardized(layer, here) for layer, here in zip(layers, z, strict=True)], dim=-1)
+            noise = [layer.noise_of(here) for layer, here in zip(layers, z, strict=True)]  # type: ignore[union-attr]
+            return torch.cat(noise, dim=-1)
 
     def anneal(
         self,
@@ -363,22 +364,14 @@ class _Path:
         return self.model.draw(self.x, len(noise[0]), noise=lambda q, level, shape: noise[level]).log_w
 
     def _weight_from_prior(self, noise: list[Tensor]) -> Tensor:
-        *below, top = (layer.flatten(0, 1) for layer in noise)
+        *below, top = noise
         z = self.model.prior().sample(top)
         for layer, here in zip(reversed(self.model.decoder[1:]), reversed(below), strict=True):
-            z = layer(z).sample(here)
-        pixels = self.model.decoder[0](z)
-        shape = noise[0].shape[:2]
-        return type(pixels)(*(parameter.unflatten(0, shape) for parameter in pixels)).log_prob(self.x)
+            z = conditional(layer, z).sample(here)
+        return conditional(self.model.decoder[0], z).log_prob(self.x)
 
     def _normal(self, *shape: int) -> Tensor:
         return torch.randn(shape, generator=self.generator, dtype=self.x.dtype, device=self.x.device)
 
     def _uniform(self, shape: torch.Size) -> Tensor:
         return torch.rand(shape, generator=self.generator, dtype=self.x.dtype, device=self.x.device)
-
-
-def _standardized(distribution: Distribution, z: Tensor) -> Tensor:
-    """The noise whose `sample` is z."""
-    assert not isinstance(distribution, Bernoulli)
-    return (z - distribution.mean) * torch.exp(-distribution.log_std) if isinstance(distribution, Gaussian) else z

@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-from iwae_lab.console.errors import require
+from iwae_lab.console.errors import require, require_one_of
 
 __all__ = ["SCHEDULES", "STARTS", "Annealing"]
 
@@ -29,9 +29,8 @@ class Annealing:
         for key in ("chains", "temperatures", "leapfrog_steps"):
             value = getattr(self, key)
             require(f"evaluation.ais.{key}", value, value >= 1, "an integer of at least 1")
-        for key, known in (("start", STARTS), ("schedule", SCHEDULES)):
-            value = getattr(self, key)
-            require(f"evaluation.ais.{key}", value, value in known, f"one of {', '.join(known)}")
+        require_one_of("evaluation.ais.start", self.start, STARTS)
+        require_one_of("evaluation.ais.schedule", self.schedule, SCHEDULES)
 
     def betas(self) -> list[float]:
         """β from 0 to 1, one more than `temperatures`."""

@@ -95,9 +95,9 @@ def encoder_gaps(
     dtype = next(model.parameters()).dtype
     generator = Generator(images.device).manual_seed(seed)
     part = Part(kept, model, images, "gaps", steps, samples, learning_rate, seed, batch)
-    found, state = part.found() or (log_p.new_empty(2, 0, dtype=torch.float64), generator.get_state())
+    results, state = part.restored() or (log_p.new_empty(2, 0, dtype=torch.float64), generator.get_state())
     generator.set_state(state)
-    for start in range(found.shape[1], len(images), batch):
+    for start in range(results.shape[1], len(images), batch):
         x = images[start : start + batch].to(dtype)
         local = _LocalPosterior(model, x)
         shifts = [shift for layer in local.shifted for shift in layer.shifts]
@@ -113,9 +113,9 @@ def encoder_gaps(
             progress((start + len(x) * (step + 1) / steps) / len(images))
         indices = range(start, start + len(x))
         elbos = [_elbo(m, x, image_noise(seed, indices, x.device)) for m in (model, local)]
-        found = torch.cat([found, torch.stack(elbos)], dim=1)
-        part.keep(found, generator.get_state())
-    return Gaps(log_p.double(), *found)
+        results = torch.cat([results, torch.stack(elbos)], dim=1)
+        part.keep(results, generator.get_state())
+    return Gaps(log_p.double(), *results)
 
 
 @torch.no_grad()
@@ -154,6 +154,6 @@ class _Shifted(nn.Module):
 
     def forward(self, h: Tensor) -> Distribution:
         """h [batch, inputs] or [k·batch, inputs], sample by sample -> its distribution."""
-        found = self.layer(h)
+        q = self.layer(h)
         k = len(h) // len(self.shifts[0])
-        return type(found)(*(p + shift.repeat(k, 1) for p, shift in zip(found, self.shifts, strict=True)))
+        return type(q)(*(p + shift.repeat(k, 1) for p, shift in zip(q, self.shifts, strict=True)))

@@ -24,13 +24,13 @@ class Part:
         self.kept: Kept = {} if kept is None else kept
         self.key = "" if kept is None else _digest(model, images, *settings)
 
-    def found(self) -> tuple[Any, ...] | None:
+    def restored(self) -> tuple[Any, ...] | None:
         """The last values given to `keep`."""
         return self.kept.get(self.key)
 
-    def keep(self, *found: Any) -> None:
+    def keep(self, *results: Any) -> None:
         """Replace what was kept by these tensors, numbers and strings, which must not change afterwards."""
-        self.kept[self.key] = found
+        self.kept[self.key] = results
 
 
 def _digest(model: nn.Module, images: Tensor, *settings: object) -> str:

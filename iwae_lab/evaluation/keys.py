@@ -1,5 +1,6 @@
 """The names of metrics in metrics.csv, records and trackers. Imports no library."""
 
+import math
 from typing import Any
 
 EPOCH, MINUTES = "epoch", "minutes"
@@ -54,6 +55,11 @@ def tightness_of(metrics: dict[str, Any]) -> list[tuple[int, float, float]]:
     ks = sorted(int(k) for key in metrics if (k := key.removeprefix(f"{TEST_NLL}_")).isdigit())
     points = [(k, metrics[nll_at(k)], metrics[nll_se_at(k)]) for k in ks]
     return [*points, (metrics[TEST_NLL_K], metrics[TEST_NLL], metrics[TEST_NLL_SE])]
+
+
+def log10_variances(metrics: dict[str, Any], lowest: int = -6) -> list[list[float]]:
+    """log₁₀ A_u of the units of each stochastic layer, if a record has them; `lowest` for variances below it."""
+    return [[math.log10(max(v, 10**lowest)) for v in layer] for layer in metrics.get(TEST_UNIT_VARIANCES, [])]
 
 
 def of_layer(key: str, layer: int) -> str:

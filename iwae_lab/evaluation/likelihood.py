@@ -111,17 +111,17 @@ def likelihood(
     layers = model.posteriors(images[:1].to(dtype), 1, image_noise(seed, [0], images.device))
     ks = [*(n for n in KS if n < k), k]
     # one tensor, since a small one per batch would keep large freed blocks from being reused
-    found = torch.empty(len(ks) + 3, len(images), dtype=torch.float64, device=images.device)
+    results = torch.empty(len(ks) + 3, len(images), dtype=torch.float64, device=images.device)
     part = Part(kept, model, images, "likelihood", k, seed, batch, precision, compile)
-    before, compile = part.found() or (found[:, :0], compile)
+    before, compile = part.restored() or (results[:, :0], compile)
     done = before.shape[1]
-    found[:, :done] = before
+    results[:, :done] = before
     weigh = Compiled(log_weights, compile)
     calls_left = math.ceil((len(images) - done) / batch) * math.ceil(k / BLOCK)
     progress(done)
     for start in range(done, len(images), batch):
         x = images[start : start + batch].to(dtype)
-        here = found[:, start : start + len(x)]
+        here = results[:, start : start + len(x)]
         noise = image_noise(seed, range(start, start + len(x)), x.device)
         bounds, largest = StreamingBounds(), LargestWeights(k)
         while bounds.k < k:
@@ -137,7 +137,7 @@ def likelihood(
             bounds.add(log_w)
             largest.add(log_w)
         here[len(ks) :] = torch.stack([bounds.elbo, bounds.ess, pareto_k(largest.log_w)])
-        part.keep(found[:, : start + len(x)], weigh.mode)
+        part.keep(results[:, : start + len(x)], weigh.mode)
         progress(start + len(x))
-    *bound, elbo, ess, shape = found
+    *bound, elbo, ess, shape = results
     return Likelihood(dict(zip(ks, bound, strict=True)), elbo, ess, shape)

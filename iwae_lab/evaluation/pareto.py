@@ -58,6 +58,6 @@ def pareto_k(log_w: Tensor) -> Tensor:
     profile = tail * (torch.log(-b / k) - k - 1)
     mean_b = (torch.softmax(profile, dim=0) * b).sum(0)
 
-    found = torch.log1p(-mean_b * excess).mean(0)
-    found = (tail * found + PRIOR_WEIGHT * PRIOR_SHAPE) / (tail + PRIOR_WEIGHT)
-    return torch.where(largest > 0, found, -math.inf)
+    shape = torch.log1p(-mean_b * excess).mean(0)
+    shape = (tail * shape + PRIOR_WEIGHT * PRIOR_SHAPE) / (tail + PRIOR_WEIGHT)
+    return torch.where(largest > 0, shape, -math.inf)

@@ -52,7 +52,7 @@ class StandardResults:
     def metrics(self) -> dict[str, Any]:
         """Metrics for the record; nats."""
         intervals, sets = self.units.intervals(), self.overfitting
-        found = {
+        metrics = {
             keys.TEST_NLL: self.test.nll,
             keys.TEST_NLL_SE: self.test.nll_se,
             keys.TEST_NLL_K: self.test.k,
@@ -73,13 +73,13 @@ class StandardResults:
             keys.OVERFITTING_GAP_SE: sets.gap_se,
         }
         for name, bound in (("train", sets.train), ("val", sets.val), ("test", sets.test)):
-            found[f"{keys.OVERFITTING_NLL}_{name}"] = -bound.mean().item()
+            metrics[f"{keys.OVERFITTING_NLL}_{name}"] = -bound.mean().item()
         for k, bound in self.test.bounds.items():
             if k < self.test.k:
-                found |= {keys.nll_at(k): -bound.mean().item(), keys.nll_se_at(k): standard_error(bound)}
+                metrics |= {keys.nll_at(k): -bound.mean().item(), keys.nll_se_at(k): standard_error(bound)}
         if (unreliable := self.test.unreliable) is not None:
-            found[keys.TEST_PARETO] = unreliable
-        return found
+            metrics[keys.TEST_PARETO] = unreliable
+        return metrics
 
     def per_image(self) -> dict[str, Tensor]:
         """Values per test image by name, in the images' order, float64 on the CPU."""
@@ -112,13 +112,13 @@ def standard_results(
     all_active = all(bool(active.all()) for active in units.active)
     weighed = len(test) * k, 2 * min(map(len, (test, val, train))) * active_only_k, len(test) * active_only_k
     total = sum(weighed[:2] if all_active else weighed)
-    found = likelihood(
+    test_bounds = likelihood(
         model, test, k, compile=compile, precision=precision, progress=lambda n: progress(n * k / total), kept=kept
     )
     sets = overfitting(
-        model, train, val, found, compile, lambda done: progress((weighed[0] + done * weighed[1]) / total), kept
+        model, train, val, test_bounds, compile, lambda done: progress((weighed[0] + done * weighed[1]) / total), kept
     )
-    active_only = found.bounds[active_only_k]
+    active_only = test_bounds.bounds[active_only_k]
     if not all_active:
         without = WithoutUnits(model, units.active, units.means)
         active_only = likelihood(
@@ -126,7 +126,7 @@ def standard_results(
             progress=lambda n: progress((sum(weighed[:2]) + n * active_only_k) / total), kept=kept,
         ).bound  # fmt: skip
     return StandardResults(
-        found,
+        test_bounds,
         active_only,
         active_only_k,
         likelihood(model, val, VAL_K, kept=kept),

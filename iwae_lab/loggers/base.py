@@ -23,7 +23,9 @@ class RunLogger(Logger):
     name of the multirun that the run belongs to, None for a single run.
     """
 
-    def __init__(self, folder: Path, record: Record, group: str | None = None) -> None:
+    known_step: int
+
+    def __init__(self, *, folder: Path, record: Record, group: str | None = None) -> None:
         super().__init__()
         self.folder = folder
         self.record = record
@@ -43,6 +45,12 @@ class RunLogger(Logger):
 
     def start(self, rows: list[dict[str, float]]) -> None:
         """Begin the run, or resume it after `rows`, the metrics of its earlier epochs, each with its step."""
+
+    def replay(self, rows: list[dict[str, float]]) -> None:
+        """Log the `rows` beyond `known_step`, the last step that the tracker holds."""
+        for row in rows:
+            self.log_metrics({key: value for key, value in row.items() if key != "step"}, int(row["step"]))
+        self.known_step = max([self.known_step, *(int(row["step"]) for row in rows)])
 
     def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
         """The record holds them."""

@@ -2,12 +2,10 @@
 
 import csv
 import io
-from pathlib import Path
 from typing import Any
 
 from iwae_lab.console.atomic import write_atomically
 from iwae_lab.loggers.base import RunLogger
-from iwae_lab.runs.record import Record
 
 __all__ = ["MetricsCSV"]
 
@@ -18,12 +16,8 @@ class MetricsCSV(RunLogger):
     Lightning's own CSVLogger deletes the file of the run that it should resume.
     """
 
-    def __init__(self, *, folder: Path, record: Record, group: str | None = None) -> None:
-        super().__init__(folder, record, group)
-        self.rows: dict[int, dict[str, Any]] = {}
-
     def start(self, rows: list[dict[str, float]]) -> None:
-        self.rows = {int(row["step"]): row | {"step": int(row["step"])} for row in rows}
+        self.rows: dict[int, dict[str, Any]] = {int(row["step"]): row | {"step": int(row["step"])} for row in rows}
 
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
         assert step is not None

@@ -11,8 +11,8 @@ from iwae_lab.evaluation.keys import (
     TEST,
     TEST_LOG_UNIT_VARIANCES,
     TEST_NLL,
-    TEST_UNIT_VARIANCES,
     TRAIN_BOUND,
+    log10_variances,
     numbers,
     of_layer,
 )
@@ -26,7 +26,7 @@ class TensorBoard(RunLogger):
     """Metrics and figures under tensorboard/ in the run's folder: `tensorboard --logdir runs`."""
 
     def __init__(self, *, folder: Path, record: Record, group: str | None = None) -> None:
-        super().__init__(folder, record, group)
+        super().__init__(folder=folder, record=record, group=group)
         self.path = folder / "tensorboard"
         try:
             import torch.utils.tensorboard  # noqa: F401
@@ -41,9 +41,7 @@ class TensorBoard(RunLogger):
 
         self.known_step = max(self._steps(TRAIN_BOUND), default=-1)
         self.writer = SummaryWriter(self.path)
-        for row in rows:
-            self.log_metrics({key: value for key, value in row.items() if key != "step"}, int(row["step"]))
-        self.known_step = max([self.known_step, *(int(row["step"]) for row in rows)])
+        self.replay(rows)
 
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
         assert step is not None
@@ -64,9 +62,8 @@ class TensorBoard(RunLogger):
             if key.startswith(TEST):  # others were logged while training
                 self.writer.add_scalar(key, value, record.steps)
         self._add_images(figures, record.steps)
-        for level, variances in enumerate(record.metrics[TEST_UNIT_VARIANCES], 1):
-            logs = np.log10(np.maximum(variances, 1e-6))
-            self.writer.add_histogram(of_layer(TEST_LOG_UNIT_VARIANCES, level), logs, record.steps)
+        for level, logs in enumerate(log10_variances(record.metrics), 1):
+            self.writer.add_histogram(of_layer(TEST_LOG_UNIT_VARIANCES, level), np.array(logs), record.steps)
 
     def close(self, failed: bool) -> None:
         self.writer.close()

@@ -63,7 +63,7 @@ class WandB(RunLogger):
         record: Record,
         group: str | None = None,
     ) -> None:
-        super().__init__(folder, record, group)
+        super().__init__(folder=folder, record=record, group=group)
         if (mode := os.environ.get("WANDB_MODE", "online")) not in MODES:
             raise UserError(f"WANDB_MODE={mode}: expected one of {', '.join(MODES)}; logger=none does without trackers")
         self.project = project or os.environ.get("WANDB_PROJECT", "iwae_lab")
@@ -89,8 +89,8 @@ class WandB(RunLogger):
     def runs(self) -> dict[str, dict[str, Any]]:
         """The W&B runs of this folder by id: where each is, and whether it has the result."""
         try:
-            found = json.loads((self.folder / "wandb.json").read_text())
-            return {key: run for key, run in found.items() if run.keys() == {"destination", "finished"}}
+            noted = json.loads((self.folder / "wandb.json").read_text())
+            return {key: run for key, run in noted.items() if run.keys() == {"destination", "finished"}}
         except (OSError, ValueError, AttributeError):  # none yet, or not written by us
             return {}
 
@@ -166,9 +166,7 @@ class WandB(RunLogger):
         elif started["url"]:
             log.info("W&B: %s", started["url"])
         self.known_step = started["known_step"]
-        for row in rows:
-            self.log_metrics({key: value for key, value in row.items() if key != "step"}, int(row["step"]))
-        self.known_step = max([self.known_step, *(int(row["step"]) for row in rows)])
+        self.replay(rows)
 
     @property
     def sync_command(self) -> str:

@@ -16,7 +16,7 @@ from torch.func import functional_call
 from iwae_lab.console.errors import UserError
 from iwae_lab.models.distributions import Bernoulli, Distribution, Gaussian
 
-__all__ = ["Draw", "LatentVariableModel", "Noise", "fresh_noise"]
+__all__ = ["Draw", "LatentVariableModel", "Noise", "conditional", "fresh_noise"]
 
 Noise = Callable[[Distribution, int, tuple[int, int, int]], Tensor]
 """(distribution, level, shape [k, batch, units]) -> the noise its `sample` takes."""
@@ -96,7 +96,7 @@ class LatentVariableModel(nn.Module, ABC):
         log_q = x.new_zeros(())
         below = x
         for level, layer in enumerate(self.encoder):
-            q = _apply(layer, below if gradient != "path" else below.detach())
+            q = conditional(layer, below if gradient != "path" else below.detach())
             if gradient != "score" and isinstance(q, Bernoulli):
                 if torch.is_grad_enabled():
                     self.require_continuous(q, gradient)
@@ -110,7 +110,7 @@ class LatentVariableModel(nn.Module, ABC):
                 log_q = log_q + q.log_prob(below)
             else:
                 entries = [parameter.expand(eps.shape) for parameter in q]  # where φ enters sample i
-                frozen = [p.detach() for p in q] if level == 0 else _apply(_frozen(layer), below)
+                frozen = [p.detach() for p in q] if level == 0 else conditional(_frozen(layer), below)
                 live = [f + (entry - entry.detach()) for f, entry in zip(frozen, entries, strict=True)]
                 below = type(q)(*live).sample(eps)
                 log_q = log_q + type(q)(*frozen).log_prob(below)
@@ -128,45 +128,45 @@ class LatentVariableModel(nn.Module, ABC):
 
     def log_joint(self, x: Tensor, z: list[Tensor]) -> Tensor:
         """log p(x, z) [k, batch] of x [batch, pixels] and samples z, one [k, batch, units] per layer."""
-        return self.log_prior(z) + _apply(self.decoder[0], z[0]).log_prob(x)
+        return self.log_prior(z) + conditional(self.decoder[0], z[0]).log_prob(x)
 
     def log_prior(self, z: list[Tensor]) -> Tensor:
         """log p(z) [k, batch] of samples z, one [k, batch, units] per layer."""
         log_p = self.prior().log_prob(z[-1])
         for layer, below, above in zip(list(self.decoder)[1:], z, z[1:], strict=False):
-            log_p = log_p + _apply(layer, above).log_prob(below)
+            log_p = log_p + conditional(layer, above).log_prob(below)
         return log_p
 
     def log_posterior(self, x: Tensor, z: list[Tensor]) -> Tensor:
         """log q(z | x) [k, batch] of x [batch, pixels] and samples z, one [k, batch, units] per layer."""
         log_q = x.new_zeros(())
         for layer, below, here in zip(self.encoder, [x, *z[:-1]], z, strict=True):
-            log_q = log_q + _apply(layer, below).log_prob(here)
+            log_q = log_q + conditional(layer, below).log_prob(here)
         return log_q
 
     def conditionals(self, x: Tensor, z: list[Tensor]) -> tuple[list[Distribution], list[Distribution]]:
         """Every layer's q(z_l | z_{l-1}) and p(z_l | z_{l+1}) at x [batch, pixels] and samples z from `draw`."""
-        q = [_apply(layer, below) for layer, below in zip(self.encoder, [x, *z[:-1]], strict=True)]
-        p = [_apply(layer, above) for layer, above in zip(list(self.decoder)[1:], z[1:], strict=True)]
+        q = [conditional(layer, below) for layer, below in zip(self.encoder, [x, *z[:-1]], strict=True)]
+        p = [conditional(layer, above) for layer, above in zip(list(self.decoder)[1:], z[1:], strict=True)]
         return q, [*p, self.prior()]
 
     def posteriors(self, x: Tensor, k: int, noise: Noise = fresh_noise) -> list[Gaussian | Bernoulli]:
         """q(z_1 | x) with parameters [batch, units], then q(z_l | z_{l-1}) at k samples, [k, batch, units]."""
-        found: list[Gaussian | Bernoulli] = []
+        conditionals: list[Gaussian | Bernoulli] = []
         below = x
         for level, layer in enumerate(self.encoder):
-            q = _apply(layer, below)
-            found.append(q)
+            q = conditional(layer, below)
+            conditionals.append(q)
             if level + 1 < len(self.encoder):
                 below = q.sample(noise(q, level, (k, len(x), q[0].shape[-1])))
-        return found
+        return conditionals
 
     def sample_joint(self, n: int) -> tuple[Tensor, list[Tensor]]:
         """n draws from p(x, z): images [n, pixels] and latents, one [1, n, units] per layer."""
         prior = self.prior()
         drawn = [prior.sample(prior.noise((n, *prior[0].shape)))]
         for layer in reversed(self.decoder):
-            p = _apply(layer, drawn[0])
+            p = conditional(layer, drawn[0])
             drawn.insert(0, p.sample(p.noise(p[0].shape)))
         x, *z = drawn
         return x, [latent.unsqueeze(0) for latent in z]
@@ -182,7 +182,7 @@ class LatentVariableModel(nn.Module, ABC):
         return self.decoder[0](q.sample(q.noise(q[0].shape))).mean
 
 
-def _apply(layer: Callable[[Tensor], Any], h: Tensor) -> Any:
+def conditional(layer: Callable[[Tensor], Any], h: Tensor) -> Any:
     """A layer's distribution given h [batch, units] or [k, batch, units], in the precision of h whatever autocast does.
 
     Layers see 2-D rows, which are fast.

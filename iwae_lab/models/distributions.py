@@ -34,7 +34,11 @@ class Gaussian(NamedTuple):
 
     def log_prob(self, z: Tensor) -> Tensor:
         """log density summed over units, nats."""
-        return self.log_prob_of_sample((z - self.mean) * torch.exp(-self.log_std))
+        return self.log_prob_of_sample(self.noise_of(z))
+
+    def noise_of(self, z: Tensor) -> Tensor:
+        """The noise whose `sample` is z."""
+        return (z - self.mean) * torch.exp(-self.log_std)
 
     def log_prob_of_sample(self, noise: Tensor) -> Tensor:
         """`log_prob` of `sample(noise)`: z standardizes to the noise, so the total derivative is short."""
@@ -107,6 +111,9 @@ class StandardNormal(NamedTuple):
 
     def sample(self, noise: Tensor) -> Tensor:
         return noise
+
+    def noise_of(self, z: Tensor) -> Tensor:
+        return z
 
     def log_prob(self, z: Tensor) -> Tensor:
         return -0.5 * z.square().sum(-1) - HALF_LOG_2PI * z.shape[-1]

@@ -5,7 +5,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from iwae_lab.console.errors import UserError
+from iwae_lab.console.errors import require
 from iwae_lab.models.distributions import Bernoulli, Gaussian
 
 __all__ = ["Conditional", "networks"]
@@ -28,10 +28,10 @@ def networks(
 
 
 def _check_widths(latents: list[int], hidden: list[list[int]]) -> None:
-    if not latents or min(latents) < 1:
-        raise UserError(f"latents={latents}: expected the units of one or more layers, each at least 1")
-    if len(hidden) != len(latents) or any(width < 1 for widths in hidden for width in widths):
-        raise UserError(f"hidden={hidden}: expected {len(latents)} lists of widths of at least 1, one per latent layer")
+    valid = bool(latents) and min(latents) >= 1
+    require("latents", latents, valid, "the units of one or more layers, each at least 1")
+    valid = len(hidden) == len(latents) and all(width >= 1 for widths in hidden for width in widths)
+    require("hidden", hidden, valid, f"{len(latents)} lists of widths of at least 1, one per latent layer")
 
 
 class Conditional(nn.Module):

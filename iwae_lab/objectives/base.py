@@ -7,12 +7,12 @@ import torch
 from torch import Tensor, nn
 
 from iwae_lab.bounds import iwae_bound
-from iwae_lab.console.errors import UserError, require
+from iwae_lab.console.errors import UserError, require_one_of
 from iwae_lab.models.base import LatentVariableModel, Noise, fresh_noise
 from iwae_lab.objectives.coupling import COUPLINGS
 from iwae_lab.objectives.parameter_schedule import ParameterSchedule
 
-__all__ = ["Estimate", "ImportanceWeighted", "Objective"]
+__all__ = ["Estimate", "ImportanceWeighted", "Objective", "Reparameterized"]
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Objective(nn.Module, ABC):
 
         Raises `UserError` where the estimator's derivation needs them to be independent.
         """
-        require("noise", by, by in COUPLINGS, f"one of {', '.join(COUPLINGS)}")
+        require_one_of("noise", by, COUPLINGS)
         if by != "iid" and not self.couplable:
             raise UserError(f"noise={by}: {type(self).__name__} needs independent samples of an image; expected iid")
         self.noise = COUPLINGS[by]
@@ -98,3 +98,17 @@ class ImportanceWeighted(Objective):
 
     def target(self, log_w: Tensor) -> Tensor:
         return iwae_bound(log_w)
+
+
+class Reparameterized(Objective):
+    """Base of the objectives that are the derivative of `target` at k reparameterised samples."""
+
+    couplable = True
+
+    def forward(self, model: LatentVariableModel, x: Tensor, k: int) -> Estimate:
+        log_w = model.log_weights(x, k, self.noise)
+        return Estimate(-self.target(log_w).mean(), log_w)
+
+    @abstractmethod
+    def target(self, log_w: Tensor) -> Tensor:
+        """The function of log w [k, batch] whose mean θ and φ ascend, [batch]."""

@@ -4,14 +4,13 @@ import torch
 from torch import Tensor, nn
 
 from iwae_lab.bounds import elbo, iwae_bound
-from iwae_lab.console.errors import UserError, require
-from iwae_lab.models.base import LatentVariableModel
-from iwae_lab.objectives.base import Estimate, Objective
+from iwae_lab.console.errors import require
+from iwae_lab.objectives.base import Reparameterized
 
 __all__ = ["CIWAE"]
 
 
-class CIWAE(Objective):
+class CIWAE(Reparameterized):
     """β·ELBO + (1−β)·L_k   (Rainforth et al. 2018, arXiv 1802.04537).
 
     With learned=true, β is a parameter that ascends the objective from the given value. Since L_k ≥ ELBO,
@@ -19,20 +18,14 @@ class CIWAE(Objective):
     """
 
     is_bound = True
-    couplable = True
 
     def __init__(self, beta: float = 0.5, learned: bool = False) -> None:
         super().__init__()
         require("beta", beta, 0 <= beta <= 1, "a number from 0 to 1")
-        if learned and beta in (0, 1):
-            raise UserError(f"beta={beta}: expected a number between 0 and 1 to learn from")
+        require("beta", beta, not learned or 0 < beta < 1, "a number between 0 and 1 to learn from")
         self.beta_logit = nn.Parameter(torch.logit(torch.tensor(beta))) if learned else None
         if not learned:
             self.beta = beta
-
-    def forward(self, model: LatentVariableModel, x: Tensor, k: int) -> Estimate:
-        log_w = model.log_weights(x, k, self.noise)
-        return Estimate(-self.target(log_w).mean(), log_w)
 
     def target(self, log_w: Tensor) -> Tensor:
         beta = self.beta if self.beta_logit is None else torch.sigmoid(self.beta_logit)

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from iwae_lab.bounds import elbo, iwae_bound, log_sum_of_others, normalized_weights
-from iwae_lab.console.errors import UserError, require
+from iwae_lab.console.errors import UserError, require_one_of
 from iwae_lab.models.base import LatentVariableModel
 from iwae_lab.models.distributions import Bernoulli, Distribution
 from iwae_lab.objectives.base import Estimate, Objective
@@ -26,7 +26,7 @@ class DisARM(Objective):
 
     def __init__(self, bound: str = "iwae") -> None:
         super().__init__()
-        require("bound", bound, bound in ("iwae", "elbo"), "iwae or elbo")
+        require_one_of("bound", bound, ("iwae", "elbo"))
         self.bound = bound
 
     def forward(self, model: LatentVariableModel, x: Tensor, k: int) -> Estimate:

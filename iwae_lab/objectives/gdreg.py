@@ -42,7 +42,7 @@ class GDReG(ImportanceWeighted):
         for p, here, slope_p, slope_w in zip(priors[:-1], z[:-1], slopes_p[:-1], slopes_w[:-1], strict=True):
             if not isinstance(p, Gaussian):
                 raise UserError(f"objective=gdreg: expected Gaussian p(z_l | z_{{l+1}}), found {type(p).__name__}")
-            noise = ((here - p.mean) * torch.exp(-p.log_std)).detach()
+            noise = p.noise_of(here).detach()
             slope_below = slope_p + noise * torch.exp(-p.log_std.detach())  # ∂/∂z_l log p(z_{l−1} | z_l)
             pull = w * slope_below - w.square() * slope_w
             gain = gain + (pull * p.sample(noise)).sum(-1) - weights * p.log_prob(here)

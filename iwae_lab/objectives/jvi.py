@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from iwae_lab.console.errors import UserError, require
+from iwae_lab.console.errors import require
 from iwae_lab.models.base import LatentVariableModel
 from iwae_lab.objectives.base import Estimate, Objective
 
@@ -34,8 +34,7 @@ class JVI(Objective):
 
     def check(self, k: int) -> None:
         """Raises `UserError` where too few samples would be left."""
-        if k <= self.order:
-            raise UserError(f"k={k}: expected more than objective.order={self.order}")
+        require("k", k, k > self.order, f"more than objective.order={self.order}")
 
     def coefficients(self, k: int) -> list[float]:
         """c_0, …, c_order."""

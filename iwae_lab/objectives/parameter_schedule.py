@@ -24,11 +24,11 @@ class ParameterSchedule:
 def parameter_schedules(node: Any) -> dict[str, ParameterSchedule]:
     """Every value {from: A, to: B, epochs: N} of an objective's node, by its key. Raises `UserError` where one is
     incomplete."""
-    found = {}
+    schedules = {}
     for name, value in node.items() if isinstance(node, dict) else ():
         if isinstance(value, dict) and "from" in value:
             numbers = set(value) == {"from", "to", "epochs"} and all(type(n) in (int, float) for n in value.values())
             valid = numbers and value["epochs"] >= 1 and value["epochs"] % 1 == 0
             require(f"objective.{name}", value, valid, "{from: A, to: B, epochs: N} with an integer N of at least 1")
-            found[name] = ParameterSchedule(float(value["from"]), float(value["to"]), int(value["epochs"]))
-    return found
+            schedules[name] = ParameterSchedule(float(value["from"]), float(value["to"]), int(value["epochs"]))
+    return schedules

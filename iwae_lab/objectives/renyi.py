@@ -7,13 +7,12 @@ from torch import Tensor
 
 from iwae_lab.bounds import elbo, iwae_bound
 from iwae_lab.console.errors import require
-from iwae_lab.models.base import LatentVariableModel
-from iwae_lab.objectives.base import Estimate, Objective
+from iwae_lab.objectives.base import Reparameterized
 
 __all__ = ["Renyi", "renyi_bound"]
 
 
-class Renyi(Objective):
+class Renyi(Reparameterized):
     """L_α = 1/(1−α) · log (1/k) Σ_i w_i^(1−α)   (Li & Turner 2016, arXiv 1602.02311).
 
     α = 1 is the ELBO, α = 0 is IWAE, α → −∞ is `vr_max`. For 0 ≤ α < 1 it is the VR-IWAE bound, a lower bound of
@@ -21,17 +20,11 @@ class Renyi(Objective):
     one). For α < 0 it is not a bound.
     """
 
-    couplable = True
-
     def __init__(self, alpha: float = 0.5) -> None:
         super().__init__()
         require("alpha", alpha, math.isfinite(alpha), "a finite number; objective=vr_max is the limit α → −∞")
         self.alpha = alpha
         self.is_bound = alpha >= 0
-
-    def forward(self, model: LatentVariableModel, x: Tensor, k: int) -> Estimate:
-        log_w = model.log_weights(x, k, self.noise)
-        return Estimate(-self.target(log_w).mean(), log_w)
 
     def target(self, log_w: Tensor) -> Tensor:
         return renyi_bound(log_w, self.alpha)

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from iwae_lab.bounds import normalized_weights
-from iwae_lab.console.errors import require
+from iwae_lab.console.errors import require_one_of
 from iwae_lab.models.base import LatentVariableModel
 from iwae_lab.objectives.base import Estimate, ImportanceWeighted
 
@@ -23,7 +23,7 @@ class RWS(ImportanceWeighted):
 
     def __init__(self, inference: str = "wake") -> None:
         super().__init__()
-        require("inference", inference, inference in ("wake", "sleep", "both"), "wake, sleep or both")
+        require_one_of("inference", inference, ("wake", "sleep", "both"))
         self.sleep_share = {"wake": 0.0, "both": 0.5, "sleep": 1.0}[inference]
 
     def forward(self, model: LatentVariableModel, x: Tensor, k: int) -> Estimate:

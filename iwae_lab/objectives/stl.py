@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from iwae_lab.bounds import elbo, iwae_bound, normalized_weights
-from iwae_lab.console.errors import require
+from iwae_lab.console.errors import require_one_of
 from iwae_lab.models.base import LatentVariableModel
 from iwae_lab.objectives.base import Estimate, Objective
 
@@ -23,7 +23,7 @@ class STL(Objective):
 
     def __init__(self, bound: str = "iwae") -> None:
         super().__init__()
-        require("bound", bound, bound in ("iwae", "elbo"), "iwae or elbo")
+        require_one_of("bound", bound, ("iwae", "elbo"))
         self.bound = bound
         self.couplable = bound == "elbo"
 

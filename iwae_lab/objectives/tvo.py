@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from iwae_lab.bounds import elbo
-from iwae_lab.console.errors import UserError, require
+from iwae_lab.console.errors import require
 from iwae_lab.models.base import LatentVariableModel
 from iwae_lab.objectives.base import Estimate, Objective
 
@@ -31,13 +31,12 @@ class TVO(Objective):
         if betas is None:
             betas = [0.0] + [first ** (1 - i / (intervals - 1)) for i in range(intervals - 1)]
         edges = [*betas, 1.0]
-        if edges[0] != 0 or any(a >= b for a, b in zip(edges, edges[1:], strict=False)):
-            raise UserError(f"betas={betas}: expected increasing numbers from 0 to below 1, 0 among them")
+        increasing = edges[0] == 0 and all(a < b for a, b in itertools.pairwise(edges))
+        require("betas", betas, increasing, "increasing numbers from 0 to below 1, 0 among them")
         self.betas = betas
 
     def forward(self, model: LatentVariableModel, x: Tensor, k: int) -> Estimate:
-        if k < 2:
-            raise UserError(f"k={k}: expected at least 2 with objective=tvo, whose gradient is a covariance")
+        require("k", k, k >= 2, "at least 2 with objective=tvo, whose gradient is a covariance")
         draw = model.draw(x, k, "score")
         log_w = draw.log_w.detach()
         from_p, from_q = torch.zeros_like(log_w), torch.zeros_like(log_w)

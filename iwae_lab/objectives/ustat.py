@@ -28,8 +28,8 @@ class UStatistic(ImportanceWeighted):
     def __init__(self, groups: int = 5, permutations: int | None = 20) -> None:
         super().__init__()
         require("groups", groups, groups >= 2, "an integer of at least 2")
-        if permutations is not None and permutations < 1:
-            raise UserError(f"permutations={permutations}: expected null or an integer of at least 1")
+        valid = permutations is None or permutations >= 1
+        require("permutations", permutations, valid, "null or an integer of at least 1")
         self.groups = groups
         self.permutations = permutations
 

@@ -3,7 +3,7 @@
 from torch import Tensor
 
 from iwae_lab.bounds import elbo
-from iwae_lab.console.errors import UserError
+from iwae_lab.console.errors import require
 from iwae_lab.models.base import LatentVariableModel
 from iwae_lab.objectives.base import Estimate, Objective
 
@@ -21,8 +21,7 @@ class VarGrad(Objective):
     is_bound = True
 
     def forward(self, model: LatentVariableModel, x: Tensor, k: int) -> Estimate:
-        if k < 2:
-            raise UserError(f"k={k}: expected at least 2 with objective=vargrad, whose baseline is the other samples")
+        require("k", k, k >= 2, "at least 2 with objective=vargrad, whose baseline is the other samples")
         draw = model.draw(x, k, "score")
         log_w = draw.log_w.detach()
         signal = (log_w - log_w.mean(0)) / (k - 1)

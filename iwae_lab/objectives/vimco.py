@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from iwae_lab.bounds import iwae_bound, normalized_weights
-from iwae_lab.console.errors import UserError
+from iwae_lab.console.errors import require
 from iwae_lab.models.base import LatentVariableModel
 from iwae_lab.objectives.base import Estimate, ImportanceWeighted
 
@@ -21,8 +21,7 @@ class VIMCO(ImportanceWeighted):
     """
 
     def forward(self, model: LatentVariableModel, x: Tensor, k: int) -> Estimate:
-        if k < 2:
-            raise UserError(f"k={k}: expected at least 2 with objective=vimco, whose baseline is the other samples")
+        require("k", k, k >= 2, "at least 2 with objective=vimco, whose baseline is the other samples")
         draw = model.draw(x, k, "score")
         signal = self._signal(draw.log_w.detach())
         weights = normalized_weights(draw.log_w)

@@ -16,7 +16,7 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from iwae_lab.console.errors import CONFIGURATION_KEYS, REMOVED_KEYS, UserError, did_you_mean, require
+from iwae_lab.console.errors import CONFIGURATION_KEYS, UserError, did_you_mean, require, require_one_of
 from iwae_lab.console.names import check_name
 from iwae_lab.evaluation.annealing import Annealing
 
@@ -140,10 +140,10 @@ class Config:
     def __post_init__(self) -> None:
         require("k", self.k, self.k >= 1, "an integer of at least 1")
         require("seed", self.seed, 0 <= self.seed < 2**32, "an integer from 0 to 2**32 - 1")
-        require("precision", self.precision, self.precision in PRECISIONS, f"one of {', '.join(PRECISIONS)}")
-        require("accelerator", self.accelerator, self.accelerator in ACCELERATORS, f"one of {', '.join(ACCELERATORS)}")
+        require_one_of("precision", self.precision, PRECISIONS)
+        require_one_of("accelerator", self.accelerator, ACCELERATORS)
         self.compile = self.compile.lower()  # OmegaConf turns true into "True"
-        require("compile", self.compile, self.compile in COMPILE, f"one of {', '.join(COMPILE)}")
+        require_one_of("compile", self.compile, COMPILE)
         valid_threads = self.threads == "auto" or (self.threads.isdecimal() and 1 <= int(self.threads) <= 1024)
         require("threads", self.threads, valid_threads, "auto or an integer from 1 to 1024")
         if self.data_dir is not None:
@@ -275,11 +275,11 @@ def known_keys() -> list[str]:
 
 def _nodes(cls: type = Config, prefix: str = "") -> list[tuple[type, str]]:
     """The dataclasses of the configuration, each with the prefix of its keys."""
-    found = [(cls, prefix)]
+    nodes = [(cls, prefix)]
     for f in dataclasses.fields(cls):
         if isinstance(f.type, type) and dataclasses.is_dataclass(f.type):
-            found += _nodes(f.type, f"{prefix}{f.name}.")
-    return found
+            nodes += _nodes(f.type, f"{prefix}{f.name}.")
+    return nodes
 
 
 def _docstrings(cls: type) -> dict[str, str]:
@@ -305,14 +305,8 @@ def help_text() -> str:
     for group in sorted(path for path in CONF.iterdir() if path.is_dir()):
         rows = []
         for option in sorted(group.glob("*.yaml")):
-            summary = next(
-                (
-                    line[2:].strip()
-                    for line in option.read_text().splitlines()
-                    if line.startswith("# ") and not line.startswith("# @")
-                ),
-                "",
-            )
+            comments = [line[2:] for line in option.read_text().splitlines() if line.startswith("# ")]
+            summary = next((comment for comment in comments if not comment.startswith("@")), "")
             mark = "*" if defaults.get(group.name) == option.stem else " "
             rows.append((f" {mark} {option.stem}", summary))
         lines += [f"{group.name}=", *_aligned(rows)]
@@ -333,6 +327,3 @@ def help_text() -> str:
 
 
 CONFIGURATION_KEYS[:] = known_keys()
-REMOVED_KEYS["trainer.devices"] = (
-    "a run trains on one device; to use several, run a job on each: python train.py -m hydra/launcher=joblib seed=0,1"
-)

@@ -157,6 +157,9 @@ def resolve(cfg: DictConfig | dict[str, Any]) -> Experiment:
     objective.couple(config.noise)
     schedule = nodes["schedule"].build(Schedule)
     device = _device(config.accelerator)
+    precision = config.precision
+    if precision == "auto":
+        precision = fastest_precision(device, schedule.batch_size, config.k)
     return Experiment(
         composed=cast(dict[str, Any], OmegaConf.to_container(cfg)),
         config=config,
@@ -167,7 +170,7 @@ def resolve(cfg: DictConfig | dict[str, Any]) -> Experiment:
         schedule=schedule,
         optimizer=nodes["optimizer"].build(OptimizerFactory),
         device=device,
-        precision=_precision(config, device, schedule.batch_size),
+        precision=precision,
         threads=job_threads() if config.threads == "auto" else int(config.threads),
         first=_first(cfg, config),
     )
@@ -178,10 +181,6 @@ def _device(accelerator: str) -> torch.device:
     if accelerator == "gpu" and not has_gpu:
         raise UserError("accelerator=gpu: expected auto or cpu, since torch sees no GPU here")
     return torch.device("cuda" if has_gpu and accelerator != "cpu" else "cpu")
-
-
-def _precision(config: Config, device: torch.device, batch_size: int) -> str:
-    return fastest_precision(device, batch_size, config.k) if config.precision == "auto" else config.precision
 
 
 def _first(cfg: DictConfig, config: Config) -> Experiment | None:

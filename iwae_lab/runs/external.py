@@ -50,6 +50,7 @@ def measure_external(weights: Path, model: str, map: str | None, overrides: Sequ
     register()
     with initialize_config_dir(str(CONF), version_base="1.3"):
         experiment = resolve(compose("config", overrides=[f"model={model}", *untracked, *overrides]))
+    experiment.prepare_cpu()
     tensors, mapping = read_tensors(weights), None if map is None else read_map(map)
     loaded = experiment.model()
     loaded = load_named(loaded, tensors) if mapping is None else load_mapped(loaded, tensors, mapping)
@@ -66,15 +67,14 @@ def measure_external(weights: Path, model: str, map: str | None, overrides: Sequ
             log.info("these weights are already measured; force=true measures them again")
             log_finished(experiment.trackers(earlier, None), earlier, folder)
             return earlier, folder
-        experiment.prepare_cpu()
         loaded = loaded.to(experiment.device).eval()
         with resumable(folder, experiment.config) as kept:
-            found = measure(loaded, experiment.data, experiment.config, experiment.device, kept=kept)
-        metrics = found.metrics()
+            measurements = measure(loaded, experiment.data, experiment.config, experiment.device, kept=kept)
+        metrics = measurements.metrics()
         require("weights", weights, math.isfinite(metrics[TEST_NLL]), f"a finite NLL, found {metrics[TEST_NLL]}")
         record = dataclasses.replace(record, status="finished", metrics=metrics, finished=now())
-        write_figures(folder, result_figures(loaded, experiment.data, found.standard.units, metrics))
-        write_per_image(folder, found.per_image())
+        write_figures(folder, result_figures(loaded, experiment.data, measurements.standard.units, metrics))
+        write_per_image(folder, measurements.per_image())
         record.write(folder)
         log_finished(experiment.trackers(record, None), record, folder)
     return record, folder

@@ -51,9 +51,9 @@ def _read(path: Path) -> dict[str, tuple[Any, ...]]:
     if not path.exists():
         return {}
     try:
-        found: dict[str, tuple[Any, ...]] = torch.load(path, weights_only=True)
+        results: dict[str, tuple[Any, ...]] = torch.load(path, weights_only=True)
         log.info("resuming the evaluation from %s", path)
-        return found
+        return results
     except Exception as error:  # whatever torch raises for a damaged file, or one from another device
         log.warning("%s: can't be read, so the evaluation starts anew (%s)", path, str(error).partition("\n")[0])
         return {}

@@ -75,14 +75,11 @@ def read_record(folder: Path) -> Record:
     path = folder if folder.suffix == ".json" else folder / "result.json"
     try:
         content = json.loads(path.read_text())
-        if isinstance(content, dict) and "passes" in content:  # now "epochs"
-            raise UserError(f"{path}: written by an older version of iwae_lab, which this one can't read")
         record = Record(**content)
         for f in dataclasses.fields(Record):
             _check_type(f.name, getattr(record, f.name), _HINTS[f.name])
         if record.status == "finished" and not isinstance(record.metrics.get(TEST_NLL), float | int):
             raise ValueError("it is finished but has no test/nll")
-        record.config.pop("trainer", None)  # from versions that could train on several devices
         return record
     except (OSError, ValueError, TypeError) as error:
         raise UserError(f"{path}: expected the record of a run ({error})") from None

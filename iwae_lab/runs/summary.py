@@ -53,8 +53,6 @@ def _unreliable(metrics: dict[str, Any]) -> dict[str, str]:
 
 def _active_units(metrics: dict[str, Any]) -> dict[str, str]:
     counts = _sum(metrics[keys.TEST_ACTIVE_UNITS])
-    if keys.TEST_UNITS_BY_KL not in metrics:  # a record of an earlier version
-        return {"active units": counts}
     ends = zip(metrics[keys.TEST_ACTIVE_UNITS_LOW], metrics[keys.TEST_ACTIVE_UNITS_HIGH], strict=True)
     by_kl, authors = _sum(metrics[keys.TEST_UNITS_BY_KL]), _sum(metrics[keys.TEST_ACTIVE_UNITS_AUTHORS])
     return {
@@ -95,15 +93,13 @@ def _gaps(metrics: dict[str, Any]) -> dict[str, str]:
 
 
 def _overfitting(metrics: dict[str, Any]) -> dict[str, str]:
-    if keys.OVERFITTING_GAP not in metrics:
-        return {}
     how = f"L_{metrics[keys.OVERFITTING_K]}, {metrics[keys.OVERFITTING_IMAGES]:,} images each"
     gap = f"{metrics[keys.OVERFITTING_GAP]:.2f} ± {metrics[keys.OVERFITTING_GAP_SE]:.2f}"
     return {"test − train NLL": f"{gap} nats ({how})"}
 
 
 def _active_only(metrics: dict[str, Any]) -> dict[str, str]:
-    k = metrics.get(keys.TEST_NLL_ACTIVE_ONLY_K, metrics[keys.TEST_NLL_K])
+    k = metrics[keys.TEST_NLL_ACTIVE_ONLY_K]
     whole = metrics.get(keys.nll_at(k), metrics[keys.TEST_NLL])
     without = metrics[keys.TEST_NLL_ACTIVE_ONLY]
     return {"NLL without inactive units": f"{without:.2f} nats (L_{k}; with them {whole:.2f})"}

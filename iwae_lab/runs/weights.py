@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from iwae_lab.console.atomic import write_atomically
-from iwae_lab.console.errors import UserError, did_you_mean, require
+from iwae_lab.console.errors import UserError, did_you_mean, require, require_one_of
 from iwae_lab.models.base import LatentVariableModel
 from iwae_lab.models.distributions import Gaussian
 
@@ -64,17 +64,17 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         if path.suffix == ".npz":
             with np.load(path, allow_pickle=False) as arrays:
                 return {name: torch.from_numpy(arrays[name]) for name in arrays.files}
-        found = torch.load(path, map_location="cpu", weights_only=True)
-        return _tensors(found.get("state_dict", found))
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        return _tensors(content.get("state_dict", content))
     except (SafetensorError, OSError, ValueError, TypeError, AttributeError, RuntimeError, EOFError) as error:
         raise UserError(f"weights={path}: expected tensors by name ({' '.join(str(error).split())})") from None
     except Exception as error:  # pickle.UnpicklingError, whose message advises to trust the file
         raise UserError(f"weights={path}: expected nothing but tensors ({type(error).__name__})") from None
 
 
-def _tensors(found: dict[Any, Any], within: str = "") -> dict[str, Tensor]:
-    named = {f"{within}{key}": value for key, value in found.items() if isinstance(value, Tensor)}
-    for key, value in found.items():
+def _tensors(content: dict[Any, Any], within: str = "") -> dict[str, Tensor]:
+    named = {f"{within}{key}": value for key, value in content.items() if isinstance(value, Tensor)}
+    for key, value in content.items():
         if isinstance(value, dict):
             named |= _tensors(value, f"{within}{key}.")
     return named
@@ -94,19 +94,19 @@ def read_map(name: str) -> dict[str, Any]:
     shipped = sorted(known.stem for known in MAPS.glob("*.yaml"))
     require("map", name, path.is_file(), f"a YAML file, or one of {', '.join(shipped)}{did_you_mean(name, shipped)}")
     try:
-        found = yaml.safe_load(path.read_text())
+        mapping = yaml.safe_load(path.read_text())
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise UserError(f"map={name}: expected YAML ({' '.join(str(error).split())})") from None
-    require("map", name, isinstance(found, dict) and isinstance(found.get("layers"), dict), "a mapping with layers")
+    require("map", name, isinstance(mapping, dict) and isinstance(mapping.get("layers"), dict), "a mapping with layers")
     keys = ["transposed", "layers", "scale", "ignored"]
-    for key in found:
+    for key in mapping:
         if key not in keys:
             raise UserError(f"map={name}: {key}: no such key{did_you_mean(str(key), keys)}; expected {', '.join(keys)}")
-    transposed = found.get("transposed", False)
+    transposed = mapping.get("transposed", False)
     require(f"map={name}: transposed", transposed, isinstance(transposed, bool), "true or false")
-    ignored = found.get("ignored", [])
+    ignored = mapping.get("ignored", [])
     require(f"map={name}: ignored", ignored, isinstance(ignored, list), "a list of names")
-    return found
+    return mapping
 
 
 def load_named(model: LatentVariableModel, tensors: dict[str, Tensor]) -> LatentVariableModel:
@@ -193,19 +193,19 @@ def _set_scales(model: LatentVariableModel, scale: str | dict[str, str]) -> None
     gaussian += [f"decoder.{level}" for level in range(1, len(model.decoder))]
     scales = scale if isinstance(scale, dict) else dict.fromkeys(gaussian, scale)
     for name, kind in scales.items():
-        require("map scale", name, name in gaussian, f"one of {', '.join(gaussian)}")
-        require(f"map scale.{name}", kind, kind in list(SCALES), f"one of {', '.join(SCALES)}")
+        require_one_of("map scale", name, gaussian)
+        require_one_of(f"map scale.{name}", kind, list(SCALES))
         part, level = name.split(".")
         stack = getattr(model, part)
         if kind != "log_sigma":
             stack[int(level)] = ScaledGaussian(stack[int(level)], kind)
 
 
-def _check_names(what: str, expected: list[str], found: list[str]) -> None:
-    if missing := [name for name in expected if name not in found]:
-        hint = "; a map names tensors that have other names" if not set(expected) & set(found) else ""
+def _check_names(what: str, expected: list[str], given: list[str]) -> None:
+    if missing := [name for name in expected if name not in given]:
+        hint = "; a map names tensors that have other names" if not set(expected) & set(given) else ""
         raise UserError(f"{what}: missing {', '.join(missing)}{hint}")
-    if superfluous := [name for name in found if name not in expected]:
+    if superfluous := [name for name in given if name not in expected]:
         hint = did_you_mean(superfluous[0], expected)
         raise UserError(f"{what}: the model has no {', '.join(superfluous)}{hint}")
 

@@ -35,7 +35,7 @@ def part_of(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
 def load_checkpoint(path: Path) -> dict[str, Any]:
     """Load a checkpoint onto the CPU; nothing in it is executed. Raises `UserError` if the file is not a checkpoint."""
     try:
-        found = torch.load(path, map_location="cpu", weights_only=True)
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise UserError(f"{path}: expected the checkpoint of a run") from None
     except OSError as error:
@@ -43,10 +43,12 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     except Exception as error:  # from zip, pickle or torch, whose advice is to trust the file
         raise UserError(f"{path}: can't be read: damaged or not a checkpoint ({type(error).__name__})") from None
     if not (
-        isinstance(found, dict) and isinstance(found.get("state_dict"), dict) and isinstance(found.get("epoch"), int)
+        isinstance(checkpoint, dict)
+        and isinstance(checkpoint.get("state_dict"), dict)
+        and isinstance(checkpoint.get("epoch"), int)
     ):
         raise UserError(f"{path}: expected the checkpoint of a run, found something else")
-    return found
+    return checkpoint
 
 
 def checkpoint_to_resume(folder: Path, state: Mapping[str, Tensor]) -> Path | None:
@@ -60,15 +62,15 @@ def checkpoint_to_resume(folder: Path, state: Mapping[str, Tensor]) -> Path | No
         if not path.exists():
             continue
         try:
-            found = load_checkpoint(path)
-            shapes = {name: tensor.shape for name, tensor in found["state_dict"].items()}
+            checkpoint = load_checkpoint(path)
+            shapes = {name: tensor.shape for name, tensor in checkpoint["state_dict"].items()}
             if shapes != {name: tensor.shape for name, tensor in state.items()}:
                 raise UserError(f"{path}: expected the model of this run, found another one")
         except UserError as error:
             problems.append(str(error))
             continue
         if problems:
-            log.warning("%s; everything after epoch %d is trained again", *problems, found["epoch"] + 1)
+            log.warning("%s; everything after epoch %d is trained again", *problems, checkpoint["epoch"] + 1)
             os.replace(folder / LAST, folder / DAMAGED)  # else the next save would make it the previous one
         return path
     if problems:

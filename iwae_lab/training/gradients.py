@@ -46,14 +46,14 @@ class Gradients:
     def estimate(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
         """The estimate, and the means that `sums` adds up; a pure function."""
         with autocast(x.device, self.precision):
-            found = self.objective(self.model, x, self.k)
-        if found.loss.dim():
-            name, shape = type(self.objective).__name__, list(found.loss.shape)
+            estimate = self.objective(self.model, x, self.k)
+        if estimate.loss.dim():
+            name, shape = type(self.objective).__name__, list(estimate.loss.shape)
             raise UserError(f"objective={name}: expected a scalar loss, found shape {shape}")
         with torch.no_grad():
-            log_w = found.log_w.float()
-            means = torch.stack([iwae_bound(log_w).mean(), found.loss.float(), ess(log_w).mean()])
-        return found.loss, log_w, found.inference_loss, means
+            log_w = estimate.log_w.float()
+            means = torch.stack([iwae_bound(log_w).mean(), estimate.loss.float(), ess(log_w).mean()])
+        return estimate.loss, log_w, estimate.inference_loss, means
 
     def start_sums(self, device: torch.device) -> None:
         """Reset the sums, on `device`."""
@@ -68,6 +68,6 @@ class Gradients:
 
     def compiled(self) -> "Gradients":
         """A copy whose estimate is compiled on its first call."""
-        found = copy.copy(self)
-        found.estimate = functools.partial(Compiled(self.estimate, "true"), calls_left=1)  # type: ignore[method-assign]
-        return found
+        copied = copy.copy(self)
+        copied.estimate = functools.partial(Compiled(self.estimate, "true"), calls_left=1)  # type: ignore[method-assign]
+        return copied

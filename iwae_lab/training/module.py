@@ -196,11 +196,14 @@ class Training(pl.LightningModule):
             **{keys.of_layer(keys.VAL_ACTIVE_UNITS, level): float(n) for level, n in enumerate(units.counts, 1)},
         }
         if self.diagnostics:
-            found = diagnose(self.model, images, self.k)
+            diagnostics = diagnose(self.model, images, self.k)
             snr = gradient_snr(self.objective, self.model, images[:SNR_IMAGES].float(), self.k)
             metrics |= {
-                keys.DIAGNOSTICS_ESS: found.ess.mean().item(),
-                **{keys.of_layer(keys.DIAGNOSTICS_KL, level): kl.sum().item() for level, kl in enumerate(found.kl, 1)},
+                keys.DIAGNOSTICS_ESS: diagnostics.ess.mean().item(),
+                **{
+                    keys.of_layer(keys.DIAGNOSTICS_KL, level): kl.sum().item()
+                    for level, kl in enumerate(diagnostics.kl, 1)
+                },
                 keys.SNR_GENERATIVE: snr.generative.overall,
                 keys.SNR_INFERENCE: snr.inference.overall,
             }

@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from typing import ClassVar
 
-from iwae_lab.console.errors import UserError
+from iwae_lab.console.errors import require
 
 __all__ = ["Authors", "Constant", "LinearDecay", "Paper", "Schedule"]
 
@@ -19,10 +19,8 @@ class Schedule(ABC):
 
     def __init__(self, epochs: int, batch_size: int, learning_rate: float) -> None:
         for name, value in (("epochs", epochs), ("batch_size", batch_size)):
-            if value < 1:
-                raise UserError(f"{name}={value}: expected an integer of at least 1")
-        if not 0 < learning_rate < float("inf"):
-            raise UserError(f"learning_rate={learning_rate}: expected a number above 0")
+            require(name, value, value >= 1, "an integer of at least 1")
+        require("learning_rate", learning_rate, 0 < learning_rate < float("inf"), "a number above 0")
         self.epochs = epochs
         self.batch_size = batch_size
         self.learning_rate = learning_rate
@@ -83,10 +81,8 @@ class LinearDecay(Schedule):
         self, epochs: int, batch_size: int, learning_rate: float, constant: float = 0.3, warmup: float = 0.0
     ) -> None:
         super().__init__(epochs, batch_size, learning_rate)
-        if not 0 <= constant < 1:
-            raise UserError(f"constant={constant}: expected a number from 0 to below 1")
-        if not 0 <= warmup <= epochs:
-            raise UserError(f"warmup={warmup}: expected a number of epochs from 0 to {epochs}")
+        require("constant", constant, 0 <= constant < 1, "a number from 0 to below 1")
+        require("warmup", warmup, 0 <= warmup <= epochs, f"a number of epochs from 0 to {epochs}")
         self.constant = constant
         self.warmup = warmup
 

@@ -4,17 +4,17 @@ import numpy as np
 import pytest
 import torch
 
-from iwae_lab.data.binarize import binarize_once, draw_once, resample
+from iwae_lab.data.binarize import binarize_once, resample
 
 REPEATS = 20_000
 LEVELS = np.arange(256, dtype=np.uint8)
 
 
-@pytest.mark.parametrize("draw", [resample, draw_once])
+@pytest.mark.parametrize("draw", [resample, binarize_once])
 def test_pixel_is_one_with_probability_grey_level_over_255(draw):
     grey = np.tile(LEVELS, (REPEATS, 1))
     torch.manual_seed(0)
-    drawn = resample(torch.from_numpy(grey)).numpy() if draw is resample else draw_once(grey, seed=0)
+    drawn = resample(torch.from_numpy(grey)).numpy() if draw is resample else binarize_once(grey, "static", seed=0)
     assert set(np.unique(drawn)) == {0, 1}
     p = LEVELS / 255
     excess = drawn.mean(0) - p

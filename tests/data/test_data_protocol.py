@@ -106,7 +106,7 @@ def test_draws_of_the_protocols_never_change(real_data, tmp_path):
 def test_binarization_that_makes_no_sense_is_refused(tmp_path):
     with pytest.raises(UserError, match="binarization=dynamic: expected static"):
         StaticMNIST("dynamic")
-    with pytest.raises(UserError, match="binarization=sometimes: expected dynamic or static or threshold"):
+    with pytest.raises(UserError, match="binarization=sometimes: expected one of dynamic, static, threshold"):
         MNIST("sometimes")
     (tmp_path / "binary.npz").write_bytes(npz(train=images(30) > 127, test=images(8) > 127))
     with pytest.raises(UserError, match=r"dataset\.binarization=dynamic: expected static, as the images are binary"):

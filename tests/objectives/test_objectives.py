@@ -504,7 +504,7 @@ class TestDiscreteLatents:
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("stl bound=vae", "objective.bound=vae: expected iwae or elbo"),
+        ("stl bound=vae", "objective.bound=vae: expected one of iwae, elbo"),
         ("dreg_alpha alpha=1.5", "objective.alpha=1.5: expected a number from 0 to 1"),
         ("renyi alpha=-.inf", "objective.alpha=-inf: expected a finite number"),
         ("renyi alpha=.nan", "objective.alpha=nan: expected a finite number"),
@@ -512,7 +512,7 @@ class TestDiscreteLatents:
         ("piwae groups=0", "objective.groups=0: expected an integer of at least 1"),
         ("ciwae beta=-0.1", "objective.beta=-0.1: expected a number from 0 to 1"),
         ("ciwae beta=0.0 learned=true", "objective.beta=0.0: expected a number between 0 and 1"),
-        ("rws inference=dream", "objective.inference=dream: expected wake, sleep or both"),
+        ("rws inference=dream", "objective.inference=dream: expected one of wake, sleep, both"),
         ("tvo intervals=0", "objective.intervals=0: expected an integer of at least 1"),
         ("tvo first=1.0", "objective.first=1.0: expected a number between 0 and 1"),
         ("tvo betas=[0.1,0.5]", "objective.betas=.*: expected increasing numbers from 0"),
@@ -527,7 +527,7 @@ class TestDiscreteLatents:
         ("ustat groups=1", "objective.groups=1: expected an integer of at least 2"),
         ("ustat permutations=0", "objective.permutations=0: expected null or an integer of at least 1"),
         ("jvi_dreg order=3", "objective.order=3: expected 1 or 2"),
-        ("disarm bound=vae", "objective.bound=vae: expected iwae or elbo"),
+        ("disarm bound=vae", "objective.bound=vae: expected one of iwae, elbo"),
         ("uha steps=-1", "objective.steps=-1: expected an integer of at least 0"),
         ("uha step_size=1.0", "objective.step_size=1.0: expected a number between 0 and 1"),
         ("uha persistence=1.0", "objective.persistence=1.0: expected a number from 0 to below 1"),

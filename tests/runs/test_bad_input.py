@@ -260,7 +260,6 @@ FILES = [(name, content) for name in READERS for content in GARBAGE.values()] + 
     ("result.json", RECORD.read_bytes()[:-5]),
     ("result.json", b'{"version": 9}'),
     ("result.json", json.dumps(json.loads(RECORD.read_text()) | {"new_field": 1}).encode()),
-    ("result.json", json.dumps(json.loads(RECORD.read_text()) | {"passes": 1}).encode()),
     ("result.json", json.dumps(json.loads(RECORD.read_text()) | {"metrics": {}}).encode()),
     ("metrics.csv", b"step,train/bound\n40,-200.5,7\n"),
     ("metrics.csv", b"step,train/bound\n40,abc\n"),

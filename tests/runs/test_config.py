@@ -70,7 +70,6 @@ def test_every_option_is_in_the_help() -> None:
         ("logger=nope", "logger=nope: no such option"),
         ("evaluation.k=0", "evaluation.k=0: expected"),
         ("evaluation.images=1", "evaluation.images=1: expected"),
-        ("trainer.devices=2", "trainer.devices: no such key; a run trains on one device; .* hydra/launcher=joblib"),
         ("evaluation.kk=5", r"evaluation.kk: no such key \(did you mean evaluation.k\?\)"),
         ("threads=0", "threads=0: expected auto or"),
         ("threads=many", "threads=many: expected auto or"),

@@ -21,6 +21,7 @@ from iwae_lab.evaluation.keys import (
     TEST_UNIT_VARIANCES,
     TRAIN_BOUND,
     VAL_BOUND,
+    log10_variances,
     tightness_of,
 )
 
@@ -60,9 +61,9 @@ def threshold_sensitivity(metrics: dict[str, Any]) -> Image.Image:
     axes = figure.add_subplot()
     at = math.log10(THRESHOLD)
     counts = (metrics[key] for key in (TEST_ACTIVE_UNITS, TEST_ACTIVE_UNITS_LOW, TEST_ACTIVE_UNITS_HIGH))
-    layers = zip(metrics[TEST_UNIT_VARIANCES], *counts, metrics[TEST_ACTIVE_UNITS_AUTHORS], strict=True)
-    for level, (variances, count, low, high, authors) in enumerate(layers):
-        logs = sorted(math.log10(min(max(variance, 10**LOWEST), 10**HIGHEST)) for variance in variances)
+    layers = zip(log10_variances(metrics, LOWEST), *counts, metrics[TEST_ACTIVE_UNITS_AUTHORS], strict=True)
+    for level, (logs, count, low, high, authors) in enumerate(layers):
+        logs = sorted(min(log, HIGHEST) for log in logs)
         color = COLORS[level % len(COLORS)]
         axes.stairs(range(len(logs), -1, -1), [LOWEST, *logs, HIGHEST], color=color, linewidth=1.5, baseline=None)
         axes.errorbar(
