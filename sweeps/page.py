@@ -20,8 +20,8 @@ Lines = list[str]
 
 def runs(table: str, **wanted: object) -> Iterator[tuple[Path, Record]]:
     """The folders and records of a table whose record has the values wanted, in the order of the paper's tables."""
-    found = [(path.parent, read_record(path.parent)) for path in RECORDS.glob(f"{table}/*/result.json")]
-    for folder, record in sorted(found, key=lambda run: _place(run[1])):
+    records = [(path.parent, read_record(path.parent)) for path in RECORDS.glob(f"{table}/*/result.json")]
+    for folder, record in sorted(records, key=lambda run: _place(run[1])):
         if all(getattr(record, key) == value for key, value in wanted.items()):
             yield folder, record
 
@@ -47,12 +47,13 @@ def evaluations() -> Iterator[tuple[Record, dict[str, Any]]]:
 def annealed() -> Lines:
     """L_5000 and AIS of the same 1,000 test images, how far AIS may be off, and what that makes of all 10,000."""
     rows = []
-    for record, found in evaluations():
+    for record, measured in evaluations():
         above, gap = (
-            f"{found[key]:.2f} ± {found[f'{key}_se']:.2f}" for key in ("ais/above_bound_5000", "bidirectional/gap")
+            f"{measured[key]:.2f} ± {measured[f'{key}_se']:.2f}"
+            for key in ("ais/above_bound_5000", "bidirectional/gap")
         )
-        all_images = record.metrics["test/nll"] - found["ais/above_bound_5000"]
-        nlls = [f"{nll:.2f}" for nll in (-found["ais/bound_5000"], -found["ais/bound"], all_images)]
+        all_images = record.metrics["test/nll"] - measured["ais/above_bound_5000"]
+        nlls = [f"{nll:.2f}" for nll in (-measured["ais/bound_5000"], -measured["ais/bound"], all_images)]
         rows.append([name(record), *nlls[:2], above, gap, nlls[2]])
     return markdown(["", "−L_5000", "−AIS", "AIS adds", "bidirectional gap", "NLL of all images − AIS gain"], rows)
 
@@ -60,9 +61,9 @@ def annealed() -> Lines:
 def overfitted() -> Lines:
     """NLL of training and test images, and units as this project and as the paper's authors count them."""
     rows = []
-    for record, found in evaluations():
-        train, test = found["overfitting/train"], found["overfitting/test"]
-        units = format_units(record.metrics["test/active_units"]), format_units(found["test/active_units_authors"])
+    for record, measured in evaluations():
+        train, test = measured["overfitting/train"], measured["overfitting/test"]
+        units = format_units(record.metrics["test/active_units"]), format_units(measured["test/active_units_authors"])
         rows.append([name(record), f"{train:.2f}", f"{test:.2f}", f"{test - train:.2f}", *units])
     return markdown(["", "train", "test", "gap", "active units", "as the authors count"], rows)
 

@@ -256,7 +256,7 @@ def test_a_second_job_for_a_run_waits_and_says_so(
     locks.mkdir(parents=True)
     with FileLock(locks / f"{name}.lock"):
         second = start("train.py", *tiny)
-        wait_for(lambda: "another process is at work on" in second.stderr.read_text())
+        wait_for(lambda: "another process is using" in second.stderr.read_text())
         assert not records(tmp_path / "runs")
     assert second.wait().returncode == 0
     assert [record["status"] for record in records(tmp_path / "runs")] == ["finished"]

@@ -85,7 +85,7 @@ def explain(error: BaseException) -> str:
 
 
 def _where(frames: traceback.StackSummary) -> str:
-    """The last line of code outside installed packages that was at work."""
+    """The innermost line of code outside installed packages."""
     installed = (sysconfig.get_path("stdlib"), sysconfig.get_path("purelib"), sysconfig.get_path("platlib"))
     own = [frame for frame in frames if not frame.filename.startswith(installed)]
     return f" ({own[-1].filename}:{own[-1].lineno}; HYDRA_FULL_ERROR=1 shows the traceback)" if own else ""

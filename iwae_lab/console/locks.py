@@ -26,12 +26,12 @@ def locked(file: Path, what: str) -> Iterator[None]:
         try:
             lock.acquire(timeout=0)
         except Timeout:
-            log.info("another process is at work on %s; waiting for it", what)
+            log.info("another process is using %s; waiting for it", what)
             lock.acquire()
     except (OSError, NotImplementedError) as error:  # the latter from old versions of filelock
         if isinstance(error, OSError) and error.errno not in NO_LOCKS:
             raise
-        log.warning("the file system of %s has no locks: start no second process on %s", file.parent, what)
+        log.warning("the file system of %s has no locks: do not start a second process on %s", file.parent, what)
     try:
         yield
     finally:

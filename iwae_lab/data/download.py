@@ -24,7 +24,7 @@ __all__ = ["LIMIT", "Content", "Copies", "DataFile", "Packing"]
 
 log = logging.getLogger(__name__)
 
-ROUNDS = 2  # over the mirrors
+ROUNDS = 2  # attempts per mirror
 LIMIT = 2**31  # bytes per file and per array, unless a file says otherwise
 CONTAINER_LIMIT = 2**28  # bytes of a file in another library's format
 PACKED = ".packed"

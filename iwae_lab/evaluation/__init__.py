@@ -1,1 +1,1 @@
-"""Measuring a trained model. Torch only; every function takes a model and binary images."""
+"""Measuring a trained model. Torch only."""

@@ -21,7 +21,7 @@ from iwae_lab.models.precision import autocast
 __all__ = ["KS", "Likelihood", "likelihood", "standard_error"]
 
 KS = (1, 5, 50, 500, 5000)  # the curve that shows how tight the bound is
-ROWS, CUDA_ROWS = 2000, 100_000  # weighed at a time
+ROWS, CUDA_ROWS = 2000, 100_000  # image-sample pairs per batch
 SEED = 5000  # of every reported NLL; training draws from elsewhere
 
 

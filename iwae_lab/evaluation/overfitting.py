@@ -1,4 +1,4 @@
-"""How much better a model knows the images it was trained on."""
+"""The generalization gap: test NLL less training NLL."""
 
 import math
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""The command lines that W&B's sweep agent makes. Imports nothing, since every command reads them."""
+"""Rewrites the command line of a W&B sweep agent. Imports nothing, since every command uses it."""
 
 __all__ = ["DESCRIPTIVE", "overrides_of"]
 

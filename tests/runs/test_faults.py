@@ -202,4 +202,4 @@ def test_where_there_are_no_locks_work_continues(number: int, tmp_path: Path, mo
     monkeypatch.setattr("iwae_lab.console.locks.log.warning", lambda text, *values: said.append(text % values))
     with locked(tmp_path / "a.lock", "a run"):
         pass
-    assert said == [f"the file system of {tmp_path} has no locks: start no second process on a run"]
+    assert said == [f"the file system of {tmp_path} has no locks: do not start a second process on a run"]
