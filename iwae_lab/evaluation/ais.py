@@ -188,6 +188,7 @@ def _annealed(
     results, state, work.done, *under_way = part.restored() or (results, generator.get_state(), 0)
     generator.set_state(state)
     work.add(0)
+    in_chains = len(under_way) > 2  # what `tuned` keeps is shorter
     chains: list[Any]
 
     def keep(*chains: Any) -> None:
@@ -197,17 +198,17 @@ def _annealed(
         path = _Path.of(model, images[start : start + batch], how, generator, work)
         if under_way:
             generator.set_state(state)
-        if len(under_way) <= 2:  # the pilot chains' state, or nothing
+        if in_chains:
+            steps, *chains = under_way
+            path = replace(path, steps=steps)
+        else:
             path = path.tuned(keep, *under_way)
             if exact is None:
                 chains = [path.noise(how.chains)]
             else:
                 noise = path.noise_of([z[:, start : start + batch] for z in exact])
                 chains = [noise.expand(how.chains, -1, -1)]
-        else:
-            steps, *chains = under_way
-            path = replace(path, steps=steps)
-        under_way = []
+        under_way, in_chains = [], False
         log_w, acceptance = path.anneal(keep, exact is not None, *chains)
         results = torch.cat([results, torch.stack([iwae_bound(log_w), ess(log_w), acceptance])], dim=1)
         keep()

@@ -70,6 +70,7 @@ class Step:
         tensors = list({id(t): t for t in [*self.gradients.tensors(), *self._state()]}.values())
 
         def step(x: Tensor, rate: Tensor, *inputs: Tensor) -> list[Tensor]:
+            # the memo makes deepcopy put an input in the place of each tensor
             memo = {id(t): new.detach().requires_grad_(t.requires_grad) for t, new in zip(tensors, inputs, strict=True)}
             return [copy.deepcopy(self, memo)(x, rate)]
 

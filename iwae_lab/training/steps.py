@@ -50,7 +50,7 @@ class Steps:
         self.stream = torch.cuda.Stream() if graphs else None  # of calls and captures: autograd remembers streams
         self.shape: torch.Size | None = None
         self.fresh = 0 if step.optimizer.state else self.WARM_UP  # eager calls left that make its state
-        self.calls = 0
+        self.calls = 0  # since the way of execution changed; graphs begin after `WARM_UP`
 
     def __call__(self, batches: Sequence[Tensor], rates: Sequence[float], steps_left: int) -> None:
         """Take one step per batch [batch, pixels], each at its own learning rate."""
