@@ -2,6 +2,7 @@
 
 import os
 import sys
+from argparse import ArgumentParser
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -10,6 +11,7 @@ from omegaconf import DictConfig
 
 from iwae_lab.console.errors import one_line_errors
 from iwae_lab.console.signals import interrupt_on_signals
+from iwae_lab.evaluation.keys import VAL_NLL
 from iwae_lab.loggers.wandb_agent import overrides_of
 from iwae_lab.runs.config import register
 from iwae_lab.runs.launch import prepare_job
@@ -30,12 +32,13 @@ def main(cfg: DictConfig) -> float:
     from iwae_lab.runs.summary import print_next  # rich, which --help needn't wait for
 
     print_next(record, cfg.runs_dir)
-    return record.metrics["val/nll"]
+    return record.metrics[VAL_NLL]
 
 
 if __name__ == "__main__":
     interrupt_on_signals()
     sys.path.append(os.getcwd())  # for objectives, models and datasets of the user's own
+    ArgumentParser.parse_args = ArgumentParser.parse_intermixed_args  # so that Hydra's options may follow overrides
     if "WANDB_SWEEP_ID" in os.environ:
         sys.argv[1:] = overrides_of(sys.argv[1:])
     with one_line_errors(), reported():

@@ -8,7 +8,7 @@ import argparse
 import dataclasses
 from pathlib import Path
 
-from iwae_lab.console.errors import one_line_errors
+from iwae_lab.console.errors import one_line_errors, require
 from iwae_lab.runs.folder import read_checkpoint
 from iwae_lab.runs.record import read_record
 from iwae_lab.runs.weights import write_tensors
@@ -22,6 +22,7 @@ def export(folder: Path, to: Path) -> None:
 
     Raises `UserError` for a folder that holds no trained run, or another kind of file.
     """
+    require("RUN_DIR", folder, (folder / "result.json").is_file(), "the folder of a run, with its result.json")
     state = part_of(read_checkpoint(folder)["state_dict"], "model.")
     write_tensors(to, state, dataclasses.asdict(read_record(folder)))
 

@@ -206,6 +206,15 @@ def test_a_multirun_that_can_write_nothing_names_the_key(cli: Cli) -> None:
     assert done.stderr.endswith("error: runs_dir=/dev/null/runs: expected a directory that can be written\n")
 
 
+def test_hydras_options_may_follow_overrides(cli: Cli, tiny: list[str], tmp_path: Path) -> None:
+    (tmp_path / "mine" / "objective").mkdir(parents=True)
+    (tmp_path / "mine" / "objective" / "mine.yaml").write_text("name: mine\n_target_: iwae_lab.objectives.vae.VAE\n")
+    done = cli("train.py", "k=2", "-cd", str(tmp_path / "mine"), "objective=mine", "--cfg", "job", "-p", "objective")
+    assert done.returncode == 0 and "name: mine" in done.stdout, done.stderr
+    done = cli("train.py", "k=2", "-cd", str(tmp_path / "none"), "objective=mine")
+    assert done.stderr == f"error: --config-dir {tmp_path / 'none'}: expected a directory\n" and done.returncode == 1
+
+
 def test_a_multirun_that_matches_nothing_is_an_error(cli: Cli, tmp_path: Path) -> None:
     done = cli("train.py", "-m", f"runs_dir={tmp_path}", "objective=glob(zzz*)")
     assert done.returncode == 1 and "error: a multirun without jobs: expected" in done.stderr

@@ -152,8 +152,8 @@ def _run(run: Run) -> dict[str, Any]:
 
 
 def _number(value: float | None) -> float | None:
-    """JSON has no NaN: null stands for it."""
-    return round(value, 4) if value is not None and math.isfinite(value) else None
+    """JSON has no NaN: null stands for it. More digits than are shown, as rounding twice may differ from once."""
+    return round(value, 8) if value is not None and math.isfinite(value) else None
 
 
 def _with_error(metrics: dict[str, Any], key: str, error: str) -> list[float | None] | None:

@@ -20,6 +20,10 @@ MAX_ROWS = 24  # per table: those with the lowest NLL
 MAX_CURVES = 12
 THRESHOLD, LOWEST = -2, -6  # log₁₀ of variances: above which a unit is active; below which all are drawn alike
 LABEL_WIDTH = 44  # characters per line
+CAPTION = (
+    "Error bars: standard errors, over seeds where there are several, otherwise over test images. Hollow: the paper. "
+    "Below the results: the first seed of each cell."
+)
 _COLORS = ("#4477aa", "#cc3311", "#228833", "#aa3377", "#ee7733", "#009988", "#bbaa22", "#777777")
 _MARKERS = ("o", "s", "^")
 _LINES = ("-", ":", "--", "-.")
@@ -48,6 +52,7 @@ def draw(tables: list[Table]) -> Figure:
             rows.append((table, "", _draw_curves))
     heights = [_height(table, draw_on in (_draw_tightness, _draw_curves)) for table, _, draw_on in rows]
     figure = Figure(figsize=(12, sum(heights)), layout="constrained")
+    figure.supxlabel(CAPTION, fontsize=8)
     grid = figure.subplots(len(rows), 2, squeeze=False, height_ratios=heights)
     for (left, right), (table, title, draw_on) in zip(grid, rows, strict=True):
         left.set_title(title, loc="left", fontsize=10)

@@ -15,7 +15,9 @@ __all__ = ["format_units", "legend", "print_tables", "write_csv", "write_markdow
 
 _LEGEND = (
     "Test NLL in nats, lower is better; ± its standard error: over the n seeds marked ×n, or, where there is one "
-    "seed, over the test images (†), which says nothing about other seeds. [active units per layer, image first]. "
+    "seed, over the test images (†), which says nothing about other seeds. [active units per layer, image first]."
+)
+_BOLD_LEGEND = (
     "Bold: lowest of its model and k, by more than the standard error of its distance to the next: paired where "
     "that is given, otherwise √(se₁² + se₂²), which with † is conservative, as both were measured on the same images."
 )
@@ -69,8 +71,9 @@ def legend(tables: list[Table]) -> list[str]:
     borrowed = [_BORROWED_LEGEND] if any(cell.borrowed for cell in cells) else []
     gap = [_GAP_LEGEND] if any(cell.train_gap is not None for cell in cells) else []
     encoder = [_ENCODER_LEGEND] if any(cell.encoder_gaps for cell in cells) else []
+    bold = [_BOLD_LEGEND] if any(cell.best for cell in cells) else []
     layers = [_LAYERS_LEGEND] if any(len(cell.active_units) > 1 for cell in cells) else []
-    return [_LEGEND, *layers, *paper, *paired, *gap, *encoder, *borrowed]
+    return [_LEGEND, *bold, *layers, *paper, *paired, *gap, *encoder, *borrowed]
 
 
 def print_tables(tables: list[Table], notes: list[str]) -> None:

@@ -7,9 +7,9 @@ import re
 import sys
 import sysconfig
 import traceback
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from iwae_lab.console.output import keep_output_from_failing
 
@@ -60,8 +60,9 @@ def require_one_of(key: str, value: object, options: Collection[str]) -> None:
 
 def did_you_mean(word: str, known: list[str]) -> str:
     """' (did you mean X?)' for the known word nearest to `word`, else ''."""
-    near = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
-    return f" (did you mean {near[0]}?)" if near else ""
+    by_lower = {name.lower(): name for name in known}
+    near = difflib.get_close_matches(word.lower(), by_lower, n=1, cutoff=0.5)
+    return f" (did you mean {by_lower[near[0]]}?)" if near else ""
 
 
 def explain(error: BaseException) -> str:
@@ -76,6 +77,8 @@ def explain(error: BaseException) -> str:
     if "Config group override must be a string" in str(error):  # Hydra doesn't say which group
         given = next((argument for argument in sys.argv if argument.endswith("=null")), "GROUP=null")
         return f"{given}: expected the name of one of the group's options"
+    if module.startswith("yaml."):
+        return _one_line(str(error))
     if found := re.search(r"tried to allocate \d+ bytes|CUDA out of memory", str(error), re.IGNORECASE):
         return f"out of memory ({found[0]}): expected a smaller k or schedule.batch_size"
     frames = traceback.extract_tb(error.__traceback__)
@@ -105,7 +108,8 @@ def _explain_configuration(error: BaseException) -> str:
         known = f"; expected one of {', '.join(siblings)}" if siblings else ""
         if not siblings and node is not None and "name" in node:
             known = f"; {group}={node['name']} has no parameters"
-        return f"{missing[1] or missing[2]}: no such key{did_you_mean(key, [*siblings, 'name'])}{known}"
+        hint = _in_another_group(name, node) or did_you_mean(key, [*siblings, "name"])
+        return f"{missing[1] or missing[2]}: no such key{hint}{known}"
     if missing := re.search(r"Could not find '([\w/]+)/([^']*)'\s*Available options in '[\w/]+':((?:\n\t\w+)*)", text):
         group, name, options = missing[1], missing[2], missing[3].split()
         of_packages, own = "after pip install -e '.[joblib,slurm]' one of theirs", "one of your own with -cd FOLDER"
@@ -115,6 +119,8 @@ def _explain_configuration(error: BaseException) -> str:
     if missing := re.search(r"Missing mandatory value[\s\S]*full_key: (\S+)|missing mandatory value: (\S+)", text):
         key = missing[1] or missing[2]
         return f"{key} is missing: expected {key}=VALUE"
+    if missing := re.search(r"Additional config directory '(.*)' not found", text):
+        return f"--config-dir {missing[1]}: expected a directory"
     if missing := re.search(r"Could not load '(\w+)/([^']*)'", text):
         return f"{missing[1]}={missing[2]}: no such option"
     if override := getattr(error, "override", None):
@@ -126,6 +132,16 @@ def _explain_configuration(error: BaseException) -> str:
     if wrong := re.search(r"(Value '(.*?)' (?:of|is) .*)\n\s*full_key: (\S+)", text):
         return _one_line(f"{wrong[3]}={wrong[2]}: {expected(wrong[1])}")
     return _one_line(re.sub(r"\n\s*(full_key|object_type|reference_type).*", "", text))
+
+
+def _in_another_group(name: str, node: Any) -> str:
+    """' (did you mean GROUP.name?)' if a group of the configuration around `node` has this key, else ''."""
+    if node is None:
+        return ""
+    name = {"lr": "learning_rate"}.get(name, name)
+    groups = {key: value for key, value in node._get_root().items_ex(resolve=False) if key != "hydra"}
+    having = [group for group, keys in groups.items() if isinstance(keys, Mapping) and name in keys]
+    return f" (did you mean {having[0]}.{name}?)" if having else ""
 
 
 def expected(text: str) -> str:

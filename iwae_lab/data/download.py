@@ -200,11 +200,12 @@ class DataFile:
             text += f"; found: {'; '.join(problems)}"
         if self.mirrors and (folder / self.name).exists():
             text += ". Nothing was changed: move the damaged file away to fetch it again"
-        elif self.mirrors:
-            fetch = f"python -m iwae_lab.data --data-dir {folder.parent} fetch {folder.name}"
-            curl = f"curl -L --create-dirs -o {folder / self.name} {self.mirrors[0]}{self.name}"
-            text += ". Name a folder that has it with data_dir=DIR or IWAE_LAB_DATA=DIR, or, where there is a network, "
-            text += f"fetch it with `{fetch}` or `{curl}`"
+        elif not Path(self.name).is_absolute():
+            text += ". Name a folder that has it with data_dir=DIR or IWAE_LAB_DATA=DIR"
+            if self.mirrors:
+                fetch = f"python -m iwae_lab.data --data-dir {folder.parent} fetch {folder.name}"
+                curl = f"curl -L --create-dirs -o {folder / self.name} {self.mirrors[0]}{self.name}"
+                text += f", or, where there is a network, fetch it with `{fetch}` or `{curl}`"
         return text
 
 

@@ -14,7 +14,7 @@ def require_images(model: LatentVariableModel, images: Tensor) -> None:
     if not isinstance(images, Tensor):
         raise UserError(f"images of type {type(images).__name__}: expected a torch tensor [images, pixels]")
     if images.dim() != 2 or not len(images):
-        raise UserError(f"images of shape {list(images.shape)}: expected [images, pixels]")
+        raise UserError(f"images of shape {list(images.shape)}: expected at least one row, [images, pixels]")
     if ((images == 0) | (images == 1)).all():
         return
     q = model.encoder[0](images[:1].to(next(model.parameters()).dtype))

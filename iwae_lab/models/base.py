@@ -122,8 +122,8 @@ class LatentVariableModel(nn.Module, ABC):
         """Raises `UserError` for discrete latents, whose samples have no such derivative."""
         if isinstance(q, Bernoulli):
             raise UserError(
-                f"{type(self).__name__} has discrete latents, whose samples have no {gradient} derivative: "
-                f"expected an objective that needs none, such as vimco, rws or reinforce"
+                f"model={type(self).__name__}: expected continuous latents, as samples of discrete ones have no "
+                f"{gradient} derivative, or an objective that needs none, such as vimco, rws or reinforce"
             )
 
     def log_joint(self, x: Tensor, z: list[Tensor]) -> Tensor:
@@ -182,11 +182,13 @@ class LatentVariableModel(nn.Module, ABC):
         return self.decoder[0](q.sample(q.noise(q[0].shape))).mean
 
 
-def conditional(layer: Callable[[Tensor], Any], h: Tensor) -> Any:
+def conditional(layer: Any, h: Tensor) -> Any:
     """A layer's distribution given h [batch, units] or [k, batch, units], in the precision of h whatever autocast does.
 
-    Layers see 2-D rows, which are fast.
+    Images may be integers. Layers see 2-D rows, which are fast.
     """
+    if not h.is_floating_point():
+        h = h.to(next(layer.parameters()).dtype)
     given = layer(h.flatten(0, -2))
     return type(given)(*(parameter.to(h.dtype).unflatten(0, h.shape[:-1]) for parameter in given))
 

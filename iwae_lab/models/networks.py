@@ -31,7 +31,7 @@ def _check_widths(latents: list[int], hidden: list[list[int]]) -> None:
     valid = bool(latents) and min(latents) >= 1
     require("latents", latents, valid, "the units of one or more layers, each at least 1")
     valid = len(hidden) == len(latents) and all(width >= 1 for widths in hidden for width in widths)
-    require("hidden", hidden, valid, f"{len(latents)} lists of widths of at least 1, one per latent layer")
+    require("hidden", hidden, valid, f"a list of widths of at least 1 for each of latents={latents}")
 
 
 class Conditional(nn.Module):

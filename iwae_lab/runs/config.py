@@ -245,9 +245,9 @@ class Node:
         for name, value in given.items():
             try:
                 OmegaConf.update(schema, name, value, merge=False)
-            except OmegaConfBaseException as error:
+            except OmegaConfBaseException:
                 hint = str(hints[name]).removeprefix("<class '").removesuffix("'>")
-                raise UserError(f"{key}.{name}={value}: expected {hint} ({str(error).splitlines()[0]})") from None
+                raise UserError(f"{key}.{name}={value}: expected {hint}") from None
         for name in names:
             if OmegaConf.is_missing(schema, name):
                 raise UserError(f"{key}.{name} is missing: {kind.__name__} needs it")

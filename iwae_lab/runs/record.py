@@ -63,6 +63,7 @@ class Record:
     versions: dict[str, str] = field(default_factory=lambda: _versions())
     git: dict[str, Any] | None = field(default_factory=lambda: _git())
     started: str = field(default_factory=lambda: now())
+    """when it was started, or resumed, last"""
     finished: str | None = None
 
     def write(self, folder: Path) -> None:
@@ -75,13 +76,17 @@ def read_record(folder: Path) -> Record:
     path = folder if folder.suffix == ".json" else folder / "result.json"
     try:
         content = json.loads(path.read_text())
+        if not isinstance(content, dict) or not _REQUIRED <= content.keys() <= _HINTS.keys():
+            raise ValueError("found other fields")
         record = Record(**content)
         for f in dataclasses.fields(Record):
             _check_type(f.name, getattr(record, f.name), _HINTS[f.name])
         if record.status == "finished" and not isinstance(record.metrics.get(TEST_NLL), float | int):
             raise ValueError("it is finished but has no test/nll")
         return record
-    except (OSError, ValueError, TypeError) as error:
+    except OSError as error:
+        raise UserError(f"{path}: expected the record of a run ({error.strerror})") from None
+    except (ValueError, TypeError) as error:
         raise UserError(f"{path}: expected the record of a run ({error})") from None
 
 
@@ -96,6 +101,7 @@ def _check_type(key: str, value: object, hint: Any) -> None:
 
 
 _HINTS = typing.get_type_hints(Record)
+_REQUIRED = {f.name for f in dataclasses.fields(Record) if f.default is f.default_factory is dataclasses.MISSING}
 
 
 def read_metrics(folder: Path) -> list[dict[str, float]]:

@@ -143,6 +143,12 @@ def _train(experiment: Experiment, precision: str, trackers: Sequence[RunLogger]
     )
     if experiment.init_from is not None:
         training.start_from(read_checkpoint(experiment.init_from))
+    if schedule.batch_size > len(data.train):
+        log.warning(
+            "schedule.batch_size=%d: more than the %d training images, so an epoch is one step",
+            schedule.batch_size,
+            len(data.train),
+        )
     images = ImageData(data.train, data.val, data.shape, schedule.batch_size, schedule.shuffle)
     return fit(training, images, experiment.device.type, trackers, experiment.folder)
 
@@ -202,5 +208,5 @@ def _recorded(record: Record, folder: Path) -> Iterator[None]:
         with contextlib.suppress(OSError):
             dataclasses.replace(record, status="interrupted").write(folder)
         saved = any(folder.glob("checkpoints/*.ckpt"))
-        log.warning("interrupted; the same command %s", "resumes from the last checkpoint" if saved else "starts again")
+        log.warning("interrupted; the same command %s", "resumes where this one was" if saved else "starts again")
         raise stop if isinstance(stop, SystemExit) else SystemExit(1) from None  # submitit: queued again

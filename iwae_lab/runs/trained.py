@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor
 
-from iwae_lab.console.errors import UserError, expected
+from iwae_lab.console.errors import UserError, did_you_mean, expected, require
 from iwae_lab.data.protocol import Data
 from iwae_lab.evaluation.images import require_images
 from iwae_lab.models.base import LatentVariableModel
@@ -58,14 +58,17 @@ class TrainedRun:
         overrides of keys that are fixed by training, and other images where a file of them has changed.
         """
         exported = folder.suffix == ".safetensors"
+        require("weights", folder, folder.is_file() or not exported, "a file that exists")
         record = read_record(folder.with_suffix(".json") if exported else folder)
         state = {} if exported else read_checkpoint(folder)["state_dict"]
         cfg = cast(DictConfig, OmegaConf.merge(OmegaConf.structured(Config), record.config))
         cfg.diagnostics, cfg.init_from = False, None  # those were for training
         allowed = (*OVERRIDABLE, *(["dataset.path"] if "path" in cfg.dataset else []))
         for override in overrides:
-            if override.partition("=")[0] not in allowed:
-                raise UserError(f"{override}: expected one of {', '.join(f'{key}=…' for key in allowed)}")
+            key = override.partition("=")[0]
+            if key not in allowed:
+                listed = ", ".join(f"{known}=…" for known in allowed)
+                raise UserError(f"{override}: expected one of {listed}{did_you_mean(key, list(allowed))}")
             try:
                 cfg.merge_with_dotlist([override])
             except OmegaConfBaseException as error:
@@ -91,6 +94,7 @@ class TrainedRun:
     @torch.no_grad()
     def log_weights(self, images: Tensor, k: int) -> Tensor:
         """log w [k, batch], nats, of k samples for each of the binary images [batch, pixels]."""
+        require("k", k, isinstance(k, int) and k >= 1, "an integer of at least 1")
         return self.model.log_weights(self._seen(images), k)
 
     @torch.no_grad()

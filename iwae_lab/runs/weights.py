@@ -30,7 +30,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from iwae_lab.console.atomic import write_atomically
+from iwae_lab.console.atomic import writable, write_atomically
 from iwae_lab.console.errors import UserError, did_you_mean, require, require_one_of
 from iwae_lab.models.base import LatentVariableModel
 from iwae_lab.models.distributions import Gaussian
@@ -83,7 +83,7 @@ def _tensors(content: dict[Any, Any], within: str = "") -> dict[str, Tensor]:
 def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, Any]) -> None:
     """Write tensors to a .safetensors file and `metadata` to a .json file beside it, each whole or not at all."""
     require("to", path, path.suffix == ".safetensors", "a file that ends in .safetensors")
-    require("to", path, path.parent.is_dir(), "a file in a directory that exists")
+    require("to", path, writable(path.parent), "a file in a directory that can be written")
     write_atomically(path, save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}))
     write_atomically(path.with_suffix(".json"), json.dumps(metadata, indent=2) + "\n")
 

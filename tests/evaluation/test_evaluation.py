@@ -132,7 +132,7 @@ def test_there_are_two_images_for_a_variance(model: HierarchicalModel) -> None:
 
 
 def test_there_is_at_least_one_sample(model: HierarchicalModel) -> None:
-    with pytest.raises(UserError, match=r"^k=0: expected at least 1"):
+    with pytest.raises(UserError, match=r"^k=0: expected an integer of at least 1"):
         likelihood(model, images(3), 0)
 
 

@@ -45,7 +45,7 @@ def test_every_objective_has_a_finite_gradient_in_every_parameter_or_refuses(nam
     model, made = small(name), objective(spec)
     x = images(3).double()
     if is_discrete(model) and spec.split()[0] not in FOR_DISCRETE:
-        with pytest.raises(UserError, match="has discrete latents, whose samples have no"):
+        with pytest.raises(UserError, match="expected continuous latents"):
             made(model, x, 4)
         return
     made(model, x, 4).backward(model)
@@ -65,6 +65,13 @@ def test_samples_weigh_what_their_densities_say_in_whatever_batch_they_are(name,
     torch.testing.assert_close(part.log_w, whole.log_w[:, 2:4])
     assert whole.log_w.std(0).min() > 1e-3, "samples differ"
     assert whole.log_w.mean(0).std() > 1e-2, "images differ"
+
+
+@every_model
+def test_images_may_be_integers(name):
+    model, x = small(name), images(7)
+    floats, integers = (model.draw(given, 3, "score", noise_of_images(0)) for given in (x.double(), x.to(torch.uint8)))
+    assert torch.equal(floats.log_w, integers.log_w)
 
 
 @every_model

@@ -497,7 +497,7 @@ class TestDiscreteLatents:
 
     @pytest.mark.parametrize("spec", [name for name in FOUND if name not in FOR_DISCRETE])
     def test_reparameterised_objectives_refuse_with_a_sentence(self, spec):
-        with pytest.raises(UserError, match="SigmoidBeliefNetwork has discrete latents, whose samples have no"):
+        with pytest.raises(UserError, match="model=SigmoidBeliefNetwork: expected continuous latents"):
             objective(spec)(sigmoid_belief(1), BINARY_X, 3)
 
 

@@ -56,6 +56,11 @@ def test_every_option_is_in_the_help() -> None:
         ("k=-1", "k=-1: expected"),
         ("k=abc", "k=abc: expected an integer"),
         ("kk=5", r"kk: no such key \(did you mean k\?\)"),
+        ("lr=0.1", r"lr: no such key \(did you mean schedule.learning_rate\?\)"),
+        ("optimizer.lr=0.1", r"optimizer.lr: no such key \(did you mean schedule.learning_rate\?\)"),
+        ("epochs=5", r"epochs: no such key \(did you mean schedule.epochs\?\)"),
+        ("objective=IWAE", r"did you mean iwae\?"),
+        ("model.latents=5", r"^model.latents=5: expected list\[int\]$"),
         ("seed=-1", "seed=-1: expected"),
         (
             "objective=nope",
