@@ -31,7 +31,7 @@ def print_record(record: Record, folder: Path) -> None:
         **({"training": speed} if record.steps else {}),
     }
     print_rows(record.run_id, rows)
-    print(f"folder:         {folder}")
+    print(f"{'folder:' if folder.is_dir() else 'weights:':<15} {folder}")
     if (folder / "figures").is_dir():
         print(f"pictures:       {folder / 'figures'}")
 
