@@ -120,10 +120,10 @@ def test_grey_levels_are_refused_where_pixels_are_bernoulli(model: HierarchicalM
     assert likelihood(linear_gaussian(1), torch.rand(3, X.shape[-1]), 10).nll > 0
 
 
-@pytest.mark.parametrize("found", [*map(torch.zeros, [(784,), (3, 28, 28), (0, 784)]), np.zeros((3, 784))])
-def test_images_are_a_matrix(model: HierarchicalModel, found: Any) -> None:
-    with pytest.raises(UserError, match=r"expected (a torch tensor )?\[images, pixels\]"):
-        likelihood(model, found, 10)
+@pytest.mark.parametrize("given", [*map(torch.zeros, [(784,), (3, 28, 28), (0, 784)]), np.zeros((3, 784))])
+def test_images_are_a_matrix(model: HierarchicalModel, given: Any) -> None:
+    with pytest.raises(UserError, match=r"expected (a torch tensor |at least one row, )\[images, pixels\]"):
+        likelihood(model, given, 10)
 
 
 def test_there_are_two_images_for_a_variance(model: HierarchicalModel) -> None:
