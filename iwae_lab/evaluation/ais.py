@@ -188,7 +188,6 @@ def _annealed(
     results, state, work.done, *under_way = part.restored() or (results, generator.get_state(), 0)
     generator.set_state(state)
     work.add(0)
-    in_chains = len(under_way) > 2  # what `tuned` keeps is shorter
     chains: list[Any]
 
     def keep(*chains: Any) -> None:
@@ -198,7 +197,7 @@ def _annealed(
         path = _Path.of(model, images[start : start + batch], how, generator, work)
         if under_way:
             generator.set_state(state)
-        if in_chains:
+        if len(under_way) > 2:  # kept by `anneal`; what `tuned` keeps is shorter
             steps, *chains = under_way
             path = replace(path, steps=steps)
         else:
@@ -208,7 +207,7 @@ def _annealed(
             else:
                 noise = path.noise_of([z[:, start : start + batch] for z in exact])
                 chains = [noise.expand(how.chains, -1, -1)]
-        under_way, in_chains = [], False
+        under_way = []
         log_w, acceptance = path.anneal(keep, exact is not None, *chains)
         results = torch.cat([results, torch.stack([iwae_bound(log_w), ess(log_w), acceptance])], dim=1)
         keep()

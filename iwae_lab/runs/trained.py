@@ -58,9 +58,10 @@ class TrainedRun:
         overrides of keys that are fixed by training, and other images where a file of them has changed.
         """
         exported = folder.suffix == ".safetensors"
-        require("weights", folder, folder.is_file() or not exported, "a file that exists")
-        record = read_record(folder.with_suffix(".json") if exported else folder)
-        state = {} if exported else read_checkpoint(folder)["state_dict"]
+        if exported:
+            state, record = read_tensors(folder), read_record(folder.with_suffix(".json"))
+        else:
+            record, state = read_record(folder), read_checkpoint(folder)["state_dict"]
         cfg = cast(DictConfig, OmegaConf.merge(OmegaConf.structured(Config), record.config))
         cfg.diagnostics, cfg.init_from = False, None  # those were for training
         allowed = (*OVERRIDABLE, *(["dataset.path"] if "path" in cfg.dataset else []))
@@ -80,7 +81,7 @@ class TrainedRun:
         objective, device = experiment.objective, experiment.device
         model = experiment.model()
         if exported:
-            load_named(model, read_tensors(folder))
+            load_named(model, state)
         else:
             try:
                 model.load_state_dict(part_of(state, "model."))

@@ -359,7 +359,7 @@ def test_files_say_the_same(compare, tmp_path):
     assert (tmp_path / "out" / "comparison.html").stat().st_size < 8e6
 
 
-def test_units_of_several_layers_come_with_a_warning(compare, tmp_path, caplog):
+def test_units_of_several_layers_come_with_a_warning(compare, tmp_path):
     make_run(tmp_path, k=1)
     assert "merely follow the layer above" not in compare(tmp_path).out
     make_run(tmp_path, model="two_layer")
