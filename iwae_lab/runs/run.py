@@ -209,4 +209,4 @@ def _recorded(record: Record, folder: Path) -> Iterator[None]:
             dataclasses.replace(record, status="interrupted").write(folder)
         saved = any(folder.glob("checkpoints/*.ckpt"))
         log.warning("interrupted; the same command %s", "resumes where this one was" if saved else "starts again")
-        raise stop if isinstance(stop, SystemExit) else SystemExit(1) from None  # submitit: queued again
+        raise stop if isinstance(stop, SystemExit) else SystemExit(130) from None  # submitit: queued again

@@ -83,7 +83,7 @@ def test_an_interrupt_that_python_drops_stops_the_run_all_the_same(cli: Cli, tin
     (tmp_path / "dropped.py").write_text(DROPPED)
     done = cli("train.py", *tiny, "objective._target_=dropped.Interrupted", PYTHONPATH=str(tmp_path))
     assert "Exception ignored in" in done.stderr
-    assert done.returncode == 1 and "the same command starts again" in done.stderr, done.stderr
+    assert done.returncode == 130 and "the same command starts again" in done.stderr, done.stderr
     (record,) = records(tmp_path / "runs")
     assert record["status"] == "interrupted"
 

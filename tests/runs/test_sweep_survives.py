@@ -128,7 +128,7 @@ def test_a_schedulers_warning_interrupts_a_run_and_the_same_command_resumes_it(
     process = start("train.py", *tiny, "schedule.epochs=12")
     wait_for(lambda: list(tmp_path.glob("runs/*/checkpoints/last.ckpt")))
     os.kill(process.pid, getattr(signal, warning))
-    assert process.wait().returncode == 1
+    assert process.wait().returncode == 130
     (record,) = records(tmp_path / "runs")
     assert record["status"] == "interrupted"
     done = cli("train.py", *tiny, "schedule.epochs=12")
