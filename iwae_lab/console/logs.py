@@ -16,7 +16,10 @@ log = logging.getLogger("iwae_lab")
 def log_to_console() -> None:
     """Show the package's messages on stderr, without Lightning's routine ones."""
     keep_output_from_failing()
-    no_news = "isinstance.treespec|smaller than the logging interval|is not empty|could not find the monitored"
+    no_news = (
+        "isinstance.treespec|smaller than the logging interval|is not empty|could not find the monitored|"
+        "without CUDA graph"
+    )
     warnings.filterwarnings("ignore", f".*({no_news})")
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     log.setLevel(logging.DEBUG)

@@ -61,6 +61,7 @@ class Step:
 
     def traced(self, x: Tensor) -> tuple[GraphModule, list[Tensor]]:
         """A step as a graph whose inputs are batch, rate and the returned tensors, which it changes in place."""
+        self._set_rate(0.0)  # of a run that began on CUDA, it is a tensor
         with torch.random.fork_rng(devices=[]):
             rehearsal = copy.deepcopy(self)  # also fills caches, which must not get a tracer's tensors
             rehearsal(x, 0.0)

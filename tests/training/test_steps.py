@@ -98,7 +98,7 @@ class Traced(Step):
 def learned(step_of, mode, factory, spec="iwae", steps=8, together=1, resume_at=None, graphs=False):
     """Losses of calls, and all that is kept, of steps in float64, the last on a smaller batch.
 
-    resume_at: the step at which execution begins anew, from the optimizer's state.
+    resume_at: the step at which execution begins anew, from the optimizer's state as a graph leaves it.
     """
     torch.manual_seed(0)
     model = HierarchicalModel([3, 2], [[16], [4]], mean_image=torch.full((32,), 0.3)).double()
@@ -120,7 +120,9 @@ def learned(step_of, mode, factory, spec="iwae", steps=8, together=1, resume_at=
     for i in range(0, steps, together):
         made.begin_epoch(i // 2)
         if i == resume_at:
-            execute = begin(copy.deepcopy(execute.step.optimizer.state_dict()))
+            state = copy.deepcopy(execute.step.optimizer.state_dict())
+            state["param_groups"][0]["lr"] = torch.tensor(rates[i])
+            execute = begin(state)
         batches = [(torch.rand(5 - (j == steps - 1), 32) < 0.3).double() for j in range(i, min(i + together, steps))]
         execute(batches, rates[i : i + together], steps - i)
     assert (execute.compiled is not None) == (mode != "false")

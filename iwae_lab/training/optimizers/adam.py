@@ -22,6 +22,4 @@ class Adam(OptimizerFactory):
         self.eps = eps
 
     def make(self, parameters: Iterable[nn.Parameter], learning_rate: float) -> torch.optim.Optimizer:
-        parameters = list(parameters)
-        on_cuda = parameters[0].is_cuda  # a graph may hold its steps
-        return torch.optim.Adam(parameters, learning_rate, self.betas, self.eps, fused=True, capturable=on_cuda)
+        return torch.optim.Adam(parameters, learning_rate, self.betas, self.eps, fused=True, capturable=True)
