@@ -1,4 +1,4 @@
-"""The last checkpoint, from which training resumes as if it had not stopped, and the one before it."""
+"""The last checkpoint, from which training resumes as if it had not stopped, the one before it, and the best."""
 
 import contextlib
 import io
@@ -13,14 +13,15 @@ from typing import Any
 import numpy as np
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import Checkpoint
+from pytorch_lightning.callbacks import Checkpoint, ModelCheckpoint
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 from torch import Tensor
 
 from iwae_lab.console.atomic import write_atomically
 from iwae_lab.console.errors import UserError
+from iwae_lab.evaluation.keys import VAL_BOUND
 
-__all__ = ["CheckpointFiles", "LastCheckpoint", "checkpoint_to_resume", "load_checkpoint", "part_of"]
+__all__ = ["BestCheckpoint", "CheckpointFiles", "LastCheckpoint", "checkpoint_to_resume", "load_checkpoint", "part_of"]
 
 log = logging.getLogger("iwae_lab")
 
@@ -87,6 +88,25 @@ class CheckpointFiles(TorchCheckpointIO):
         torch.save(checkpoint, buffer)
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, buffer.getbuffer())
+
+
+class BestCheckpoint(ModelCheckpoint):
+    """Saves best.ckpt at the end of the epoch with the highest validation bound."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(
+            folder, "best", VAL_BOUND, mode="max", save_on_train_epoch_end=True, enable_version_counter=False
+        )
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """With the paths of today, since Lightning forgets the best score of a run whose folder was moved."""
+
+        def here(path: str) -> str:
+            return str(Path(str(self.dirpath), Path(path).name)) if path else ""
+
+        paths = {key: here(state_dict[key]) for key in ("best_model_path", "kth_best_model_path")}
+        scores = {here(path): score for path, score in state_dict["best_k_models"].items()}
+        super().load_state_dict({**state_dict, **paths, "best_k_models": scores, "dirpath": self.dirpath})
 
 
 class LastCheckpoint(Checkpoint):

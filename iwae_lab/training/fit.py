@@ -6,14 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytorch_lightning as pl
-from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.plugins.environments import LightningEnvironment
 
-from iwae_lab.evaluation.keys import TRAIN_BOUND, VAL_BOUND, is_diagnostic
+from iwae_lab.evaluation.keys import TRAIN_BOUND, is_diagnostic
 from iwae_lab.loggers.base import RunLogger
 from iwae_lab.models.base import LatentVariableModel
 from iwae_lab.training.batches import ImageData
-from iwae_lab.training.checkpoints import CheckpointFiles, LastCheckpoint, checkpoint_to_resume
+from iwae_lab.training.checkpoints import BestCheckpoint, CheckpointFiles, LastCheckpoint, checkpoint_to_resume
 from iwae_lab.training.module import Training, TrainingProgress
 
 __all__ = ["TrainingResult", "fit"]
@@ -43,15 +42,12 @@ class TrainingResult:
 def fit(training: Training, data: ImageData, kind: str, trackers: Sequence[RunLogger], folder: Path) -> TrainingResult:
     """Train, resuming from the last checkpoint in the run's `folder`. kind: "cpu" or "cuda"."""
     checkpoints = folder / "checkpoints"
-    best = ModelCheckpoint(
-        checkpoints, "best", VAL_BOUND, mode="max", save_on_train_epoch_end=True, enable_version_counter=False
-    )
     trainer = pl.Trainer(
         accelerator=kind,
         devices=1,
         plugins=[CheckpointFiles(), LightningEnvironment()],  # one run ignores Slurm's tasks and ranks
         logger=trackers,
-        callbacks=[TrainingProgress(), best, LastCheckpoint(checkpoints)],
+        callbacks=[TrainingProgress(), BestCheckpoint(checkpoints), LastCheckpoint(checkpoints)],
         max_epochs=training.schedule.epochs,
         enable_progress_bar=False,
         enable_model_summary=False,

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from helpers.commands import TINY, Command, records, wait_for
 
 Cli = Callable[..., subprocess.CompletedProcess[str]]
@@ -62,6 +63,26 @@ def test_a_killed_run_resumes_and_ends_as_if_it_had_not_been(
             return [(row["step"], row["train/bound"]) for row in csv.DictReader(file)]
 
     assert curve(tmp_path / "runs") == curve(uninterrupted)
+
+
+def test_a_moved_run_resumes_and_keeps_its_best_checkpoint(
+    cli: Cli, start: Start, tiny: list[str], tmp_path: Path
+) -> None:
+    process = start("train.py", *tiny, "schedule.epochs=12")
+    wait_for(lambda: list(tmp_path.glob("runs/*/checkpoints/last.ckpt")))
+    os.kill(process.pid, signal.SIGTERM)
+    process.wait()
+    moved = (tmp_path / "runs").rename(tmp_path / "moved")
+    (last,) = moved.glob("*/checkpoints/last.ckpt")
+    checkpoint = torch.load(last, weights_only=True)
+    (best,) = (state for name, state in checkpoint["callbacks"].items() if "val/bound" in name)
+    best["best_k_models"] = {path: torch.tensor(0.0) for path in best["best_k_models"]}  # no later epoch is better
+    best["best_model_score"] = best["kth_value"] = torch.tensor(0.0)
+    torch.save(checkpoint, last)
+    kept = last.with_name("best.ckpt").read_bytes()
+    done = cli("train.py", *tiny, "schedule.epochs=12", f"runs_dir={moved}")
+    assert done.returncode == 0 and "resuming" in done.stderr and "dirpath" not in done.stderr, done.stderr
+    assert last.with_name("best.ckpt").read_bytes() == kept
 
 
 DROPPED = """
