@@ -18,7 +18,7 @@ def log_to_console() -> None:
     keep_output_from_failing()
     no_news = (
         "isinstance.treespec|smaller than the logging interval|is not empty|could not find the monitored|"
-        "without CUDA graph"
+        "without CUDA graph"  # of a copy of Adam, on a CPU beside a GPU
     )
     warnings.filterwarnings("ignore", f".*({no_news})")
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)

@@ -22,4 +22,5 @@ class Adam(OptimizerFactory):
         self.eps = eps
 
     def make(self, parameters: Iterable[nn.Parameter], learning_rate: float) -> torch.optim.Optimizer:
+        # capturable on every device, since a run may resume on another, and a graph only holds such an Adam
         return torch.optim.Adam(parameters, learning_rate, self.betas, self.eps, fused=True, capturable=True)
