@@ -292,6 +292,12 @@ def test_init_from_starts_with_another_runs_weights(cli: Cli, tiny: list[str], t
     assert done.returncode == 0, done.stderr
     (second,) = (record for record in records(tmp_path / "runs") if record["objective"] == "iwae")
     assert second["metrics"]["test/nll"] == pytest.approx(first["metrics"]["test/nll"], abs=0.1)
+    weights = tmp_path / "weights.safetensors"
+    assert cli("-m", "iwae_lab.export", str(folder), "--to", str(weights)).returncode == 0
+    assert cli("train.py", *tiny, "seed=1", f"init_from={weights}", "schedule.learning_rate=1e-7").returncode == 0
+    (third,) = (record for record in records(tmp_path / "runs") if record["seed"] == 1)
+    assert third["identity"]["init_from"] == first["run_id"]
+    assert third["metrics"]["test/nll"] == pytest.approx(first["metrics"]["test/nll"], abs=0.1)
     muon = cli("train.py", *tiny, "objective=iwae", f"init_from={folder}", "optimizer=muon")
     assert muon.returncode == 0 and "that run's optimizer is of another kind" in muon.stderr
     assert "another kind" not in done.stderr
@@ -305,4 +311,4 @@ def test_init_from_starts_with_another_runs_weights(cli: Cli, tiny: list[str], t
     assert other.returncode == 1 and other.stderr.splitlines()[-1].startswith("error: init_from")
     (folder / "result.json").write_text(json.dumps(first | {"status": "running"}))
     early = cli("train.py", *tiny, "k=2", f"init_from={folder}")
-    assert early.returncode == 1 and "expected a finished run, but its result.json says running" in early.stderr
+    assert early.returncode == 1 and "expected a finished run, but its record says running" in early.stderr

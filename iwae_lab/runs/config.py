@@ -119,7 +119,7 @@ class Config:
     """seed of initialisation, batches, binarization and noise"""
     evaluation: Evaluation = field(default_factory=Evaluation)
     init_from: Any = None
-    """start from a run's weights and optimizer state: its folder, or the keys of a first stage, run first"""
+    """start from a run's weights: its folder, its exported .safetensors, or the keys of a first stage, run first"""
     runs_dir: str = "runs"
     """where run folders go"""
     data_dir: str | None = None
@@ -155,7 +155,7 @@ class Config:
         if isinstance(self.init_from, str):
             self.init_from = os.path.expanduser(self.init_from)
         known = self.init_from is None or isinstance(self.init_from, str | dict)
-        require("init_from", self.init_from, known, "null, a folder or keys")
+        require("init_from", self.init_from, known, "null, a folder, a file or keys")
 
 
 def register() -> None:

@@ -69,7 +69,7 @@ class Experiment:
 
     @property
     def init_from(self) -> Path | None:
-        """The folder of the run to start from."""
+        """The folder of the run to start from, or the file it was exported to."""
         if self.first is not None:
             return self.first.folder
         return None if self.config.init_from is None else Path(self.config.init_from)
@@ -185,16 +185,11 @@ def _device(accelerator: str) -> torch.device:
 
 def _first(cfg: DictConfig, config: Config) -> Experiment | None:
     """The first stage, if `init_from` describes one. Raises `UserError` if it names an unfinished run."""
-    if isinstance(config.init_from, dict):
-        try:
+    try:
+        if isinstance(config.init_from, dict):
             return resolve(first_stage(cfg))
-        except (UserError, OmegaConfBaseException) as error:
-            raise UserError(f"init_from: {explain(error)}") from None
-    if isinstance(config.init_from, str):
-        folder = Path(config.init_from)
-        there = (folder / "result.json").is_file()
-        require("init_from", config.init_from, there, "the folder of a run, with its result.json")
-        status = read_record(folder).status
-        expected = f"a finished run, but its result.json says {status}"
-        require("init_from", config.init_from, status == "finished", expected)
+        if isinstance(config.init_from, str) and (status := read_record(Path(config.init_from)).status) != "finished":
+            raise UserError(f"{config.init_from}: expected a finished run, but its record says {status}")
+    except (UserError, OmegaConfBaseException) as error:
+        raise UserError(f"init_from: {explain(error)}") from None
     return None

@@ -16,6 +16,7 @@ from iwae_lab.console.errors import UserError
 from iwae_lab.console.images import write_png
 from iwae_lab.console.locks import locked
 from iwae_lab.runs.record import Record, now, read_record
+from iwae_lab.runs.weights import read_tensors
 from iwae_lab.training.checkpoints import load_checkpoint
 
 __all__ = ["claimed", "earlier_record", "read_checkpoint", "write_figures", "write_per_image"]
@@ -54,7 +55,12 @@ def earlier_record(folder: Path) -> Record | None:
 
 
 def read_checkpoint(folder: Path) -> dict[str, Any]:
-    """The last checkpoint of a run. Raises `UserError` if there is none or it can't be read."""
+    """The last checkpoint of a run; of its exported .safetensors, which has nothing else, the model's state.
+
+    Raises `UserError` if there is none or it can't be read.
+    """
+    if folder.suffix == ".safetensors":
+        return {"state_dict": {f"model.{name}": tensor for name, tensor in read_tensors(folder).items()}}
     return load_checkpoint(folder / "checkpoints" / "last.ckpt")
 
 

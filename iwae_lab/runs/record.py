@@ -72,8 +72,8 @@ class Record:
 
 
 def read_record(folder: Path) -> Record:
-    """The record in a run folder, or in a .json file. Raises `UserError` if it is missing or can't be read."""
-    path = folder if folder.suffix == ".json" else folder / "result.json"
+    """The record in a run folder, or beside an exported .safetensors. Raises `UserError` if there is none to read."""
+    path = folder.with_suffix(".json") if folder.suffix == ".safetensors" else folder / "result.json"
     try:
         content = json.loads(path.read_text())
         if not isinstance(content, dict) or not _REQUIRED <= content.keys() <= _HINTS.keys():

@@ -19,7 +19,7 @@ from iwae_lab.runs.config import AIS, Config
 from iwae_lab.runs.experiment import Experiment, resolve
 from iwae_lab.runs.folder import read_checkpoint
 from iwae_lab.runs.record import Record, read_record
-from iwae_lab.runs.weights import load_named, read_tensors
+from iwae_lab.runs.weights import load_named
 from iwae_lab.training.checkpoints import part_of
 
 __all__ = ["OVERRIDABLE", "TrainedRun", "load"]
@@ -57,11 +57,7 @@ class TrainedRun:
         An exported run lacks the state of its objective. Raises `UserError` for a folder without a trained run,
         overrides of keys that are fixed by training, and other images where a file of them has changed.
         """
-        exported = folder.suffix == ".safetensors"
-        if exported:
-            state, record = read_tensors(folder), read_record(folder.with_suffix(".json"))
-        else:
-            record, state = read_record(folder), read_checkpoint(folder)["state_dict"]
+        record, state = read_record(folder), read_checkpoint(folder)["state_dict"]
         cfg = cast(DictConfig, OmegaConf.merge(OmegaConf.structured(Config), record.config))
         cfg.diagnostics, cfg.init_from = False, None  # those were for training
         allowed = (*OVERRIDABLE, *(["dataset.path"] if "path" in cfg.dataset else []))
@@ -80,8 +76,8 @@ class TrainedRun:
             raise UserError(f"dataset={record.dataset}: expected the images of the run ({content}), found others")
         objective, device = experiment.objective, experiment.device
         model = experiment.model()
-        if exported:
-            load_named(model, state)
+        if folder.suffix == ".safetensors":
+            load_named(model, part_of(state, "model."))
         else:
             try:
                 model.load_state_dict(part_of(state, "model."))

@@ -79,13 +79,14 @@ class Training(pl.LightningModule):
         """Start from another run's weights and, if the optimizer is of the same kind, from its state.
 
         This is the second stage of Burda et al. 2016, section 5.2. The objective's state is loaded only if its names
-        match.
+        match; a checkpoint of exported weights has no optimizer's.
         """
         own = part_of(checkpoint["state_dict"], "objective.")
         self.model.load_state_dict(part_of(checkpoint["state_dict"], "model."))
         if own.keys() == self.objective.state_dict().keys():
             self.objective.load_state_dict(own)
-        self.initial_optimizer = checkpoint["optimizer_states"][0]
+        if "optimizer_states" in checkpoint:
+            self.initial_optimizer = checkpoint["optimizer_states"][0]
 
     def configure_optimizers(self) -> Any:
         parameters = [*self.model.parameters(), *self.objective.parameters()]

@@ -77,6 +77,7 @@ KINDS = {
         "runs_dir=/dev/null/runs", "runs_dir=/proc/nope", "runs_dir=''", "runs_dir='~nobody-here/runs'",
         "runs_dir='a\0b'", f"runs_dir={'x' * 300}", "data_dir=/no/such/folder", "data_dir=''", "data_dir=/etc/passwd",
         "init_from=/no/such/run", "init_from=''", "init_from=/etc/passwd", "init_from='~'",
+        "init_from=/no/such/file.safetensors",
         "dataset=npz dataset.path=/no/such.npz", "dataset=npz dataset.path=''", "dataset=npz dataset.path=/etc",
         "dataset=npz dataset.path=/etc/passwd", "dataset=npz dataset.path=/dev/null",
         f"dataset=npz dataset.path={'x' * 300}",

@@ -31,7 +31,7 @@ COMPARED = re.findall(r"^python -m iwae_lab\.compare (.*?)(?: --out.*)?$", READM
 
 
 def trained(weights: Path) -> HierarchicalModel:
-    architecture = ARCHITECTURES[read_record(weights.with_suffix(".json")).model]
+    architecture = ARCHITECTURES[read_record(weights).model]
     model = HierarchicalModel(**architecture, mean_image=torch.full((784,), 0.5))
     return load_named(model, read_tensors(weights)).eval()
 
@@ -73,7 +73,7 @@ def test_its_configuration_is_still_the_run_it_was(run_id, request):
     if record.dataset == "omniglot":  # told from the published file by its images
         config["data_dir"] = str(request.getfixturevalue("real_data"))
     if config["init_from"] is not None:
-        config["init_from"] = str(RECORDS[Path(config["init_from"]).name])
+        config["init_from"] = str(RECORDS[Path(config["init_from"]).stem])
     assert record.status == "finished" and record.run_id == run_id
     assert resolve(config).run_id == run_id
 
