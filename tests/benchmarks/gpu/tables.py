@@ -5,7 +5,6 @@ sweeps/records holds is not run again. Under MPS of NVIDIA kernels of several pr
 """
 
 import os
-import re
 import shutil
 import signal
 import subprocess
@@ -29,53 +28,35 @@ def cell(objective, k, layers, seed, more=""):
     return f"dataset=mnist objective={objective} k={k} model={layers}_layer {FAST} seed={seed} {more}".strip()
 
 
+def start(cell):
+    """init_from= the committed weights of a cell of table 1."""
+    (weights,) = (ROOT / "sweeps" / "records" / "weights").glob(f"mnist-{cell}-s0-*.safetensors")
+    return f"init_from={weights}"
+
+
 def jobs():
-    """Chains of commands, each after the other; {n} is the folder of the chain's n-th run."""
-    yield [
-        cell("iwae", 50, "two", 0),
-        cell(
-            "iwae",
-            500,
-            "two",
-            0,
-            "init_from={0} schedule.epochs=40 schedule.warmup=0 schedule.constant=0 schedule.learning_rate=0.001",
-        ),
-    ]
-    yield [cell("vae", 50, "two", 0)]
-    yield [
-        cell("iwae", 50, "one", 0),
-        f"dataset=mnist objective=vae k=1 {SECOND} init_from={{0}}",
-        cell(
-            "iwae",
-            500,
-            "one",
-            0,
-            "init_from={0} schedule.epochs=60 schedule.warmup=0 schedule.constant=0 schedule.learning_rate=0.001",
-        ),
-    ]
-    yield [cell("vae", 1, "one", 0), f"dataset=mnist objective=iwae k=50 {SECOND} init_from={{0}}"]
-    yield [cell("iwae", 5, "two", 0)]
-    yield [cell("vae", 5, "two", 0)]
-    yield [cell("vae", 1, "two", 0)]
-    yield [cell("vae", 50, "one", 0)]
-    yield [cell("iwae", 5, "one", 0)]
-    yield [cell("vae", 5, "one", 0)]
-    for objective, k in (("iwae", 50), ("vae", 1)):
-        yield [cell(objective, k, "one", 0, "dataset.binarization=static")]
-    for objective, k in (("iwae", 50), ("vae", 1)):
-        yield [cell(objective, k, "one", 0).replace("dataset=mnist", "dataset=omniglot")]
-    for experiment in ("authors", "paper"):
-        yield [f"experiment={experiment} objective=iwae k=50 schedule.epochs=20"]
-    yield ["dataset=mnist experiment=fast objective=iwae k=50 schedule.epochs=20"]
-    for seed in (1, 2):
+    """Commands, without `COMMON`."""
+    yield cell("iwae", 50, "two", 0, "schedule.constant=0.3 schedule.batch_size=200 schedule.epochs=400")
+    for layers, epochs in (("two", 40), ("one", 60)):
+        rates = "schedule.warmup=0 schedule.constant=0 schedule.learning_rate=0.001"
+        yield cell("iwae", 500, layers, 0, f"{start(f'{layers}_layer-iwae-k50')} schedule.epochs={epochs} {rates}")
+    for seed in (0, 1, 2):
         for layers in ("one", "two"):
-            for objective, k in (("vae", 1), ("iwae", 5), ("vae", 5), ("iwae", 50), ("vae", 50)):
-                yield [cell(objective, k, layers, seed)]
+            for objective, k in (("iwae", 50), ("vae", 50), ("iwae", 5), ("vae", 5), ("vae", 1)):
+                yield cell(objective, k, layers, seed)
+    yield f"dataset=mnist objective=vae k=1 {SECOND} {start('one_layer-iwae-k50')}"
+    yield f"dataset=mnist objective=iwae k=50 {SECOND} {start('one_layer-vae-k1')}"
+    for objective, k in (("iwae", 50), ("vae", 1)):
+        yield cell(objective, k, "one", 0, "dataset.binarization=static")
+        yield cell(objective, k, "one", 0).replace("dataset=mnist", "dataset=omniglot")
+    for experiment in ("authors", "paper"):
+        yield f"experiment={experiment} objective=iwae k=50 schedule.epochs=20"
+    yield "dataset=mnist experiment=fast objective=iwae k=50 schedule.epochs=20"
     for objective in sorted(path.stem for path in (ROOT / "conf" / "objective").glob("*.yaml")):
         budget = ROOT / "sweeps" / "budget" / f"{objective}.yaml"
         k = yaml.safe_load(budget.read_text())["k"] if budget.exists() else 10
         if objective != "disarm":  # for Bernoulli latents
-            yield [f"dataset=mnist experiment=fast objective={objective} k={k} schedule.epochs=20"]
+            yield f"dataset=mnist experiment=fast objective={objective} k={k} schedule.epochs=20"
 
 
 def main():
@@ -89,25 +70,20 @@ def main():
             with lock:
                 if not waiting or time.monotonic() > deadline:
                     return
-                chain = waiting.pop(0)
-            folders = []
-            for command in chain:
-                arguments = [*command.format(*folders).split(), *COMMON.split(), f"runs_dir={runs}"]
-                begun = time.monotonic()
-                process = subprocess.Popen(
-                    [sys.executable, "train.py", *arguments],
-                    stdout=subprocess.PIPE,
-                    stderr=subprocess.STDOUT,
-                    text=True,
-                )
-                running.add(process)
-                said = process.communicate()[0]
-                running.discard(process)
-                print(f"{time.monotonic() - begun:6.0f} s, exit {process.returncode}: {command}", flush=True)
-                if process.returncode:
-                    print("      " + said[-600:].replace("\n", "\n      "), flush=True)
-                    break
-                folders += re.findall(rf"{re.escape(str(runs))}/[\w.+-]+", said)[:1]
+                command = waiting.pop(0)
+            begun = time.monotonic()
+            process = subprocess.Popen(
+                [sys.executable, "train.py", *command.split(), *COMMON.split(), f"runs_dir={runs}"],
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+            running.add(process)
+            said = process.communicate()[0]
+            running.discard(process)
+            print(f"{time.monotonic() - begun:6.0f} s, exit {process.returncode}: {command}", flush=True)
+            if process.returncode:
+                print("      " + said[-600:].replace("\n", "\n      "), flush=True)
 
     threads = [threading.Thread(target=work) for _ in range(AT_A_TIME)]
     for thread in threads:
