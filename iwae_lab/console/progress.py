@@ -4,6 +4,7 @@ import contextlib
 import logging
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 
 from rich.console import Console
@@ -17,18 +18,19 @@ log = logging.getLogger(__name__)
 
 SECONDS_BETWEEN_LINES = 30.0
 SECONDS_BETWEEN_UPDATES = 0.5
+SECONDS_OF_RATE = 300.0
 
 
 class Meter:
     """Displays a task's progress by `show` whenever it is `due`, until `close`.
 
-    start: the fraction already done when a run resumes.
+    start: the fraction already done when a run resumes. The time left follows the rate of the last minutes.
     """
 
     def __init__(self, task: str, start: float = 0.0) -> None:
         self.task = task
         self.start_fraction = start
-        self.start = self.last = time.monotonic()
+        self.last = time.monotonic()
         self.bar: Progress | None = None
         self.interval = SECONDS_BETWEEN_LINES
         if sys.stderr.isatty():
@@ -38,6 +40,7 @@ class Meter:
             self.bar_task = self.bar.add_task(task, total=1.0, text="")
             self.bar.update(self.bar_task, completed=start)
             self.bar.start()
+        self.marks = deque([(self.last, start)], maxlen=round(SECONDS_OF_RATE / self.interval))
 
     def close(self) -> None:
         """Remove the bar."""
@@ -58,9 +61,10 @@ class Meter:
 
     def show(self, fraction: float, text: str = "") -> None:
         """Display that `fraction` of the task is done, with `text` and the time left."""
-        done = max(fraction - self.start_fraction, 1e-9)
-        if done > 0.02:  # too early to tell before
-            text += f"  {clock((time.monotonic() - self.start) * (1 - fraction) / done)} left"
+        now, (then, before) = time.monotonic(), self.marks[0]
+        if fraction > max(before, self.start_fraction + 0.02):  # too early to tell before
+            text += f"  {clock((now - then) * (1 - fraction) / (fraction - before))} left"
+        self.marks.append((now, fraction))
         text = text.strip()
         if self.bar:
             self.bar.update(self.bar_task, completed=fraction, text=text)
@@ -71,20 +75,19 @@ class Meter:
 @contextlib.contextmanager
 def shown(task: str) -> Iterator[Callable[[float], None]]:
     """Yields a function to call, as often as you like, with the fraction done; the first call sets the start."""
-    meter = Meter(task)
-    called = False
+    meter: Meter | None = None
 
     def progress(fraction: float) -> None:
-        nonlocal called
-        if not called:
-            meter.start_fraction, called = fraction, True
+        nonlocal meter
+        meter = meter or Meter(task, fraction)
         if meter.due():
             meter.show(fraction)
 
     try:
         yield progress
     finally:
-        meter.close()
+        if meter:
+            meter.close()
 
 
 def clock(seconds: float) -> str:
