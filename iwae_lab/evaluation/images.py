@@ -10,14 +10,17 @@ __all__ = ["require_images"]
 
 
 def require_images(model: LatentVariableModel, images: Tensor) -> None:
-    """Raises `UserError` unless these are images [images, pixels], of 0 and 1 where p(x | z) is Bernoulli."""
+    """Raises `UserError` unless the model takes these images [images, pixels]: 0 and 1 where p(x | z) is Bernoulli."""
     if not isinstance(images, Tensor):
         raise UserError(f"images of type {type(images).__name__}: expected a torch tensor [images, pixels]")
     if images.dim() != 2 or not len(images):
         raise UserError(f"images of shape {list(images.shape)}: expected at least one row, [images, pixels]")
+    try:
+        q = model.encoder[0](images[:1].to(next(model.parameters()).dtype))
+    except RuntimeError as error:
+        raise UserError(f"images of shape {list(images.shape)}: the model can't take them ({error})") from None
     if ((images == 0) | (images == 1)).all():
         return
-    q = model.encoder[0](images[:1].to(next(model.parameters()).dtype))
     if isinstance(model.decoder[0](q.mean), Bernoulli):
         largest = images.max().item()
         raise UserError(

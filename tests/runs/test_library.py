@@ -60,6 +60,8 @@ def test_a_run_and_its_records_come_back(composed: Callable[..., DictConfig], ti
     for use in [*uses, lambda x: iwae_lab.active_units(loaded.model, x), lambda x: iwae_lab.ais(loaded.model, x)]:
         with pytest.raises(UserError, match=r"values up to \d+: expected 0 and 1 alone.*train_draw"):
             use(grey)
+        with pytest.raises(UserError, match=r"^images of shape \[6, 9\]: the model can't take them"):
+            use(images[:, :9])
     with pytest.raises(UserError, match=r"^k=5: expected one of evaluation\.k"):
         iwae_lab.load(tmp_path / "runs" / record.run_id, "k=5")
     everything = iwae_lab.load_all(tmp_path / "runs")
