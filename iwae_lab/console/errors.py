@@ -75,7 +75,7 @@ def explain(error: BaseException) -> str:
     if isinstance(error, OSError) and error.filename is not None and error.strerror:
         return _one_line(f"{error.filename}: {error.strerror}")
     if "Config group override must be a string" in str(error):  # Hydra doesn't say which group
-        given = next((argument for argument in sys.argv if argument.endswith("=null")), "GROUP=null")
+        given = next((argument for argument in sys.argv if argument.endswith(("=null", "=nan", "=inf"))), "GROUP=null")
         return f"{given}: expected the name of one of the group's options"
     if module.startswith("yaml."):
         return _one_line(str(error))

@@ -14,7 +14,7 @@ def require_images(model: LatentVariableModel, images: Tensor) -> None:
     if not isinstance(images, Tensor):
         raise UserError(f"images of type {type(images).__name__}: expected a torch tensor [images, pixels]")
     if images.dim() != 2 or not len(images):
-        raise UserError(f"images of shape {list(images.shape)}: expected at least one row, [images, pixels]")
+        raise UserError(f"images of shape {list(images.shape)}: expected [images, pixels] and at least one image")
     try:
         q = model.encoder[0](images[:1].to(next(model.parameters()).dtype))
     except RuntimeError as error:
@@ -22,8 +22,7 @@ def require_images(model: LatentVariableModel, images: Tensor) -> None:
     if ((images == 0) | (images == 1)).all():
         return
     if isinstance(model.decoder[0](q.mean), Bernoulli):
-        largest = images.max().item()
         raise UserError(
-            f"images with values up to {largest:g}: expected 0 and 1 alone, as grey.bernoulli() draws them from grey "
-            "levels between 0 and 1, and run.data.train_draw() for a run"
+            f"images with values up to {images.max().item():g}: expected 0 and 1 alone; grey.bernoulli() draws them "
+            "from grey levels between 0 and 1, run.data.train_draw() from a run's"
         )

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from iwae_lab.console.errors import UserError
+from iwae_lab.console.errors import UserError, require
 from iwae_lab.models.distributions import Bernoulli, Distribution, Gaussian
 
 __all__ = ["Draw", "LatentVariableModel", "Noise", "conditional", "fresh_noise"]
@@ -90,8 +90,9 @@ class LatentVariableModel(nn.Module, ABC):
         "path": φ enters through z alone: its parameters are frozen inside log q, z is live everywhere.
         "score": z is a constant: ∇_φ log q(z | x) and ∇_θ log p(x, z).
 
-        Raises `UserError` if samples of discrete latents must be differentiated.
+        Raises `UserError` if samples of discrete latents must be differentiated, and for k < 1.
         """
+        require("k", k, k >= 1, "an integer of at least 1")
         z, path_parameters = [], []
         log_q = x.new_zeros(())
         below = x

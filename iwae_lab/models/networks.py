@@ -16,6 +16,8 @@ def networks(
 ) -> tuple[nn.ModuleList, nn.ModuleList]:
     """Encoder and decoder between the pixels and latents of `family`, from the image upwards."""
     _check_widths(latents, hidden)
+    lowest, highest = (pixel.item() for pixel in mean_image.aminmax())
+    require("mean_image", f"{lowest:g} to {highest:g}", 0 <= lowest <= highest <= 1, "pixels between 0 and 1")
     below = [mean_image.numel(), *latents]
     encoder = [Conditional(family, n, widths, above) for n, widths, above in zip(below, hidden, latents, strict=False)]
     decoder = [

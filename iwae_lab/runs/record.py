@@ -85,7 +85,8 @@ def read_record(folder: Path) -> Record:
             raise ValueError("it is finished but has no test/nll")
         return record
     except OSError as error:
-        raise UserError(f"{path}: expected the record of a run ({error.strerror})") from None
+        expected = f"a run's folder with its result.json, or its .safetensors with a .json beside it ({error.strerror})"
+        raise UserError(f"{folder}: expected {expected}") from None
     except (ValueError, TypeError) as error:
         raise UserError(f"{path}: expected the record of a run ({error})") from None
 

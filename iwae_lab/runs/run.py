@@ -27,7 +27,7 @@ from iwae_lab.runs.folder import claimed, earlier_record, read_checkpoint, write
 from iwae_lab.runs.interrupted_evaluation import resumable
 from iwae_lab.runs.launch import sweep_name
 from iwae_lab.runs.measure import measure, require_measurable
-from iwae_lab.runs.record import Record, now, read_metrics
+from iwae_lab.runs.record import Record, now, read_metrics, read_record
 from iwae_lab.runs.summary import print_record
 from iwae_lab.training.batches import ImageData
 from iwae_lab.training.checkpoints import part_of
@@ -106,14 +106,26 @@ def _require_same_model(experiment: Experiment, model: LatentVariableModel) -> N
         return
     try:
         if experiment.first is not None:
-            state = experiment.first.model().state_dict()
+            first, state = experiment.first.composed, experiment.first.model().state_dict()
         else:
+            first = read_record(experiment.init_from).config
             state = part_of(read_checkpoint(experiment.init_from)["state_dict"], "model.")
         model.load_state_dict(state)
     except UserError as error:
         raise UserError(f"init_from: {error}") from None
     except RuntimeError:
-        raise UserError("init_from: expected a run of the same model; its weights fit another") from None
+        raise UserError(
+            f"init_from: expected weights of model={experiment.config.model['name']} and its keys; those of "
+            f"{experiment.init_from} are of model={first['model']['name']} and don't fit"
+        ) from None
+    own, others = experiment.config.dataset["name"], first["dataset"]["name"]
+    if own != others:
+        log.warning(
+            "init_from: trained on dataset=%s, and this run is on dataset=%s; one may have trained on what the other "
+            "tests on",
+            others,
+            own,
+        )
 
 
 def _tell_what_is_not_measured(experiment: Experiment, finished: Record) -> None:

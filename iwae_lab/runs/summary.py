@@ -40,7 +40,7 @@ def print_next(record: Record, runs_dir: str) -> None:
     """Print the commands that a user may want after a single run in `runs_dir`."""
     print(f"compare runs:   python -m iwae_lab.compare {shlex.quote(runs_dir)}")
     if record.dataset == "mnist_5k":
-        print("the full data:  python train.py dataset=mnist experiment=fast")
+        print("the full data:  the same command with dataset=mnist experiment=fast")
 
 
 def _unreliable(metrics: dict[str, Any]) -> dict[str, str]:
@@ -53,6 +53,8 @@ def _unreliable(metrics: dict[str, Any]) -> dict[str, str]:
 
 def _active_units(metrics: dict[str, Any]) -> dict[str, str]:
     counts = _sum(metrics[keys.TEST_ACTIVE_UNITS])
+    if keys.TEST_ACTIVE_UNITS_LOW not in metrics:  # committed records of an earlier state
+        return {"active units": counts}
     ends = zip(metrics[keys.TEST_ACTIVE_UNITS_LOW], metrics[keys.TEST_ACTIVE_UNITS_HIGH], strict=True)
     by_kl, authors = _sum(metrics[keys.TEST_UNITS_BY_KL]), _sum(metrics[keys.TEST_ACTIVE_UNITS_AUTHORS])
     return {
@@ -75,7 +77,7 @@ def _annealed(metrics: dict[str, Any]) -> dict[str, str]:
     moves = f"{metrics[keys.AIS_ESS]:.1f} effective chains, {metrics[keys.AIS_ACCEPTANCE]:.0%} of moves accepted"
     return {
         f"AIS NLL of {n} test images": f"{metrics[keys.AIS_NLL]:.2f} ± {metrics[keys.AIS_NLL_SE]:.2f} nats ({how})",
-        f"L_{k} of these images": f"{metrics[keys.AIS_SAMPLING_NLL]:.2f} nats; AIS adds {gain}",
+        f"−L_{k} of these images": f"{metrics[keys.AIS_SAMPLING_NLL]:.2f} nats; AIS adds {gain}",
         f"AIS gap on {n} simulated images": f"{gap} nats; {moves}",
     }
 
@@ -93,12 +95,16 @@ def _gaps(metrics: dict[str, Any]) -> dict[str, str]:
 
 
 def _overfitting(metrics: dict[str, Any]) -> dict[str, str]:
+    if keys.OVERFITTING_K not in metrics:
+        return {}
     how = f"L_{metrics[keys.OVERFITTING_K]}, {metrics[keys.OVERFITTING_IMAGES]:,} images each"
     gap = f"{metrics[keys.OVERFITTING_GAP]:.2f} ± {metrics[keys.OVERFITTING_GAP_SE]:.2f}"
     return {"test − train NLL": f"{gap} nats ({how})"}
 
 
 def _active_only(metrics: dict[str, Any]) -> dict[str, str]:
+    if keys.TEST_NLL_ACTIVE_ONLY_K not in metrics:
+        return {}
     k = metrics[keys.TEST_NLL_ACTIVE_ONLY_K]
     whole = metrics.get(keys.nll_at(k), metrics[keys.TEST_NLL])
     without = metrics[keys.TEST_NLL_ACTIVE_ONLY]

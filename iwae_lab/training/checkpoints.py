@@ -38,7 +38,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
-        raise UserError(f"{path}: expected the checkpoint of a run") from None
+        raise UserError(f"{path}: expected the checkpoint of a run; a record alone has no weights") from None
     except OSError as error:
         raise UserError(f"{path}: can't be read ({error.strerror})") from None
     except Exception as error:  # from zip, pickle or torch, whose advice is to trust the file

@@ -47,8 +47,11 @@ class Gradients:
         """The estimate, and the means that `sums` adds up; a pure function."""
         with autocast(x.device, self.precision):
             estimate = self.objective(self.model, x, self.k)
+        name = type(self.objective).__name__
+        if not isinstance(estimate, Estimate):
+            raise UserError(f"objective={name}: expected an Estimate, found {type(estimate).__name__}")
         if estimate.loss.dim():
-            name, shape = type(self.objective).__name__, list(estimate.loss.shape)
+            shape = list(estimate.loss.shape)
             raise UserError(f"objective={name}: expected a scalar loss, found shape {shape}")
         with torch.no_grad():
             log_w = estimate.log_w.float()

@@ -81,7 +81,7 @@ def test_every_option_is_in_the_help() -> None:
         ("precision=16", "precision=16: expected one of auto"),
         ("accelerator=tpu", "accelerator=tpu: expected one of auto"),
         ("data_dir=/no/such/folder", "data_dir=/no/such/folder: expected an existing directory"),
-        ("init_from=/no/such/run", "init_from: /no/such/run/result.json: expected the record of a run"),
+        ("init_from=/no/such/run", "init_from: /no/such/run: expected a run's folder with its result.json"),
         ("schedule.epochs=0", "schedule.epochs=0: expected"),
         ("schedule.epochs=2.5", "schedule.epochs=2.5: expected int"),
         ("schedule.batch_size=0", "schedule.batch_size=0: expected"),

@@ -21,6 +21,7 @@ from iwae_lab.evaluation.likelihood import likelihood
 from iwae_lab.models.hierarchical import HierarchicalModel
 from iwae_lab.runs.experiment import resolve
 from iwae_lab.runs.record import read_record
+from iwae_lab.runs.summary import print_record
 from iwae_lab.runs.weights import load_named, read_tensors
 
 SWEEPS = ROOT / "sweeps"
@@ -76,6 +77,12 @@ def test_its_configuration_is_still_the_run_it_was(run_id, request):
         config["init_from"] = str(RECORDS[Path(config["init_from"]).stem])
     assert record.status == "finished" and record.run_id == run_id
     assert resolve(config).run_id == run_id
+
+
+@pytest.mark.parametrize("run_id", RECORDS)
+def test_it_is_shown_as_a_finished_run(run_id, capsys):
+    print_record(read_record(RECORDS[run_id]), RECORDS[run_id])
+    assert run_id in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("arguments", SINGLE_RUNS)
