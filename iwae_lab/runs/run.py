@@ -67,8 +67,10 @@ def _run(experiment: Experiment, on_start: Callable[[Path], None]) -> Record:
         if earlier and earlier.status == "finished":
             log.info("this run is finished; force=true runs it again")
             _tell_what_is_not_measured(experiment, earlier)
-            log_finished(experiment.trackers(earlier, sweep_name()), earlier, folder)
-            print_record(earlier, folder)
+            sweep = sweep_name()
+            log_finished(experiment.trackers(earlier, sweep), earlier, folder)
+            if sweep is None:  # a multirun ends with a table of its own
+                print_record(earlier, folder)
             return earlier
         if earlier and earlier.status == "diverged":
             raise UserError(
@@ -106,9 +108,9 @@ def _require_same_model(experiment: Experiment, model: LatentVariableModel) -> N
         return
     try:
         if experiment.first is not None:
-            first, state = experiment.first.composed, experiment.first.model().state_dict()
+            first, state = experiment.first.identity, experiment.first.model().state_dict()
         else:
-            first = read_record(experiment.init_from).config
+            first = read_record(experiment.init_from).identity
             state = part_of(read_checkpoint(experiment.init_from)["state_dict"], "model.")
         model.load_state_dict(state)
     except UserError as error:
@@ -118,13 +120,11 @@ def _require_same_model(experiment: Experiment, model: LatentVariableModel) -> N
             f"init_from: expected weights of model={experiment.config.model['name']} and its keys; those of "
             f"{experiment.init_from} are of model={first['model']['name']} and don't fit"
         ) from None
-    own, others = experiment.config.dataset["name"], first["dataset"]["name"]
+    own, others = ((data["name"], data.get("content")) for data in (experiment.identity["dataset"], first["dataset"]))
     if own != others:
         log.warning(
-            "init_from: trained on dataset=%s, and this run is on dataset=%s; one may have trained on what the other "
-            "tests on",
-            others,
-            own,
+            "init_from: trained on other images (%s, not %s): one may have trained on what the other tests on",
+            *(" ".join(filter(None, data)) for data in (others, own)),
         )
 
 
