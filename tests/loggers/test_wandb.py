@@ -524,7 +524,7 @@ def test_a_service_that_cannot_start_in_time_is_given_up(
     offline: None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:
     """wandb 0.31 deadlocks there."""
-    monkeypatch.setenv("WANDB__SERVICE_WAIT", "0.001")
+    monkeypatch.setenv("WANDB__SERVICE_WAIT", "0")
     monkeypatch.setattr("iwae_lab.loggers.wandb.MARGIN", 3.0)
     logger = WandB(init_timeout=1, folder=tmp_path / "r", record=record_in(tmp_path / "r"))
     logger.start([])
