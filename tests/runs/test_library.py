@@ -43,6 +43,10 @@ def test_a_model_an_objective_a_step_and_a_measurement() -> None:
         iwae_lab.IWAE()(model, images.round(), k=5).backward(model)
         optimizer.step()
     assert iwae_lab.likelihood(model, images.round(), k=100).nll < before
+    with pytest.raises(UserError, match=r"^k=0: expected an integer of at least 1"):
+        iwae_lab.DReG()(model, images.round(), k=0)
+    with pytest.raises(UserError, match=r"^mean_image=0 to 255: expected pixels between 0 and 1"):
+        iwae_lab.HierarchicalModel([5], [[16]], mean_image=torch.tensor([0.0, 255.0]))
 
 
 def test_a_run_and_its_records_come_back(composed: Callable[..., DictConfig], tiny: list[str], tmp_path: Path) -> None:

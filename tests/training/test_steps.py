@@ -223,3 +223,13 @@ def test_a_loss_that_is_no_scalar_is_named():
     gradients = Gradients(HierarchicalModel([2], [[4]], mean_image=torch.rand(6)), PerDatum(), 2)
     with pytest.raises(UserError, match=r"objective=PerDatum: expected a scalar loss, found shape \[3\]"):
         gradients(torch.zeros(3, 6))
+
+
+def test_what_is_no_estimate_is_named():
+    class Loss:
+        def __call__(self, model, x, k):
+            return -model.log_weights(x, k).mean()
+
+    gradients = Gradients(HierarchicalModel([2], [[4]], mean_image=torch.rand(6)), Loss(), 2)
+    with pytest.raises(UserError, match=r"objective=Loss: expected an Estimate, found Tensor"):
+        gradients(torch.zeros(3, 6))
