@@ -170,6 +170,7 @@ def test_a_run_is_known_by_its_images_wherever_they_are(cli: Cli, tiny: list[str
         (["init_from={objective: vae}"], "objective=vae: expected the keys of an option"),
         (["k=[1"], "[1"),
         (["objective=null"], "objective=null: expected the name of one of the group's options"),
+        (["seed=null", "objective=5"], "objective=5: expected the name of one of the group's options"),
         (["-m", "--cfg", "job"], "Only one of --run, --multirun, --cfg"),
         (["--objective=iwae"], "--objective=iwae: no such option (did you mean objective=iwae?)"),
     ],

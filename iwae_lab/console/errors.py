@@ -74,9 +74,9 @@ def explain(error: BaseException) -> str:
         return _explain_configuration(error)
     if isinstance(error, OSError) and error.filename is not None and error.strerror:
         return _one_line(f"{error.filename}: {error.strerror}")
-    if "Config group override must be a string" in str(error):  # Hydra doesn't say which group
-        given = next((argument for argument in sys.argv if argument.endswith(("=null", "=nan", "=inf"))), "GROUP=null")
-        return f"{given}: expected the name of one of the group's options"
+    if "Config group override must be a string" in str(error):  # Hydra doesn't say which
+        *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+        return f"{frame.f_locals['override'].input_line}: expected the name of one of the group's options"
     if module.startswith("yaml."):
         return _one_line(str(error))
     if found := re.search(r"tried to allocate \d+ bytes|CUDA out of memory", str(error), re.IGNORECASE):

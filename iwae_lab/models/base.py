@@ -92,7 +92,7 @@ class LatentVariableModel(nn.Module, ABC):
 
         Raises `UserError` if samples of discrete latents must be differentiated, and for k < 1.
         """
-        require("k", k, k >= 1, "an integer of at least 1")
+        require("k", k, isinstance(k, int) and k >= 1, "an integer of at least 1")
         z, path_parameters = [], []
         log_q = x.new_zeros(())
         below = x

@@ -103,7 +103,10 @@ def _require_runnable(experiment: Experiment) -> None:
 
 
 def _require_same_model(experiment: Experiment, model: LatentVariableModel) -> None:
-    """Raise `UserError` if `init_from` is or would be a run without weights that fit the model."""
+    """Raise `UserError` if `init_from` is or would be a run without weights that fit the model.
+
+    Warns if that run is on other images.
+    """
     if experiment.init_from is None:
         return
     try:
@@ -117,8 +120,8 @@ def _require_same_model(experiment: Experiment, model: LatentVariableModel) -> N
         raise UserError(f"init_from: {error}") from None
     except RuntimeError:
         raise UserError(
-            f"init_from: expected weights of model={experiment.config.model['name']} and its keys; those of "
-            f"{experiment.init_from} are of model={first['model']['name']} and don't fit"
+            f"init_from: expected weights of model={experiment.config.model['name']} and its keys, found those of "
+            f"model={first['model']['name']}, which don't fit ({experiment.init_from})"
         ) from None
     own, others = ((data["name"], data.get("content")) for data in (experiment.identity["dataset"], first["dataset"]))
     if own != others:

@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor
 
-from iwae_lab.console.errors import UserError, did_you_mean, expected, require
+from iwae_lab.console.errors import UserError, did_you_mean, expected
 from iwae_lab.data.protocol import Data
 from iwae_lab.evaluation.images import require_images
 from iwae_lab.models.base import LatentVariableModel
@@ -91,7 +91,6 @@ class TrainedRun:
     @torch.no_grad()
     def log_weights(self, images: Tensor, k: int) -> Tensor:
         """log w [k, batch], nats, of k samples for each of the binary images [batch, pixels]."""
-        require("k", k, isinstance(k, int) and k >= 1, "an integer of at least 1")
         return self.model.log_weights(self._seen(images), k)
 
     @torch.no_grad()

@@ -175,7 +175,7 @@ def test_the_encoders_gaps_land_in_the_record_the_summary_and_per_image_and_chan
     (["evaluation.gaps.images=5", "model=sigmoid_belief", "objective=vimco"],
      "evaluation.gaps.images=5: SigmoidBeliefNetwork has discrete latents"),
     ([f"init_from={{model: {{name: other, _target_: {OTHER}, latents: [5], hidden: [[8]]}}}}"],
-     "of model=other and don't fit"),
+     "init_from: expected weights of model=one_layer and its keys, found those of model=other, which don't fit"),
 ])  # fmt: skip
 def test_what_can_not_be_measured_is_refused_before_training(overrides, message, cli, tiny, tmp_path):
     done = cli("train.py", *tiny, *overrides)
