@@ -237,7 +237,7 @@ def _flat(config: dict[str, Any]) -> dict[str, str]:
 
 
 def _setting(record: Record, records: dict[str, tuple[Path, Record]]) -> dict[str, str]:
-    setting = {key: value for key, value in record.identity.items() if key != "seed"}
+    setting = {key: value for key, value in record.identity.items() if key not in ("seed", "stack")}
     setting["precision"] = record.precision  # as "auto" chose it
     if record.objective == EXTERNAL:
         name, content = Path(record.config["objective"]["weights"]).stem, record.identity["objective"]["content"]

@@ -85,12 +85,17 @@ class _SumSoftplus(torch.autograd.Function):
     logarithms. The derivative is written out: autograd would differentiate every factor of the products.
     """
 
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx: Any, logits: Tensor) -> Tensor:
-        ctx.save_for_backward(logits)
+    def forward(logits: Tensor) -> Tensor:
         parts = logits.split(logits.shape[-1] // GROUP, dim=-1)
         products = functools.reduce(torch.mul, (1 + torch.exp(-part.abs()) for part in parts))
         return logits.clamp_min(0).sum(-1) + products.log().sum(-1)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:

@@ -59,4 +59,4 @@ def leave_out(k: int, j: int, like: Tensor) -> Tensor:
     if j == 1:
         return 1 - torch.eye(k, dtype=like.dtype, device=like.device)
     pairs = torch.triu_indices(k, k, 1, device=like.device).T
-    return like.new_ones(len(pairs), k).scatter_(1, pairs, 0.0)
+    return torch.ones(len(pairs), k, dtype=like.dtype, device=like.device).scatter_(1, pairs, 0.0)

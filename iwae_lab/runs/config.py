@@ -117,6 +117,8 @@ class Config:
     """how an image's samples depend on each other in training: iid, antithetic or rqmc (scrambled Sobol')"""
     seed: int = 0
     """seed of initialisation, batches, binarization and noise"""
+    stack: int = 1
+    """train the models of n seeds at once, 0 to n-1 or n to 2n-1 or …; faster on a GPU; each is a run of its own"""
     evaluation: Evaluation = field(default_factory=Evaluation)
     init_from: Any = None
     """start from a run's weights: its folder, its exported .safetensors, or the keys of a first stage, run first"""
@@ -140,6 +142,10 @@ class Config:
     def __post_init__(self) -> None:
         require("k", self.k, self.k >= 1, "an integer of at least 1")
         require("seed", self.seed, 0 <= self.seed < 2**32, "an integer from 0 to 2**32 - 1")
+        require("stack", self.stack, self.stack >= 1, "an integer of at least 1")
+        if self.stack > 1:  # it writes into the folders of other runs
+            require("force", self.force, not self.force, "false with stack above 1; move the old folders away")
+            require("init_from", self.init_from, self.init_from is None, "null with stack above 1")
         require_one_of("precision", self.precision, PRECISIONS)
         require_one_of("accelerator", self.accelerator, ACCELERATORS)
         self.compile = self.compile.lower()  # OmegaConf turns true into "True"

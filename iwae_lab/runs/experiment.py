@@ -1,10 +1,12 @@
 """The experiment that a configuration describes: its parts, checked and built, with every "auto" resolved."""
 
+import copy
 import functools
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Optional, cast
 
+import pytorch_lightning as pl
 import torch
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -18,9 +20,12 @@ from iwae_lab.models.precision import fastest_precision
 from iwae_lab.objectives.base import Objective
 from iwae_lab.objectives.parameter_schedule import parameter_schedules
 from iwae_lab.runs.config import Config, Node, check, first_stage
+from iwae_lab.runs.folder import read_checkpoint
 from iwae_lab.runs.identity import identity, run_id
 from iwae_lab.runs.launch import job_threads
 from iwae_lab.runs.record import Record, read_record
+from iwae_lab.training.batches import ImageData
+from iwae_lab.training.module import Training
 from iwae_lab.training.optimizers.base import OptimizerFactory
 from iwae_lab.training.schedules import Schedule
 
@@ -95,6 +100,19 @@ class Experiment:
         """The folder of the run."""
         return Path(self.config.runs_dir) / self.run_id
 
+    def stack(self) -> dict[int, Path]:
+        """The seeds whose models are trained at once, with this run's among them, and the folders of their runs."""
+        first = self.config.seed - self.config.seed % self.config.stack
+        seeds = range(first, first + self.config.stack)
+        return {seed: self.folder.with_name(run_id(self.identity | {"seed": seed})) for seed in seeds}
+
+    @property
+    def training_folder(self) -> Path:
+        """Where training keeps its checkpoints: the folder of the run, or one for the stack."""
+        if self.config.stack == 1:
+            return self.folder
+        return self.folder.parent / ".stacks" / next(iter(self.stack().values())).name
+
     def prepare_cpu(self) -> None:
         """Set this process's number of threads, and treat denormal numbers as zero.
 
@@ -107,6 +125,28 @@ class Experiment:
     def model(self) -> LatentVariableModel:
         """A new model for images like those of `data`, initialised from torch's global generator."""
         return self.nodes["model"].build(LatentVariableModel, mean_image=self.data.mean_image())
+
+    def training(self, precision: str, seed: int) -> Training:
+        """The training of a new model from `seed`, or from the weights of `init_from`. Seeds the global generators."""
+        pl.seed_everything(seed, verbose=False)
+        training = Training(
+            self.model(),
+            copy.deepcopy(self.objective),
+            self.optimizer,
+            self.schedule,
+            self.config.k,
+            compile=self.config.compile,
+            precision=precision,
+            diagnostics=self.config.diagnostics,
+        )
+        if self.init_from is not None:
+            training.start_from(read_checkpoint(self.init_from))
+        return training
+
+    def images(self, stack: int = 1) -> ImageData:
+        """What training reads."""
+        data, schedule = self.data, self.schedule
+        return ImageData(data.train, data.val, data.shape, schedule.batch_size, schedule.shuffle, stack)
 
     def trackers(self, record: Record, group: str | None) -> list[RunLogger]:
         """Trackers for the run of this record, not yet started. group: the name of its multirun."""

@@ -49,6 +49,8 @@ def identity(
     values["evaluation"] = dataclasses.asdict(config.evaluation) | ({"images": None} if whole_test else {})
     del values["evaluation"]["ais"], values["evaluation"]["gaps"]  # they add metrics and change no other
     values["init_from"] = start
+    if config.stack == 1:
+        del values["stack"]
     canonical: dict[str, Any] = _canonical(values)
     return canonical
 

@@ -48,7 +48,7 @@ class Record:
     config: dict[str, Any]
     """as composed"""
     identity: dict[str, Any]
-    """what changes the result (identity.py); runs that differ only in the seed are repetitions"""
+    """what changes the result (identity.py); runs that differ only in seed and stack are repetitions"""
     status: str = "running"
     """running (or killed), interrupted, finished, failed or diverged (to NaN or infinity)"""
     error: str | None = None

@@ -10,7 +10,6 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-import pytorch_lightning as pl
 import torch
 from omegaconf import DictConfig, OmegaConf
 
@@ -28,12 +27,11 @@ from iwae_lab.runs.interrupted_evaluation import resumable
 from iwae_lab.runs.launch import sweep_name
 from iwae_lab.runs.measure import measure, require_measurable
 from iwae_lab.runs.record import Record, now, read_metrics, read_record
+from iwae_lab.runs.stack import require_stackable, train_stack
 from iwae_lab.runs.summary import print_record
-from iwae_lab.training.batches import ImageData
 from iwae_lab.training.checkpoints import part_of
 from iwae_lab.training.figures.result import result_figures
 from iwae_lab.training.fit import TrainingResult, fit
-from iwae_lab.training.module import Training
 
 __all__ = ["run"]
 
@@ -82,9 +80,11 @@ def _run(experiment: Experiment, on_start: Callable[[Path], None]) -> Record:
         folder.mkdir(exist_ok=True)
         remove_partial_files(folder)
         on_start(folder / "log.txt")
-        with log_file(folder / "log.txt"), _recorded(record, folder):
+        with log_file(folder / "log.txt"), _recorded(record, folder, experiment.training_folder):
             write_atomically(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(record.config)))
             log.info("%s", folder)
+            if experiment.config.stack > 1:
+                train_stack(experiment, record)
             with _started(trackers, read_metrics(folder)) as started:
                 trained = _train(experiment, record.precision, started)
                 with resumable(folder, experiment.config) as kept:
@@ -100,6 +100,8 @@ def _require_runnable(experiment: Experiment) -> None:
         _require_same_model(experiment, model)
         require_measurable(model, experiment.data, experiment.config)
         copy.deepcopy(experiment.objective)(model, image, experiment.config.k)
+        if experiment.config.stack > 1:
+            require_stackable(experiment, model, image)
 
 
 def _require_same_model(experiment: Experiment, model: LatentVariableModel) -> None:
@@ -143,29 +145,13 @@ def _tell_what_is_not_measured(experiment: Experiment, finished: Record) -> None
 
 
 def _train(experiment: Experiment, precision: str, trackers: Sequence[RunLogger]) -> TrainingResult:
-    config, data, schedule = experiment.config, experiment.data, experiment.schedule
-    pl.seed_everything(config.seed, verbose=False)
-    model = experiment.model()
-    training = Training(
-        model,
-        experiment.objective,
-        experiment.optimizer,
-        schedule,
-        config.k,
-        compile=config.compile,
-        precision=precision,
-        diagnostics=config.diagnostics,
-    )
-    if experiment.init_from is not None:
-        training.start_from(read_checkpoint(experiment.init_from))
-    if schedule.batch_size > len(data.train):
+    batch_size, images = experiment.schedule.batch_size, len(experiment.data.train)
+    if batch_size > images:
         log.warning(
-            "schedule.batch_size=%d: more than the %d training images, so an epoch is one step",
-            schedule.batch_size,
-            len(data.train),
+            "schedule.batch_size=%d: more than the %d training images, so an epoch is one step", batch_size, images
         )
-    images = ImageData(data.train, data.val, data.shape, schedule.batch_size, schedule.shuffle)
-    return fit(training, images, experiment.device.type, trackers, experiment.folder)
+    training = experiment.training(precision, experiment.config.seed)
+    return fit(training, experiment.images(), experiment.device.type, trackers, experiment.folder)
 
 
 def _measure(
@@ -208,7 +194,7 @@ def _started(trackers: list[RunLogger], rows: list[dict[str, float]]) -> Iterato
 
 
 @contextlib.contextmanager
-def _recorded(record: Record, folder: Path) -> Iterator[None]:
+def _recorded(record: Record, folder: Path, training_folder: Path) -> Iterator[None]:
     """Write the record of a running run, and if the run fails or is interrupted, the reason."""
     record.write(folder)
     try:
@@ -222,6 +208,6 @@ def _recorded(record: Record, folder: Path) -> Iterator[None]:
     except BaseException as stop:  # Ctrl-C, or SIGTERM, after which Lightning would exit with code 0
         with contextlib.suppress(OSError):
             dataclasses.replace(record, status="interrupted").write(folder)
-        saved = any(folder.glob("checkpoints/*.ckpt"))
+        saved = any(path for where in (folder, training_folder) for path in where.glob("checkpoints/*.ckpt"))
         log.warning("interrupted; the same command %s", "resumes where this one was" if saved else "starts again")
         raise stop if isinstance(stop, SystemExit) else SystemExit(130) from None  # submitit: queued again

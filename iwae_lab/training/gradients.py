@@ -29,8 +29,8 @@ class Gradients:
         self.precision = precision
         self.sums = torch.zeros(3, dtype=torch.float64)
 
-    def __call__(self, x: Tensor) -> Estimate:
-        """Add the gradients of a batch [batch, pixels]; returns its estimate."""
+    def __call__(self, x: Tensor) -> Tensor:
+        """Add the gradients of a batch [batch, pixels]; returns its loss."""
         with products_for_training(x.device):
             loss, log_w, inference_loss, means = self.estimate(x)
             estimate = Estimate(loss, log_w, inference_loss)
@@ -41,7 +41,7 @@ class Gradients:
                 )
             self.sums.add_(means, alpha=len(x))
             estimate.backward(self.model)
-        return estimate
+        return loss.detach()
 
     def estimate(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
         """The estimate, and the means that `sums` adds up; a pure function."""

@@ -3,12 +3,13 @@
 import functools
 import logging
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from iwae_lab.console.errors import Diverged
 from iwae_lab.console.progress import Meter
@@ -26,6 +27,7 @@ from iwae_lab.training.figures.samples import model_figures
 from iwae_lab.training.gradients import Gradients
 from iwae_lab.training.optimizers.base import OptimizerFactory
 from iwae_lab.training.schedules import Schedule
+from iwae_lab.training.stacked import StackedGradients
 from iwae_lab.training.step import Step
 from iwae_lab.training.steps import Steps
 
@@ -68,12 +70,25 @@ class Training(pl.LightningModule):
         self.k = k
         self.mode = compile if objective.compilable else "false"
         self.add_gradients = Gradients(model, objective, k, precision)
-        self.steps = 0  # optimizer steps in total; known once training starts
+        self.others = nn.ModuleList()  # see `train_together_with`
+        self.steps_per_epoch = self.steps = 0  # optimizer steps, by epoch and in total; known once training starts
         self.step = 0  # the current one; on CUDA, with graphs, that of the last group of batches
         self.seconds = 0.0
         self.images_seen = 0
         self.curve: list[dict[str, float]] = []  # the metrics of each epoch
         self.initial_optimizer: dict[str, Any] | None = None
+
+    def train_together_with(self, others: Sequence["Training"]) -> None:
+        """Train others, which differ in their seeds alone, at the same steps; batches are then [models, batch, pixels].
+
+        Logs are of this one's model; each has its `curve`.
+        """
+        self.others.extend(others)
+
+    @property
+    def together(self) -> list["Training"]:
+        """This one, and those trained with it."""
+        return [self, *self.others]
 
     def start_from(self, checkpoint: dict[str, Any]) -> None:
         """Start from another run's weights and, if the optimizer is of the same kind, from its state.
@@ -89,7 +104,8 @@ class Training(pl.LightningModule):
             self.initial_optimizer = checkpoint["optimizer_states"][0]
 
     def configure_optimizers(self) -> Any:
-        parameters = [*self.model.parameters(), *self.objective.parameters()]
+        modules = [module for one in self.together for module in (one.model, one.objective)]
+        parameters = [parameter for module in modules for parameter in module.parameters()]
         optimizer = self.optimizer.make(parameters, self.schedule.learning_rate)
         if self.initial_optimizer is not None:
             fresh, initial = optimizer.state_dict(), self.initial_optimizer
@@ -101,28 +117,32 @@ class Training(pl.LightningModule):
         return optimizer
 
     def setup(self, stage: str) -> None:
-        self.steps_per_epoch = self.trainer.datamodule.train_dataloader().batches  # type: ignore[attr-defined]
+        for one in self.together:
+            one.trainer = self.trainer
+            one.steps_per_epoch = self.trainer.datamodule.train_dataloader().batches  # type: ignore[attr-defined]
         self.steps = self.schedule.epochs * self.steps_per_epoch
 
     def on_train_start(self) -> None:
         optimizer = self.optimizers(use_pl_optimizer=False)
         assert isinstance(optimizer, torch.optim.Optimizer)
         graphs = self.device.type == "cuda" and self.objective.compilable
-        step = Step(self.add_gradients, optimizer)
+        each = [one.add_gradients for one in self.together]
+        step = Step(StackedGradients(each) if self.others else self.add_gradients, optimizer)
         self.execute = Steps(step, self.mode, graphs=graphs, after_call=self.after_call)
 
     def on_train_epoch_start(self) -> None:
-        self.add_gradients.start_sums(self.device)
+        for one in self.together:
+            one.add_gradients.start_sums(self.device)
+            one.objective.begin_epoch(self.current_epoch)
         self.epoch_images = 0
-        self.objective.begin_epoch(self.current_epoch)
         self.epoch_start = time.monotonic()
 
     def training_step(self, batches: tuple[Tensor, ...], index: int) -> None:
-        """Take one optimizer step per batch [batch, pixels]."""
+        """Take one optimizer step per batch."""
         self.step = done = self.global_step
         rates = [self.rate_of(done + i) for i in range(1, len(batches) + 1)]
         self.execute(batches, rates, self.steps - done)
-        self.epoch_images += sum(len(x) for x in batches)
+        self.epoch_images += sum(x.shape[-2] for x in batches)
         progress = self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress
         for _ in batches:  # counts as Lightning's optimizer wrapper does
             progress.increment_ready()
@@ -135,38 +155,45 @@ class Training(pl.LightningModule):
     def after_call(self, loss: Tensor) -> None:
         """On a CPU, raises `Diverged` if the step's loss is not finite; elsewhere that is checked once per epoch."""
         self.step += 1
-        if self.device.type == "cpu" and not loss.isfinite():
-            raise self.diverged(f"the loss is {loss.item()}", self.step)
+        if self.device.type == "cpu" and not loss.isfinite().all():
+            raise self.diverged(f"the loss is {loss.sum().item()}", self.step)
 
     def train_bound(self) -> float:
         """Mean L̂_k of the epoch so far (waits for the device)."""
         return self.add_gradients.sums[0].item() / max(1, self.epoch_images)
 
     def on_train_epoch_end(self) -> None:
-        bound, loss, ess = (self.add_gradients.sums / self.epoch_images).tolist()
+        means = torch.stack([one.add_gradients.sums for one in self.together]) / self.epoch_images
+        each = means.tolist()  # waits for the device
+        seconds = time.monotonic() - self.epoch_start
+        for one, (bound, loss, ess) in zip(self.together, each, strict=True):
+            one.end_epoch(bound, loss, ess, self.epoch_images, seconds)
+        metrics = self.curve[-1]
+        self.log_dict(metrics, logger=False)  # for callbacks
+        for logger in self.loggers:  # now, before the epoch is checkpointed: Lightning would log it afterwards
+            logger.log_metrics(metrics, self.global_step)
+            logger.save()
+
+    def end_epoch(self, bound: float, loss: float, ess: float, images: int, seconds: float) -> None:
+        """Append an epoch's means and other metrics to `curve`; its steps took `seconds`. Raises `Diverged`."""
         if not np.isfinite(loss):
             raise self.diverged(f"the mean loss of the epoch is {loss}", self.global_step)
         if not torch.stack([parameter.isfinite().all() for parameter in self.parameters()]).all():
             raise self.diverged("a weight is not finite", self.global_step)
-        seconds = time.monotonic() - self.epoch_start
         self.seconds += seconds
-        self.images_seen += self.epoch_images
+        self.images_seen += images
         metrics = {
             keys.EPOCH: float(self.current_epoch + 1),
             keys.TRAIN_BOUND: bound,
             keys.TRAIN_LOSS: loss,
             keys.TRAIN_ESS: ess,
             keys.LEARNING_RATE: self.rate_of(self.global_step),
-            keys.IMAGES_PER_SECOND: self.epoch_images / max(seconds, 1e-9),  # the clock is coarse
+            keys.IMAGES_PER_SECOND: images / max(seconds, 1e-9),  # the clock is coarse
             keys.MINUTES: self.seconds / 60,
         }
         if self.current_epoch + 1 in self.schedule.evaluation_epochs():
             metrics |= self.validate()
         self.curve.append(metrics)
-        self.log_dict(metrics, logger=False)  # for callbacks
-        for logger in self.loggers:  # now, before the epoch is checkpointed: Lightning would log it afterwards
-            logger.log_metrics(metrics, self.global_step)
-            logger.save()
 
     def diverged(self, what: str, step: int) -> Diverged:
         """An error that names the step, the learning rate and the first parameter that is not finite."""
@@ -211,10 +238,14 @@ class Training(pl.LightningModule):
         return metrics
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["so_far"] = [self.seconds, self.images_seen, self.curve]
+        checkpoint["so_far"], *others = [[one.seconds, one.images_seen, one.curve] for one in self.together]
+        if others:
+            checkpoint["others_so_far"] = others
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self.seconds, self.images_seen, self.curve = checkpoint["so_far"]
+        so_far = [checkpoint["so_far"], *checkpoint.get("others_so_far", [])]
+        for one, (seconds, images, curve) in zip(self.together, so_far, strict=True):
+            one.seconds, one.images_seen, one.curve = seconds, images, curve
 
 
 class TrainingProgress(pl.Callback):

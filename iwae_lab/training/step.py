@@ -17,6 +17,7 @@ from torch.utils._pytree import tree_leaves
 from iwae_lab.models.compiling import inductor_options
 from iwae_lab.training.gradients import Gradients
 from iwae_lab.training.optimizers.base import MatrixOptimizer
+from iwae_lab.training.stacked import StackedGradients
 
 __all__ = ["Step"]
 
@@ -24,15 +25,15 @@ __all__ = ["Step"]
 class Step:
     """One step of `optimizer` on a batch's gradients. A `MatrixOptimizer` must be advanced afterwards."""
 
-    def __init__(self, gradients: Gradients, optimizer: torch.optim.Optimizer) -> None:
+    def __init__(self, gradients: Gradients | StackedGradients, optimizer: torch.optim.Optimizer) -> None:
         self.gradients = gradients
         self.optimizer = optimizer
 
     def __call__(self, x: Tensor, rate: float | Tensor) -> Tensor:
-        """Take a step on a batch [batch, pixels] at a learning rate; returns the loss before it."""
+        """Take a step on a batch at a learning rate; returns the loss before it, or the losses of stacked models."""
         self._set_rate(rate)
         self.optimizer.zero_grad()
-        loss = self.gradients(x).loss.detach()
+        loss = self.gradients(x)
         if isinstance(self.optimizer, MatrixOptimizer):
             self.optimizer.update()
         else:

@@ -41,7 +41,7 @@ REAL_NUMBERS = [
     "optimizer.beta1",
     "objective.first",
 ]
-WHOLE_NUMBERS = ["k", "seed", "schedule.epochs", "schedule.batch_size", "evaluation.k", "objective.intervals"]
+WHOLE_NUMBERS = ["k", "seed", "stack", "schedule.epochs", "schedule.batch_size", "evaluation.k", "objective.intervals"]
 
 
 def with_value(key: str, value: Any, base: DictConfig = BASE) -> DictConfig:

@@ -41,7 +41,7 @@ def trained(factory, batches, together, *, rate=float, graphs=False):
     def gradients(x):
         loss = (x @ parameters[0] + parameters[1]).square().mean() + parameters[0].sum()
         loss.backward()
-        return Estimate(loss, x)
+        return loss.detach()
 
     execute = Steps(Step(gradients, factory.make(parameters, 0.1)), "false", graphs=graphs)
     rates = [rate(0.1 / (1 + step)) for step in range(len(batches))]

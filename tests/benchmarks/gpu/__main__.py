@@ -11,9 +11,10 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 STEPS = [
-    f"{layers} {k} {batch} {optimizer} true {precision} graphs"
+    f"{layers} {k} {batch} {optimizer} true {precision} graphs {stack}"
     for layers, k, batch in [(1, 1, 20), (1, 5, 20), (1, 50, 20), (1, 50, 100), (2, 1, 20), (2, 50, 100)]
     for optimizer, precision in [("adam", "32"), ("adam", "bf16"), ("soap", "32")]
+    for stack in ((1, 4, 12) if k <= 5 else (1,))
 ]
 
 

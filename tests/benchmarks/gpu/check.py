@@ -19,12 +19,14 @@ from iwae_lab.objectives.base import Objective
 from iwae_lab.objectives.iwae import IWAE
 from iwae_lab.runs.config import Node
 from iwae_lab.training.batches import Batches
+from iwae_lab.training.gradients import Gradients
 from iwae_lab.training.module import Training
 from iwae_lab.training.optimizers.adam import Adam
 from iwae_lab.training.optimizers.adam_authors import AdamAuthors
 from iwae_lab.training.optimizers.muon import Muon
 from iwae_lab.training.optimizers.soap import Soap
 from iwae_lab.training.schedules import Constant
+from iwae_lab.training.stacked import StackedGradients
 from iwae_lab.training.step import Step
 from iwae_lab.training.steps import Steps
 
@@ -163,6 +165,33 @@ def resumed_is_not_interrupted():
         )
 
 
+def a_stack_takes_the_steps_of_each():
+    """A stack of one has the noise of the model alone; of a stack of three, graphs are to be as calls."""
+    images = torch.randint(0, 256, (1000, 784), dtype=torch.uint8, device="cuda")
+    for name, make in objectives():
+        if not (make().compilable and name != "disarm"):
+            continue
+        ends = []
+        for stack, stacked, graphs in [(1, False, False), (1, True, False), (3, True, False), (3, True, True)]:
+            each = []
+            for seed in range(stack):
+                torch.manual_seed(seed)
+                model = HierarchicalModel([20, 10], [[50], [50]], mean_image=torch.full((784,), 0.3))
+                each.append(Gradients(model.cuda(), make().cuda(), 8))
+                each[-1].start_sums(images.device)
+            parameters = [p for member in each for part in (member.model, member.objective) for p in part.parameters()]
+            torch.cuda.manual_seed(1)
+            gradients = StackedGradients(each) if stacked else each[0]
+            execute = Steps(Step(gradients, Adam().make(parameters, 1e-3)), "false", graphs=graphs)
+            batches = list(itertools.chain.from_iterable(Batches(images, 20, stack=stack)))
+            if stacked and stack == 1:
+                batches = [x.unsqueeze(0) for x in batches]
+            execute(batches, [RATE] * len(batches), len(batches))
+            ends.append(torch.cat([p.detach().flatten() for p in parameters]))
+        off = [(ends[i] - ends[i + 1]).abs().max().item() for i in (0, 2)]
+        report(f"{name}: 50 steps of a stack", max(off) < 1e-3, f"alone {off[0]:.1e}, graphs {off[1]:.1e}")
+
+
 def likelihood_agrees():
     """Of the same model on a CPU, whose noise is other: within the noise of the estimate."""
     for size in SIZES:
@@ -176,7 +205,13 @@ def likelihood_agrees():
 
 
 if __name__ == "__main__":
-    for check in (gradients_agree_with_float64, likelihood_agrees, every_objective_trains, resumed_is_not_interrupted):
+    for check in (
+        gradients_agree_with_float64,
+        likelihood_agrees,
+        every_objective_trains,
+        resumed_is_not_interrupted,
+        a_stack_takes_the_steps_of_each,
+    ):
         print(check.__name__.replace("_", " "), flush=True)
         check()
     print(f"{len(failures)} failures: {failures}")

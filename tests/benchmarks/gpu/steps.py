@@ -1,6 +1,6 @@
-"""Microseconds per training step on a GPU: steps.py LAYERS K BATCH OPTIMIZER COMPILE PRECISION HOW
+"""Microseconds per training step on a GPU: steps.py LAYERS K BATCH OPTIMIZER COMPILE PRECISION HOW STACK
 
-OPTIMIZER: adam or soap. COMPILE: true or false. PRECISION: 32 or bf16. HOW: graphs or calls.
+OPTIMIZER: adam or soap. COMPILE: true or false. PRECISION: 32 or bf16. HOW: graphs or calls. STACK: models at once.
 """
 
 import itertools
@@ -12,25 +12,27 @@ import torch
 from iwae_lab.models.hierarchical import HierarchicalModel
 from iwae_lab.objectives.iwae import IWAE
 from iwae_lab.training.batches import Batches
-from iwae_lab.training.module import Training
+from iwae_lab.training.gradients import Gradients
 from iwae_lab.training.optimizers.adam import Adam
 from iwae_lab.training.optimizers.soap import Soap
-from iwae_lab.training.schedules import Constant
+from iwae_lab.training.stacked import StackedGradients
 from iwae_lab.training.step import Step
 from iwae_lab.training.steps import Steps
 
 ARCHITECTURES = {1: ([50], [[200, 200]]), 2: ([100, 50], [[200, 200], [100, 100]])}
 
 
-def milliseconds(layers, k, batch, optimizer, compile, precision, graphs, steps=400):
+def milliseconds(layers, k, batch, optimizer, compile, precision, graphs, stack, steps=400):
     images = torch.randint(0, 256, (20_000, 784), dtype=torch.uint8, device="cuda")
-    model = HierarchicalModel(*ARCHITECTURES[layers], mean_image=torch.full((784,), 0.3))
-    schedule = Constant(1, batch, 1e-3)
-    training = Training(model, IWAE(), optimizer, schedule, k, compile=compile, precision=precision).cuda()
-    training.on_train_epoch_start()
-    step = Step(training.add_gradients, optimizer.make(training.parameters(), 1e-3))
+    each = []
+    for _ in range(stack):
+        model = HierarchicalModel(*ARCHITECTURES[layers], mean_image=torch.full((784,), 0.3))
+        each.append(Gradients(model.cuda(), IWAE(), k, precision))
+        each[-1].start_sums(images.device)
+    parameters = [p for gradients in each for p in gradients.model.parameters()]
+    step = Step(StackedGradients(each) if stack > 1 else each[0], optimizer.make(parameters, 1e-3))
     execute = Steps(step, compile, graphs=graphs)
-    groups = itertools.chain.from_iterable(itertools.repeat(Batches(images, batch)))
+    groups = itertools.chain.from_iterable(itertools.repeat(Batches(images, batch, stack=stack)))
     done, begun = 0, time.monotonic()
     while done < 5 * Steps.LONGEST:
         group = next(groups)
@@ -48,7 +50,7 @@ def milliseconds(layers, k, batch, optimizer, compile, precision, graphs, steps=
 
 
 if __name__ == "__main__":
-    layers, k, batch, optimizer, compile, precision, graphs = sys.argv[1:]
+    layers, k, batch, optimizer, compile, precision, graphs, stack = sys.argv[1:]
     ms, first = milliseconds(
         int(layers),
         int(k),
@@ -57,5 +59,6 @@ if __name__ == "__main__":
         compile,
         precision,
         graphs == "graphs",
+        int(stack),
     )
     print(*sys.argv[1:], f"{1e3 * ms:8.1f} us  (first {first:.1f} s)", flush=True)

@@ -1,0 +1,86 @@
+"""The gradients of several models at once, by operations on stacks of their parameters. Torch only."""
+
+import copy
+import functools
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, vjp, vmap
+
+from iwae_lab.models.compiling import Compiled
+from iwae_lab.models.precision import products_for_training
+from iwae_lab.training.gradients import Gradients
+
+__all__ = ["StackedGradients"]
+
+
+class StackedGradients:
+    """`Gradients` of models that differ in the values of their parameters alone, each on a batch and noise of its own.
+
+    Each operation is executed once for all models, by torch.func. So it must be the same for all of them: the objective
+    must be `compilable`.
+    """
+
+    def __init__(self, members: Sequence[Gradients]) -> None:
+        self.members = list(members)
+        self.estimator = _Estimator(members[0])
+        self.names = [name for name, _ in self.estimator.named_parameters()]
+        self.parameters = [list(same) for same in zip(*(_Estimator(m).parameters() for m in members), strict=True)]
+        inference = {id(parameter) for parameter in members[0].model.inference_parameters()}
+        self.inference = [id(of_first) in inference for of_first, *_ in self.parameters]
+        self.rehearsed = False
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Set the gradients for batches x [models, batch, pixels] and add to the sums; returns the losses [models]."""
+        if not self.rehearsed:  # fills caches, which must not get the tensors of torch.func
+            with torch.random.fork_rng([x.device] if x.is_cuda else []):
+                copy.deepcopy(self.members[0])(x[0])
+            self.rehearsed = True
+        stacks = [torch.stack([parameter.detach() for parameter in same]) for same in self.parameters]
+        with products_for_training(x.device):
+            losses, means, *gradients = self.estimate(x, *stacks)
+        torch._foreach_add_([member.sums for member in self.members], list(means.double()), alpha=x.shape[1])
+        for same, stack in zip(self.parameters, gradients, strict=True):
+            for parameter, gradient in zip(same, stack, strict=True):
+                parameter.grad = gradient
+        return losses
+
+    def estimate(self, x: Tensor, *stacks: Tensor) -> tuple[Tensor, ...]:
+        """Losses [models], the means that `sums` adds up [models, 3], and stacks of gradients; a pure function."""
+        return vmap(self._of_one, randomness="different")(x, *stacks)
+
+    def _of_one(self, x: Tensor, *parameters: Tensor) -> tuple[Tensor, ...]:
+        def losses(*parameters: Tensor) -> tuple[list[Tensor], Tensor]:
+            named = dict(zip(self.names, parameters, strict=True))
+            loss, _, inference_loss, means = functional_call(self.estimator, named, (x,))
+            return [loss] if inference_loss is None else [loss, inference_loss], means
+
+        found, gradients_of, means = vjp(losses, *parameters, has_aux=True)  # type: ignore[misc]
+        one, zero = torch.ones_like(found[0]), torch.zeros_like(found[0])
+        if len(found) == 1:
+            return found[0], means, *gradients_of([one])
+        both = zip(self.inference, gradients_of([one, zero]), gradients_of([zero, one]), strict=True)
+        return found[0], means, *(inference if belongs else generative for belongs, generative, inference in both)
+
+    def tensors(self) -> list[Tensor]:
+        """Every tensor that a call reads or changes."""
+        return [tensor for member in self.members for tensor in member.tensors()]
+
+    def compiled(self) -> "StackedGradients":
+        """A copy whose `estimate` is compiled on its first call."""
+        copied = copy.copy(self)
+        copied.estimate = functools.partial(Compiled(self.estimate, "true"), calls_left=1)  # type: ignore[method-assign]
+        return copied
+
+
+class _Estimator(nn.Module):
+    """`Gradients.estimate` as a module, whose parameters `functional_call` replaces."""
+
+    def __init__(self, gradients: Gradients) -> None:
+        super().__init__()
+        self.model, self.objective = gradients.model, gradients.objective
+        self.estimate = gradients.estimate
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
+        return self.estimate(x)

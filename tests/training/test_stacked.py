@@ -1,0 +1,141 @@
+"""Models trained at once: the gradients of each are those it has alone, however steps are executed."""
+
+import math
+from collections.abc import Iterator
+from unittest.mock import patch
+
+import pytest
+import torch
+from helpers.objectives import ALL, by_default, objective
+from helpers.tapes import tapes
+
+from iwae_lab.models.hierarchical import HierarchicalModel
+from iwae_lab.objectives.coupling import COUPLINGS
+from iwae_lab.training.batches import Batches
+from iwae_lab.training.gradients import Gradients
+from iwae_lab.training.optimizers.adam import Adam
+from iwae_lab.training.optimizers.muon import Muon
+from iwae_lab.training.stacked import StackedGradients
+from iwae_lab.training.step import Step
+from iwae_lab.training.steps import Steps
+
+COMPILABLE = [spec for spec in ALL if objective(spec).compilable]
+
+
+def members(spec: str, seeds: list[int], noise: str = "iid") -> list[Gradients]:
+    each = []
+    for seed in seeds:
+        torch.manual_seed(seed)
+        model = HierarchicalModel([5, 4], [[10], [8]], mean_image=torch.full((32,), 0.3)).double()
+        made = objective(spec).double()
+        made.couple(noise)
+        each.append(Gradients(model, made, 4))
+    return each
+
+
+def parameters(each: list[Gradients]) -> list[torch.nn.Parameter]:
+    return [p for member in each for part in (member.model, member.objective) for p in part.parameters()]
+
+
+def batch(models: int) -> torch.Tensor:
+    return (torch.rand(models, 6, 32, generator=torch.Generator().manual_seed(0)) < 0.4).double()
+
+
+@pytest.fixture
+def no_chance() -> Iterator[None]:
+    """Random numbers that depend on nothing but how many are drawn."""
+
+    def normal(*shape, dtype=torch.float32, **_):
+        size = torch.Size(shape[0] if isinstance(shape[0], tuple) else shape)
+        return (1.7 * torch.arange(math.prod(size), dtype=torch.float64)).sin().mul(1.5).reshape(size).to(dtype)
+
+    def uniform(*shape, **given):
+        return normal(*shape, **given) / 4 + 0.5
+
+    def uniform_like(tensor):
+        return uniform(tensor.shape, dtype=tensor.dtype)
+
+    with patch.multiple(torch, randn=normal, rand=uniform, rand_like=uniform_like):
+        yield
+
+
+@pytest.mark.parametrize("spec", by_default(COMPILABLE))
+def test_gradients_at_once_are_those_of_each_alone(spec, no_chance):
+    alone, together = (members(spec, [0, 1, 2]) for _ in range(2))
+    x = batch(3)
+    losses = [gradients(images) for gradients, images in zip(alone, x, strict=True)]
+    torch.testing.assert_close(StackedGradients(together)(x), torch.stack(losses))
+    for found, expected in zip(together, alone, strict=True):
+        torch.testing.assert_close(found.sums, expected.sums)
+        for p, q in zip(parameters([found]), parameters([expected]), strict=True):
+            torch.testing.assert_close(p.grad, q.grad, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("spec", by_default(COMPILABLE))
+def test_each_has_noise_of_its_own(spec):
+    for noise in COUPLINGS if objective(spec).couplable else ["iid"]:
+        losses = StackedGradients(members(spec, [0, 0], noise))(batch(1).expand(2, -1, -1))
+        assert losses[0] != losses[1]
+
+
+def test_each_sees_every_image_in_an_order_of_its_own():
+    images = torch.zeros(30, 50, dtype=torch.uint8)
+    images[torch.arange(30), torch.arange(30)] = 255
+    for shuffle in (True, False):
+        drawn = torch.cat([x for group in Batches(images, 8, shuffle, stack=3) for x in group], dim=1)
+        orders = drawn.argmax(-1)
+        assert drawn.shape == (3, 30, 50) and torch.equal(orders.sort().values, torch.arange(30).expand(3, -1))
+        assert torch.equal(orders[0], orders[1]) != shuffle
+
+
+class Traced(Step):
+    """Compiled code without a compiler: the operations that it is made of, one by one."""
+
+    def compiled(self, x):
+        graph, tensors = self.traced(x)
+        return torch.no_grad()(lambda x, rate: graph(x, torch.tensor(rate), *tensors)[0])
+
+
+def after_steps(spec, factory, step_of=Step, mode="false", graphs=False):
+    """All parameters after eight steps."""
+    each = members(spec, [0, 1])
+    torch.manual_seed(3)
+    with tapes():
+        execute = Steps(step_of(StackedGradients(each), factory.make(parameters(each), 0.01)), mode, graphs=graphs)
+        execute([batch(2)[:, i : i + 3] for i in (0, 1, 2, 3) * 2], [2**-7] * 8, 8)
+    return [p.detach() for p in parameters(each)]
+
+
+@pytest.mark.parametrize("how", [{"graphs": True}, {"step_of": Traced, "mode": "true"}], ids=["graphs", "compiled"])
+@pytest.mark.parametrize("spec", by_default(COMPILABLE, slow=set(COMPILABLE) - {"iwae", "dreg", "rws"}))
+def test_steps_are_the_same_however_they_are_executed(spec, how):
+    expected = after_steps(spec, Adam())
+    assert all((end != start).any() for end, start in zip(expected, parameters(members(spec, [0, 1])), strict=True))
+    torch.testing.assert_close(after_steps(spec, Adam(), **how), expected, rtol=1e-6, atol=1e-6)
+
+
+def test_steps_of_matrices_are_those_of_each_alone(no_chance):
+    """Of Muon; SOAP's eigenvectors of eigenvalues near zero are those of rounding errors."""
+    alone = []
+    for i in range(2):
+        (member,) = members("iwae", [i])
+        step = Step(member, Muon().make(parameters([member]), 0.01))
+        for _ in range(3):
+            step(batch(2)[i], 0.01)
+        alone += parameters([member])
+    each = members("iwae", [0, 1])
+    step = Step(StackedGradients(each), Muon().make(parameters(each), 0.01))
+    for _ in range(3):
+        step(batch(2), 0.01)
+    torch.testing.assert_close(parameters(each), alone)
+
+
+@pytest.mark.slow
+def test_gradients_are_compiled():
+    """As for CUDA's graphs, where the steps of optimizers are not."""
+    each, compiled = members("dreg", [0, 1]), members("dreg", [0, 1])
+    for gradients in (StackedGradients(each), StackedGradients(compiled).compiled()):
+        torch.manual_seed(0)
+        gradients(batch(2))
+    for p, q in zip(parameters(each), parameters(compiled), strict=True):
+        torch.testing.assert_close(p.grad, q.grad, rtol=1e-6, atol=1e-9)
