@@ -142,7 +142,8 @@ class Config:
     def __post_init__(self) -> None:
         require("k", self.k, self.k >= 1, "an integer of at least 1")
         require("seed", self.seed, 0 <= self.seed < 2**32, "an integer from 0 to 2**32 - 1")
-        require("stack", self.stack, self.stack >= 1, "an integer of at least 1")
+        valid_stack = self.stack >= 1 and (self.seed // self.stack + 1) * self.stack <= 2**32
+        require("stack", self.stack, valid_stack, "an integer of at least 1, so that all seeds are below 2**32")
         if self.stack > 1:  # it writes into the folders of other runs
             require("force", self.force, not self.force, "false with stack above 1; move the old folders away")
             require("init_from", self.init_from, self.init_from is None, "null with stack above 1")

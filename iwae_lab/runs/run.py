@@ -71,9 +71,10 @@ def _run(experiment: Experiment, on_start: Callable[[Path], None]) -> Record:
                 print_record(earlier, folder)
             return earlier
         if earlier and earlier.status == "diverged":
+            again = "force=true" if experiment.config.stack == 1 else "its folder moved away"
             raise UserError(
                 f"{folder}: {earlier.error}; the same would happen again: expected other settings, such as a lower "
-                f"schedule.learning_rate, or force=true to train it from the start"
+                f"schedule.learning_rate, or {again} to train it from the start"
             )
         record = experiment.record(earlier.precision if earlier else experiment.precision)  # a resumed run keeps it
         trackers = experiment.trackers(record, sweep_name())

@@ -2,13 +2,15 @@
 
 import copy
 import logging
+import os
 import shutil
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from iwae_lab.console.errors import UserError, require
+from iwae_lab.console.errors import Diverged, UserError, require
 from iwae_lab.console.locks import locked
 from iwae_lab.evaluation.keys import EPOCH
 from iwae_lab.loggers.metrics_csv import MetricsCSV
@@ -38,21 +40,42 @@ def require_stackable(experiment: Experiment, model: LatentVariableModel, image:
 
 
 def train_stack(experiment: Experiment, record: Record) -> None:
-    """Train the models of the stack of this run, unless that is done. Resumes where it was interrupted."""
-    folders = experiment.stack()
+    """Train the models of the stack of this run, unless that is done. Resumes where it was interrupted.
+
+    Raises `UserError` for models that differ in their buffers, and if the stack is trained in another precision.
+    """
+    runs = experiment.stack()
     folder = experiment.training_folder
     with locked(experiment.folder.parent / ".locks" / f"{folder.name}-stack.lock", str(folder)):
-        if _last(experiment.folder).exists():
-            return
-        log.info("training seeds %d to %d at once", min(folders), max(folders))
-        trainings = [experiment.training(record.precision, seed) for seed in folders]
-        trainings[0].train_together_with(trainings[1:])
-        fit(trainings[0], experiment.images(len(folders)), experiment.device.type, [], folder)
-        trained = load_checkpoint(_last(folder))
-        del trained["others_so_far"]
-        for training, of_seed in zip(trainings, folders.values(), strict=True):
-            _hand_over(trained, training, of_seed, record)
-        shutil.rmtree(folder)
+        for last in (_last(experiment.folder), _last(folder)):
+            if last.exists() and (used := load_checkpoint(last)["precision"]) != record.precision:
+                raise UserError(f"precision={record.precision}: expected {used}, in which this stack is trained")
+        if not _last(experiment.folder).exists():
+            _train(experiment, record, runs, folder)
+        if all(_last(of_run).exists() for of_run in runs.values()):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _train(experiment: Experiment, record: Record, runs: dict[int, Path], folder: Path) -> None:
+    log.info("training seeds %d to %d at once", min(runs), max(runs))
+    trainings = [experiment.training(record.precision, seed) for seed in runs]
+    for name, buffer in trainings[0].named_buffers():
+        if not all(torch.equal(buffer, training.get_buffer(name)) for training in trainings):
+            raise UserError(f"stack={len(runs)}: expected 1, since the buffer {name} differs between models")
+    trainings[0].stack_with(trainings[1:])
+    try:
+        fit(trainings[0], experiment.images(len(runs)), experiment.device.type, [], folder)
+    except Diverged as error:
+        shutil.rmtree(folder, ignore_errors=True)  # the same would happen again
+        raise Diverged(f"seeds {min(runs)} to {max(runs)} at once: {error}") from None
+    trained = load_checkpoint(_last(folder))
+    del trained["others_so_far"]
+    for training, of_run in zip(trainings, runs.values(), strict=True):
+        if not _last(of_run).exists():
+            _hand_over(trained, training, folder / of_run.name, record)
+            _last(of_run).parent.mkdir(parents=True, exist_ok=True)
+            for name in ("metrics.csv", "checkpoints/last.ckpt"):
+                os.replace(folder / of_run.name / name, of_run / name)
 
 
 def _last(folder: Path) -> Path:
@@ -60,13 +83,11 @@ def _last(folder: Path) -> Path:
 
 
 def _hand_over(trained: dict[str, Any], training: Training, folder: Path, record: Record) -> None:
-    """Leave in a run's folder what its own training would have: the curve, and a checkpoint after the last epoch.
+    """Write what the run's own training would have left: the curve, and a checkpoint after the last epoch.
 
     The optimizer's state in it is that of a new one, since some optimizers' can't be divided among the models.
     """
-    if _last(folder).exists():
-        return
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(exist_ok=True)
     curve = MetricsCSV(folder=folder, record=record)
     curve.start([])
     for row in training.curve:

@@ -39,7 +39,10 @@ class Batches:
         orders = [in_order(len(self.images), device=self.images.device) for _ in range(self.stack)]
         order = torch.stack(orders) if self.stack > 1 else orders[0]
         for indices in order.split(self.batch_size * self.together, dim=-1):
-            yield resample(self.images[indices]).split(self.batch_size, dim=-2)
+            parts = indices.split(self.batch_size, dim=-1)
+            drawn = resample(self.images[torch.cat([part.flatten() for part in parts])])
+            batches = drawn.split([part.numel() for part in parts])
+            yield tuple(x.view(*part.shape, -1) for x, part in zip(batches, parts, strict=True))
 
 
 class ImageData(pl.LightningDataModule):

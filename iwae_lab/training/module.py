@@ -70,7 +70,7 @@ class Training(pl.LightningModule):
         self.k = k
         self.mode = compile if objective.compilable else "false"
         self.add_gradients = Gradients(model, objective, k, precision)
-        self.others = nn.ModuleList()  # see `train_together_with`
+        self.others = nn.ModuleList()  # see `stack_with`
         self.steps_per_epoch = self.steps = 0  # optimizer steps, by epoch and in total; known once training starts
         self.step = 0  # the current one; on CUDA, with graphs, that of the last group of batches
         self.seconds = 0.0
@@ -78,15 +78,15 @@ class Training(pl.LightningModule):
         self.curve: list[dict[str, float]] = []  # the metrics of each epoch
         self.initial_optimizer: dict[str, Any] | None = None
 
-    def train_together_with(self, others: Sequence["Training"]) -> None:
+    def stack_with(self, others: Sequence["Training"]) -> None:
         """Train others, which differ in their seeds alone, at the same steps; batches are then [models, batch, pixels].
 
-        Logs are of this one's model; each has its `curve`.
+        Logs are of this one's model. Each has its `curve`, but one that diverges ends the training of all.
         """
         self.others.extend(others)
 
     @property
-    def together(self) -> list["Training"]:
+    def members(self) -> list["Training"]:
         """This one, and those trained with it."""
         return [self, *self.others]
 
@@ -104,11 +104,13 @@ class Training(pl.LightningModule):
             self.initial_optimizer = checkpoint["optimizer_states"][0]
 
     def configure_optimizers(self) -> Any:
-        modules = [module for one in self.together for module in (one.model, one.objective)]
+        modules = [module for one in self.members for module in (one.model, one.objective)]
         parameters = [parameter for module in modules for parameter in module.parameters()]
         optimizer = self.optimizer.make(parameters, self.schedule.learning_rate)
         if self.initial_optimizer is not None:
             fresh, initial = optimizer.state_dict(), self.initial_optimizer
+            if not initial["state"]:
+                log.info("init_from: that run, of a stack, left no state of its optimizer")
             if fresh["param_groups"][0].keys() == initial["param_groups"][0].keys():
                 state = {index: entry for index, entry in initial["state"].items() if index < len(parameters)}
                 optimizer.load_state_dict({**fresh, "state": state})
@@ -117,7 +119,7 @@ class Training(pl.LightningModule):
         return optimizer
 
     def setup(self, stage: str) -> None:
-        for one in self.together:
+        for one in self.members:
             one.trainer = self.trainer
             one.steps_per_epoch = self.trainer.datamodule.train_dataloader().batches  # type: ignore[attr-defined]
         self.steps = self.schedule.epochs * self.steps_per_epoch
@@ -126,12 +128,12 @@ class Training(pl.LightningModule):
         optimizer = self.optimizers(use_pl_optimizer=False)
         assert isinstance(optimizer, torch.optim.Optimizer)
         graphs = self.device.type == "cuda" and self.objective.compilable
-        each = [one.add_gradients for one in self.together]
+        each = [one.add_gradients for one in self.members]
         step = Step(StackedGradients(each) if self.others else self.add_gradients, optimizer)
         self.execute = Steps(step, self.mode, graphs=graphs, after_call=self.after_call)
 
     def on_train_epoch_start(self) -> None:
-        for one in self.together:
+        for one in self.members:
             one.add_gradients.start_sums(self.device)
             one.objective.begin_epoch(self.current_epoch)
         self.epoch_images = 0
@@ -163,10 +165,10 @@ class Training(pl.LightningModule):
         return self.add_gradients.sums[0].item() / max(1, self.epoch_images)
 
     def on_train_epoch_end(self) -> None:
-        means = torch.stack([one.add_gradients.sums for one in self.together]) / self.epoch_images
+        means = torch.stack([one.add_gradients.sums for one in self.members]) / self.epoch_images
         each = means.tolist()  # waits for the device
         seconds = time.monotonic() - self.epoch_start
-        for one, (bound, loss, ess) in zip(self.together, each, strict=True):
+        for one, (bound, loss, ess) in zip(self.members, each, strict=True):
             one.end_epoch(bound, loss, ess, self.epoch_images, seconds)
         metrics = self.curve[-1]
         self.log_dict(metrics, logger=False)  # for callbacks
@@ -238,13 +240,14 @@ class Training(pl.LightningModule):
         return metrics
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["so_far"], *others = [[one.seconds, one.images_seen, one.curve] for one in self.together]
+        checkpoint["precision"] = self.add_gradients.precision
+        checkpoint["so_far"], *others = [[one.seconds, one.images_seen, one.curve] for one in self.members]
         if others:
             checkpoint["others_so_far"] = others
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         so_far = [checkpoint["so_far"], *checkpoint.get("others_so_far", [])]
-        for one, (seconds, images, curve) in zip(self.together, so_far, strict=True):
+        for one, (seconds, images, curve) in zip(self.members, so_far, strict=True):
             one.seconds, one.images_seen, one.curve = seconds, images, curve
 
 

@@ -19,14 +19,15 @@ class StackedGradients:
     """`Gradients` of models that differ in the values of their parameters alone, each on a batch and noise of its own.
 
     Each operation is executed once for all models, by torch.func. So it must be the same for all of them: the objective
-    must be `compilable`.
+    must be `compilable`. Buffers are those of the first.
     """
 
     def __init__(self, members: Sequence[Gradients]) -> None:
         self.members = list(members)
-        self.estimator = _Estimator(members[0])
-        self.names = [name for name, _ in self.estimator.named_parameters()]
-        self.parameters = [list(same) for same in zip(*(_Estimator(m).parameters() for m in members), strict=True)]
+        self.estimator = _EstimateModule(members[0])
+        named = [{n: p for n, p in _EstimateModule(m).named_parameters() if p.requires_grad} for m in members]
+        self.names = list(named[0])
+        self.parameters = [[own[name] for own in named] for name in self.names]
         inference = {id(parameter) for parameter in members[0].model.inference_parameters()}
         self.inference = [id(of_first) in inference for of_first, *_ in self.parameters]
         self.rehearsed = False
@@ -60,8 +61,8 @@ class StackedGradients:
         one, zero = torch.ones_like(found[0]), torch.zeros_like(found[0])
         if len(found) == 1:
             return found[0], means, *gradients_of([one])
-        both = zip(self.inference, gradients_of([one, zero]), gradients_of([zero, one]), strict=True)
-        return found[0], means, *(inference if belongs else generative for belongs, generative, inference in both)
+        of_each_loss = zip(self.inference, gradients_of([one, zero]), gradients_of([zero, one]), strict=True)
+        return found[0], means, *(second if inference else first for inference, first, second in of_each_loss)
 
     def tensors(self) -> list[Tensor]:
         """Every tensor that a call reads or changes."""
@@ -74,7 +75,7 @@ class StackedGradients:
         return copied
 
 
-class _Estimator(nn.Module):
+class _EstimateModule(nn.Module):
     """`Gradients.estimate` as a module, whose parameters `functional_call` replaces."""
 
     def __init__(self, gradients: Gradients) -> None:

@@ -21,7 +21,7 @@ class Graph(NamedTuple):
 
     graph: torch.cuda.CUDAGraph
     batches: Tensor
-    """[steps, batch, pixels]"""
+    """[steps, batch, pixels], or of stacked models [steps, models, batch, pixels]"""
     rates: Tensor
     """[steps]"""
 
@@ -53,7 +53,7 @@ class Steps:
         self.calls = 0  # since the way of execution changed; graphs begin after `WARM_UP`
 
     def __call__(self, batches: Sequence[Tensor], rates: Sequence[float], steps_left: int) -> None:
-        """Take one step per batch [batch, pixels], each at its own learning rate."""
+        """Take one step per batch, [batch, pixels] or [models, batch, pixels], each at its own learning rate."""
         self.shape = self.shape or batches[0].shape
         optimizer = self.step.optimizer
         if self.graphs is not None:

@@ -100,7 +100,28 @@ def test_jobs_of_one_stack_at_the_same_time_train_it_once(cli: Cli, tiny: list[s
     assert sum("at once" in log for log in logs) == 1 and len(metrics(tmp_path / "runs")) == 2
 
 
+def test_a_seed_that_diverges_ends_its_stack(cli: Cli, tiny: list[str], tmp_path: Path) -> None:
+    arguments = ["train.py", "-m", *tiny, "seed=0,1", "stack=2", "schedule.learning_rate=1e6", "optimizer=adam"]
+    done = cli(*arguments)
+    assert done.returncode == 1 and done.stderr.count("failed: seeds 0 to 1 at once: training diverged") == 2, (
+        done.stderr
+    )
+    assert {record["status"] for record in records(tmp_path / "runs")} == {"diverged"}
+    assert not list(tmp_path.glob("runs/.stacks/*")), "a folder that is moved away is trained from the start"
+    assert cli(*arguments).stderr.count("or its folder moved away to train it from the start") == 2
+
+
+def test_a_stack_is_trained_in_one_precision(cli: Cli, tiny: list[str], tmp_path: Path) -> None:
+    tiny = [*tiny, "precision=32"]
+    assert cli("train.py", *tiny, "seed=0", "stack=2").returncode == 0
+    (path,) = tmp_path.glob("runs/*-s1-*/checkpoints/last.ckpt")
+    torch.save(torch.load(path, weights_only=True) | {"precision": "bf16"}, path)  # as another machine has it
+    done = cli("train.py", *tiny, "seed=1", "stack=2")
+    assert done.returncode == 1 and "precision=32: expected bf16, in which this stack is trained" in done.stderr
+
+
 MINE = """
+import torch
 from iwae_lab.models.hierarchical import HierarchicalModel
 
 class Mine(HierarchicalModel):
@@ -108,16 +129,25 @@ class Mine(HierarchicalModel):
         if x.sum().item() < 0:
             raise ValueError
         return super().draw(x, k, *given, **more)
+
+class Shuffling(HierarchicalModel):
+    def __init__(self, latents: list[int], hidden: list[list[int]], *, mean_image):
+        super().__init__(latents, hidden, mean_image=mean_image)
+        self.register_buffer("order", torch.randperm(mean_image.numel()))
 """
 
 
 @pytest.mark.parametrize(
     "overrides, message",
     [
-        (["stack=0"], r"stack=0: expected an integer of at least 1"),
+        (["stack=0"], r"stack=0: expected an integer of at least 1, so that all seeds are below 2**32"),
         (["stack=2", "objective=sumo"], r"stack=2: expected 1 with objective=sumo, whose steps differ"),
         (["stack=2", "model._target_=mine.Mine"], r"stack=2: expected 1 with this model and objective=iwae (vmap:"),
-        (["stack=2", "force=true"], r"force=True: expected false with stack above 1; move the old folders away"),
+        (
+            ["stack=3", f"seed={2**32 - 1}"],
+            r"stack=3: expected an integer of at least 1, so that all seeds are below 2**32",
+        ),
+        (["stack=2", "force=true"], "force=True: expected false with stack above 1; move the old folders away"),
         (["stack=2", "init_from={k: 1}"], r"init_from={'k': 1}: expected null with stack above 1"),
     ],
 )
@@ -128,3 +158,10 @@ def test_what_can_not_be_stacked_is_named(
     done = cli("train.py", *tiny, *overrides, PYTHONPATH=str(tmp_path))
     assert done.returncode == 1 and message in done.stderr and done.stderr.count("\n") == 1, done.stderr
     assert not list(tmp_path.glob("runs/*/result.json"))
+
+
+def test_buffers_of_one_seed_are_not_taken_for_those_of_another(cli: Cli, tiny: list[str], tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(MINE)
+    done = cli("train.py", *tiny, "stack=2", "model._target_=mine.Shuffling", PYTHONPATH=str(tmp_path))
+    assert done.returncode == 1, done.stderr
+    assert "stack=2: expected 1, since the buffer model.order differs between models" in done.stderr

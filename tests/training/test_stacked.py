@@ -9,6 +9,7 @@ import torch
 from helpers.objectives import ALL, by_default, objective
 from helpers.tapes import tapes
 
+from iwae_lab.models.compiling import Choice
 from iwae_lab.models.hierarchical import HierarchicalModel
 from iwae_lab.objectives.coupling import COUPLINGS
 from iwae_lab.training.batches import Batches
@@ -82,7 +83,9 @@ def test_each_sees_every_image_in_an_order_of_its_own():
     images = torch.zeros(30, 50, dtype=torch.uint8)
     images[torch.arange(30), torch.arange(30)] = 255
     for shuffle in (True, False):
-        drawn = torch.cat([x for group in Batches(images, 8, shuffle, stack=3) for x in group], dim=1)
+        batches = [x for group in Batches(images, 8, shuffle, stack=3) for x in group]
+        assert all(x.is_contiguous() for x in batches), "compiled code knows the strides of the first"
+        drawn = torch.cat(batches, dim=1)
         orders = drawn.argmax(-1)
         assert drawn.shape == (3, 30, 50) and torch.equal(orders.sort().values, torch.arange(30).expand(3, -1))
         assert torch.equal(orders[0], orders[1]) != shuffle
@@ -102,7 +105,8 @@ def after_steps(spec, factory, step_of=Step, mode="false", graphs=False):
     torch.manual_seed(3)
     with tapes():
         execute = Steps(step_of(StackedGradients(each), factory.make(parameters(each), 0.01)), mode, graphs=graphs)
-        execute([batch(2)[:, i : i + 3] for i in (0, 1, 2, 3) * 2], [2**-7] * 8, 8)
+        execute([batch(2)[:, i : i + 3].contiguous() for i in (0, 1, 2, 3) * 2], [2**-7] * 8, 8)
+    assert (execute.compiled is not None) == (mode == "true") and bool(execute.graphs) == graphs
     return [p.detach() for p in parameters(each)]
 
 
@@ -137,5 +141,6 @@ def test_gradients_are_compiled():
     for gradients in (StackedGradients(each), StackedGradients(compiled).compiled()):
         torch.manual_seed(0)
         gradients(batch(2))
+    assert Choice.possible
     for p, q in zip(parameters(each), parameters(compiled), strict=True):
         torch.testing.assert_close(p.grad, q.grad, rtol=1e-6, atol=1e-9)
