@@ -244,7 +244,7 @@ def test_other_peoples_weights_are_recorded_and_compared_with_a_run_of_ours(cli,
 
     _, others, _ = theirs(1)
     assert external(others, mapping).returncode == 0
-    assert cli("train.py", *tiny, "schedule.epochs=1").returncode == 0
+    assert cli("train.py", *tiny, "schedule.epochs=1", "precision=32").returncode == 0
     compared = cli("-m", "iwae_lab.compare", str(tmp_path / "runs"), "--out", str(tmp_path / "out"))
     assert compared.returncode == 0, compared.stderr
     with (tmp_path / "out" / "comparison.csv").open(newline="") as file:
