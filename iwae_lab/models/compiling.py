@@ -76,14 +76,19 @@ class Choice:
 class Compiled:
     """A pure function of tensors, compiled for inputs of the first call's shapes and eager for others.
 
-    mode: that of `Choice`. Noise is that of the eager function. If compiling fails, one line says so, and the
-    function stays eager.
+    mode: that of `Choice`. traced: gives what to compile, from the function and its inputs. Noise is that of the eager
+    function. If compiling fails, one line says so, and the function stays eager.
     """
 
     def __init__(
-        self, function: Callable[..., Any], mode: str = "auto", clock: Callable[[], float] = time.monotonic
+        self,
+        function: Callable[..., Any],
+        mode: str = "auto",
+        clock: Callable[[], float] = time.monotonic,
+        traced: Callable[..., Callable[..., Any]] = lambda function, *inputs: function,
     ) -> None:
         self.eager = function
+        self.traced = traced
         self.choice = Choice(mode, clock=clock)
         self.compiled: Callable[..., Any] | None = None
         self.shapes: list[torch.Size] | None = None
@@ -97,8 +102,8 @@ class Compiled:
         with self.choice.timed(inputs[0].device, 1, calls_left):
             if not self.choice.compiled:
                 return self.eager(*inputs)
-            self.compiled = self.compiled or compiled(self.eager)
             try:
+                self.compiled = self.compiled or compiled(self.traced(self.eager, *inputs))
                 return self.compiled(*inputs)
             except Exception as error:  # whatever the compiler raises
                 self.choice.impossible(error)
