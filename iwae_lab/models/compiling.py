@@ -6,13 +6,16 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import Tensor
+from torch.fx import GraphModule
+from torch.fx.experimental.proxy_tensor import make_fx
 
 from iwae_lab.console.errors import UserError
 
-__all__ = ["Choice", "Compiled", "compiled", "inductor_options"]
+__all__ = ["Choice", "Compiled", "compiled", "inductor_options", "traced"]
 
 log = logging.getLogger("iwae_lab")
 
@@ -119,6 +122,12 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     """A pure function of tensors, compiled for the shapes it is called with, with the noise of the eager function."""
     torch.compiler.reset()  # else dynamo gives up after a few functions from one place, as in a multirun
     return torch.compile(function, dynamic=False, options=inductor_options())
+
+
+def traced(function: Callable[..., Any], *inputs: Any, operations: dict[Any, Any] | None = None) -> GraphModule:
+    """The operations of a function as a graph, made without values; `operations` replaces some by functions."""
+    with patch.object(torch.compiler, "_is_compiling_flag", True):
+        return make_fx(function, operations, "fake")(*inputs)
 
 
 def inductor_options() -> dict[str, Any]:

@@ -118,7 +118,7 @@ class Config:
     seed: int = 0
     """seed of initialisation, batches, binarization and noise"""
     stack: int = 1
-    """train the models of n seeds at once, 0 to n-1 or n to 2n-1 or …; faster on a GPU; each is a run of its own"""
+    """train the models of n seeds at once, 0 to n-1 or n to 2n-1 or …; meant for GPUs; each is a run of its own"""
     evaluation: Evaluation = field(default_factory=Evaluation)
     init_from: Any = None
     """start from a run's weights: its folder, its exported .safetensors, or the keys of a first stage, run first"""

@@ -2,16 +2,13 @@
 
 import copy
 import functools
-from collections.abc import Callable, Sequence
-from typing import Any
-from unittest.mock import patch
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vjp, vmap
-from torch.fx.experimental.proxy_tensor import make_fx
 
-from iwae_lab.models.compiling import Compiled
+from iwae_lab.models.compiling import Compiled, traced
 from iwae_lab.models.precision import products_for_training
 from iwae_lab.training.gradients import Gradients
 
@@ -74,15 +71,10 @@ class StackedGradients:
     def compiled(self) -> "StackedGradients":
         """A copy whose `estimate` is compiled on its first call."""
         copied = copy.copy(self)
-        estimate = Compiled(self.estimate, "true", traced=_traced)
+        # from a trace, since torch.compile can't vmap an autograd.Function
+        estimate = Compiled(self.estimate, "true", traced=traced)
         copied.estimate = functools.partial(estimate, calls_left=1)  # type: ignore[method-assign]
         return copied
-
-
-def _traced(function: Callable[..., Any], *inputs: Tensor) -> Callable[..., Any]:
-    """The function as a graph of plain operations, since torch.compile can't vmap an autograd.Function."""
-    with patch.object(torch.compiler, "_is_compiling_flag", True):
-        return make_fx(function, tracing_mode="fake")(*inputs)
 
 
 class _EstimateModule(nn.Module):

@@ -4,17 +4,15 @@ import copy
 import math
 from collections.abc import Callable
 from typing import Any
-from unittest.mock import patch
 
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx import GraphModule
-from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from torch.utils._pytree import tree_leaves
 
-from iwae_lab.models.compiling import inductor_options
+from iwae_lab.models.compiling import inductor_options, traced
 from iwae_lab.training.gradients import Gradients
 from iwae_lab.training.optimizers.base import MatrixOptimizer
 from iwae_lab.training.stacked import StackedGradients
@@ -76,8 +74,7 @@ class Step:
             memo = {id(t): new.detach().requires_grad_(t.requires_grad) for t, new in zip(tensors, inputs, strict=True)}
             return [copy.deepcopy(self, memo)(x, rate)]
 
-        with patch.object(torch.compiler, "_is_compiling_flag", True):
-            return make_fx(step, ADAM, "fake")(*_fakes([x, torch.tensor(0.0), *tensors])), tensors
+        return traced(step, *_fakes([x, torch.tensor(0.0), *tensors]), operations=ADAM), tensors
 
     def _set_rate(self, rate: float | Tensor) -> None:
         for group in self.optimizer.param_groups:

@@ -14,6 +14,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from iwae_lab.training.step import Step
+
 
 class Tape(TorchDispatchMode):
     """Stands in for `torch.cuda.CUDAGraph`, and as a context for `torch.cuda.graph`."""
@@ -66,6 +68,14 @@ def tapes() -> Iterator[None]:
         patch.object(Tensor, "pin_memory", lambda tensor: tensor),
     ):
         yield
+
+
+class Traced(Step):
+    """Compiled code without a compiler: the operations that it is made of, one by one."""
+
+    def compiled(self, x: Tensor) -> Any:
+        graph, tensors = self.traced(x)
+        return torch.no_grad()(lambda x, rate: graph(x, torch.tensor(rate), *tensors)[0])
 
 
 def _storages(tree: Any) -> dict[int, Tensor]:

@@ -7,7 +7,7 @@ from unittest.mock import patch
 import pytest
 import torch
 from helpers.objectives import ALL, by_default, objective
-from helpers.tapes import tapes
+from helpers.tapes import Traced, tapes
 
 from iwae_lab.models.compiling import Choice
 from iwae_lab.models.hierarchical import HierarchicalModel
@@ -89,14 +89,6 @@ def test_each_sees_every_image_in_an_order_of_its_own():
         orders = drawn.argmax(-1)
         assert drawn.shape == (3, 30, 50) and torch.equal(orders.sort().values, torch.arange(30).expand(3, -1))
         assert torch.equal(orders[0], orders[1]) != shuffle
-
-
-class Traced(Step):
-    """Compiled code without a compiler: the operations that it is made of, one by one."""
-
-    def compiled(self, x):
-        graph, tensors = self.traced(x)
-        return torch.no_grad()(lambda x, rate: graph(x, torch.tensor(rate), *tensors)[0])
 
 
 def after_steps(spec, factory, step_of=Step, mode="false", graphs=False):

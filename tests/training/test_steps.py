@@ -7,7 +7,7 @@ import hypothesis.strategies as st
 import pytest
 import torch
 from helpers.objectives import ALL, by_default, objective
-from helpers.tapes import tapes
+from helpers.tapes import Traced, tapes
 from hypothesis import given, settings
 from torch._dynamo.utils import counters
 from torch._inductor.utils import fresh_cache
@@ -85,14 +85,6 @@ def test_graphs_hold_every_full_batch_once_and_end_where_a_refresh_is_due(count,
     assert sum(steps * captured.graph.replays for steps, captured in execute.graphs.items()) == count - calls
     period = getattr(execute.step.optimizer, "period", None) or Steps.LONGEST
     assert max(execute.graphs, default=0) <= min(period, together, Steps.LONGEST)
-
-
-class Traced(Step):
-    """Compiled code without a compiler: the operations that it is made of, one by one."""
-
-    def compiled(self, x):
-        graph, tensors = self.traced(x)
-        return torch.no_grad()(lambda x, rate: graph(x, torch.tensor(rate), *tensors)[0])
 
 
 def learned(step_of, mode, factory, spec="iwae", steps=8, together=1, resume_at=None, graphs=False):
