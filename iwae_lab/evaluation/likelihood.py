@@ -99,7 +99,7 @@ def likelihood(
 
     Raises `UserError` as `require_images` does, and for k < 1.
     """
-    require("k", k, isinstance(k, int) and k >= 1, "an integer of at least 1")
+    require("k", repr(k), isinstance(k, int) and k >= 1, "an integer of at least 1")
     require_images(model, images)
     batch = max(1, (rows or (CUDA_ROWS if images.is_cuda else ROWS)) // BLOCK)
     dtype = next(model.parameters()).dtype

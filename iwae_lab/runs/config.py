@@ -39,6 +39,7 @@ PRECISIONS = ("auto", "32", "bf16")
 GROUPS = ("dataset", "model", "objective", "schedule", "optimizer")
 COMPILE = ("auto", "true", "false")
 ACCELERATORS = ("auto", "cpu", "gpu")
+KINDS = {int: "an integer", float: "a number", str: "text", bool: "true or false"}
 
 T = TypeVar("T")
 
@@ -253,7 +254,7 @@ class Node:
             try:
                 OmegaConf.update(schema, name, value, merge=False)
             except OmegaConfBaseException:
-                hint = str(hints[name]).removeprefix("<class '").removesuffix("'>")
+                hint = KINDS.get(hints[name], hints[name])
                 raise UserError(f"{key}.{name}={value}: expected {hint}") from None
         for name in names:
             if OmegaConf.is_missing(schema, name):

@@ -83,7 +83,7 @@ def test_every_option_is_in_the_help() -> None:
         ("data_dir=/no/such/folder", "data_dir=/no/such/folder: expected an existing directory"),
         ("init_from=/no/such/run", "init_from: /no/such/run: expected a run's folder with its result.json"),
         ("schedule.epochs=0", "schedule.epochs=0: expected"),
-        ("schedule.epochs=2.5", "schedule.epochs=2.5: expected int"),
+        ("schedule.epochs=2.5", "schedule.epochs=2.5: expected an integer"),
         ("schedule.batch_size=0", "schedule.batch_size=0: expected"),
         ("schedule.learning_rate=-1", "schedule.learning_rate=-1.0: expected"),
         ("schedule.constant=2", "schedule.constant=2.0: expected"),
