@@ -11,6 +11,8 @@ __all__ = ["require_images"]
 
 def require_images(model: LatentVariableModel, images: Tensor) -> None:
     """Raises `UserError` unless the model takes these images [images, pixels]: 0 and 1 where p(x | z) is Bernoulli."""
+    if not isinstance(model, LatentVariableModel):
+        raise UserError(f"model of type {type(model).__name__}: expected a LatentVariableModel")
     if not isinstance(images, Tensor):
         raise UserError(f"images of type {type(images).__name__}: expected a torch tensor [images, pixels]")
     if images.dim() != 2 or not len(images):

@@ -7,13 +7,13 @@ inference:   q(z | x) = q(z_1 | x) q(z_2 | z_1) … q(z_L | z_{L-1})  parameters
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from iwae_lab.console.errors import UserError, require
+from iwae_lab.console.errors import UserError, require, require_one_of
 from iwae_lab.models.distributions import Bernoulli, Distribution, Gaussian
 
 __all__ = ["Draw", "LatentVariableModel", "Noise", "conditional", "fresh_noise"]
@@ -22,6 +22,7 @@ Noise = Callable[[Distribution, int, tuple[int, int, int]], Tensor]
 """(distribution, level, shape [k, batch, units]) -> the noise its `sample` takes."""
 
 Gradient = Literal["total", "path", "score"]
+GRADIENTS = get_args(Gradient)
 
 
 def fresh_noise(distribution: Distribution, level: int, shape: tuple[int, int, int]) -> Tensor:
@@ -90,9 +91,10 @@ class LatentVariableModel(nn.Module, ABC):
         "path": φ enters through z alone: its parameters are frozen inside log q, z is live everywhere.
         "score": z is a constant: ∇_φ log q(z | x) and ∇_θ log p(x, z).
 
-        Raises `UserError` if samples of discrete latents must be differentiated, and for k < 1.
+        Raises `UserError` if samples of discrete latents must be differentiated, for k < 1 and for another `gradient`.
         """
-        require("k", k, isinstance(k, int) and k >= 1, "an integer of at least 1")
+        require("k", repr(k), isinstance(k, int) and k >= 1, "an integer of at least 1")
+        require_one_of("gradient", gradient, GRADIENTS)
         z, path_parameters = [], []
         log_q = x.new_zeros(())
         below = x

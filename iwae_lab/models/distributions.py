@@ -8,6 +8,8 @@ import torch
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
+from iwae_lab.console.errors import UserError
+
 __all__ = ["Bernoulli", "Distribution", "Gaussian", "StandardNormal", "sum_softplus"]
 
 HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
@@ -42,6 +44,7 @@ class Gaussian(NamedTuple):
 
     def log_prob_of_sample(self, noise: Tensor) -> Tensor:
         """`log_prob` of `sample(noise)`: z standardizes to the noise, so the total derivative is short."""
+        _require_units(self, noise)
         return -0.5 * noise.square().sum(-1) - self.log_std.sum(-1) - HALF_LOG_2PI * noise.shape[-1]
 
 
@@ -68,6 +71,7 @@ class Bernoulli(NamedTuple):
 
     def log_prob(self, z: Tensor) -> Tensor:
         """log p = Σ z·l − log(1 + e^l) over units, nats."""
+        _require_units(self, z)
         return (z * self.logits).sum(-1) - sum_softplus(self.logits)
 
 
@@ -121,7 +125,19 @@ class StandardNormal(NamedTuple):
         return z
 
     def log_prob(self, z: Tensor) -> Tensor:
+        _require_units(self, z)
         return -0.5 * z.square().sum(-1) - HALF_LOG_2PI * z.shape[-1]
+
+
+def _require_units(distribution: "Distribution", values: Tensor) -> None:
+    """Raises `UserError` unless every parameter has as many units as the values: a broadcast one would count once."""
+    for parameter in distribution:
+        if parameter.shape[-1] != values.shape[-1]:
+            shapes = ", ".join(str(list(parameter.shape)) for parameter in distribution)
+            raise UserError(
+                f"{type(distribution).__name__} with parameters {shapes}: expected {values.shape[-1]} units in each, "
+                f"as many as the values have, {list(values.shape)}"
+            )
 
 
 def _normal(bits: Tensor, dtype: torch.dtype) -> Tensor:

@@ -21,6 +21,7 @@ from iwae_lab.evaluation.kept import Kept
 from iwae_lab.evaluation.keys import AIS_NLL, GAPS_AMORTIZATION, TEST_NLL, VAL_NLL
 from iwae_lab.loggers.base import RunLogger, log_finished
 from iwae_lab.models.base import LatentVariableModel
+from iwae_lab.models.check import check_model
 from iwae_lab.runs.experiment import Experiment, resolve
 from iwae_lab.runs.folder import claimed, earlier_record, read_checkpoint, write_figures, write_per_image
 from iwae_lab.runs.interrupted_evaluation import resumable
@@ -32,6 +33,7 @@ from iwae_lab.runs.summary import print_record
 from iwae_lab.training.checkpoints import part_of
 from iwae_lab.training.figures.result import result_figures
 from iwae_lab.training.fit import TrainingResult, fit
+from iwae_lab.training.gradients import Gradients
 
 __all__ = ["run"]
 
@@ -62,8 +64,9 @@ def _run(experiment: Experiment, on_start: Callable[[Path], None]) -> Record:
         _run(experiment.first, on_start)
     with claimed(folder, experiment.config.force):
         earlier = earlier_record(folder)
+        again = "force=true" if experiment.config.stack == 1 else "moving its folder away"
         if earlier and earlier.status == "finished":
-            log.info("this run is finished; force=true runs it again")
+            log.info("this run is finished; %s runs it again", again)
             _tell_what_is_not_measured(experiment, earlier)
             sweep = sweep_name()
             log_finished(experiment.trackers(earlier, sweep), earlier, folder)
@@ -71,7 +74,6 @@ def _run(experiment: Experiment, on_start: Callable[[Path], None]) -> Record:
                 print_record(earlier, folder)
             return earlier
         if earlier and earlier.status == "diverged":
-            again = "force=true" if experiment.config.stack == 1 else "its folder moved away"
             raise UserError(
                 f"{folder}: {earlier.error}; the same would happen again: expected other settings, such as a lower "
                 f"schedule.learning_rate, or {again} to train it from the start"
@@ -97,12 +99,13 @@ def _run(experiment: Experiment, on_start: Callable[[Path], None]) -> Record:
 def _require_runnable(experiment: Experiment) -> None:
     """Raise `UserError`, before anything is written, if data, model, objective and evaluation don't go together."""
     with torch.random.fork_rng(devices=[]):
-        model, image = experiment.model(), experiment.data.val[:1].float()
+        model, x = experiment.model(), experiment.data.val[:3].float()
+        check_model(model, x)
         _require_same_model(experiment, model)
         require_measurable(model, experiment.data, experiment.config)
-        copy.deepcopy(experiment.objective)(model, image, experiment.config.k)
+        Gradients(model, copy.deepcopy(experiment.objective), experiment.config.k)(x)
         if experiment.config.stack > 1:
-            require_stackable(experiment, model, image)
+            require_stackable(experiment, model, x)
 
 
 def _require_same_model(experiment: Experiment, model: LatentVariableModel) -> None:

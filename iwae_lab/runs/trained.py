@@ -108,7 +108,8 @@ class TrainedRun:
         return self.model.reconstruct(self._seen(images))
 
     def _seen(self, images: Tensor) -> Tensor:
-        images = images.to(self.experiment.device)
+        if isinstance(images, Tensor):
+            images = images.to(self.experiment.device)
         require_images(self.model, images)
         return images.float()
 

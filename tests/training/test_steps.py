@@ -213,7 +213,26 @@ def test_a_loss_that_is_no_scalar_is_named():
             return Estimate(-log_w.mean(0), log_w)
 
     gradients = Gradients(HierarchicalModel([2], [[4]], mean_image=torch.rand(6)), PerDatum(), 2)
-    with pytest.raises(UserError, match=r"objective=PerDatum: expected a scalar loss, found shape \[3\]"):
+    with pytest.raises(UserError, match=r"objective=PerDatum: expected a scalar tensor as loss, found shape \[3\]"):
+        gradients(torch.zeros(3, 6))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (lambda log_w: Estimate(-log_w.mean().item(), log_w), "expected a scalar tensor as loss, found "),
+        (lambda log_w: Estimate(-log_w.mean(), log_w.mean(0)), r"expected log_w \[k, batch\].* of 3, found \[3\]"),
+        (lambda log_w: Estimate(-log_w.mean(), log_w.T), r"expected log_w \[k, batch\].* of 3, found \[3, 2\]"),
+        (lambda log_w: Estimate(-log_w.detach().mean(), log_w), "expected a loss with a gradient, found one without"),
+    ],
+)
+def test_estimates_that_are_none_are_named(wrong, message):
+    class Mine:
+        def __call__(self, model, x, k):
+            return wrong(model.log_weights(x, k))
+
+    gradients = Gradients(HierarchicalModel([2], [[4]], mean_image=torch.rand(6)), Mine(), 2)
+    with pytest.raises(UserError, match=f"objective=Mine: {message}"):
         gradients(torch.zeros(3, 6))
 
 

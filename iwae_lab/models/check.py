@@ -1,0 +1,51 @@
+"""Whether the parts of a model go together, told before a training rather than by its end. Torch only."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from iwae_lab.console.errors import UserError
+from iwae_lab.models.base import LatentVariableModel
+from iwae_lab.models.distributions import Bernoulli, Gaussian, StandardNormal
+
+__all__ = ["check_model"]
+
+
+@torch.no_grad()
+def check_model(model: LatentVariableModel, x: Tensor) -> None:
+    """Raises `UserError` unless encoder, decoder and prior go together, at binary images x [batch, pixels]."""
+    name = f"model={type(model).__name__}"
+    for part in ("encoder", "decoder"):
+        layers = getattr(model, part, None)
+        if not isinstance(layers, nn.ModuleList):
+            raise UserError(f"{name}: expected an nn.ModuleList as {part}, found {type(layers).__name__}")
+    if not len(model.encoder) == len(model.decoder) > 0:
+        lengths = f"{len(model.encoder)} and {len(model.decoder)}"
+        raise UserError(f"{name}: expected encoder and decoder of as many layers, one or more, found {lengths}")
+    for where, module in model.named_modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            raise UserError(f"{name}: expected log w of an image not to depend on others, found BatchNorm at {where}")
+    below = x
+    for level, (up, down) in enumerate(zip(model.encoder, model.decoder, strict=True)):
+        q = up(below.to(next(model.parameters()).dtype))
+        _require(f"{name}: encoder[{level}]", q, (Gaussian, Bernoulli), (len(x), None))
+        z = q.sample(q.noise(q[0].shape))
+        kinds = (Gaussian, Bernoulli) if level else (Bernoulli,)  # images are binary
+        _require(f"{name}: decoder[{level}]", down(z), kinds, tuple(below.shape))
+        below = z
+    _require(f"{name}: prior()", model.prior(), (Gaussian, Bernoulli, StandardNormal), (below.shape[1],))
+
+
+def _require(what: str, found: Any, kinds: tuple[type, ...], shape: tuple[int | None, ...]) -> None:
+    """Raises `UserError` unless `found` is of one of these kinds, with parameters of this shape (None: any above 0)."""
+    if not any(isinstance(found, kind) for kind in kinds):
+        names = " or ".join(kind.__name__ for kind in kinds)
+        raise UserError(f"{what}: expected a {names} of iwae_lab.models.distributions, found a {type(found).__name__}")
+    units = found[0].shape[-1] if isinstance(found[0], Tensor) and found[0].dim() else 0
+    wanted = [units if size is None else size for size in shape]
+    for field, parameter in found._asdict().items():
+        if not isinstance(parameter, Tensor) or list(parameter.shape) != wanted or 0 in wanted:
+            shown = list(parameter.shape) if isinstance(parameter, Tensor) else type(parameter).__name__
+            sizes = ", ".join(str(size or "units") for size in wanted)
+            raise UserError(f"{what}: expected {field} of shape [{sizes}], found {shown}")
