@@ -1,6 +1,7 @@
 """The experiment that a configuration describes: its parts, checked and built, with every "auto" resolved."""
 
 import copy
+import dataclasses
 import functools
 from dataclasses import dataclass
 from pathlib import Path
@@ -106,6 +107,11 @@ class Experiment:
         seeds = range(first, first + self.config.stack)
         return {seed: self.folder.with_name(run_id(self.identity | {"seed": seed})) for seed in seeds}
 
+    def of_seed(self, seed: int) -> "Experiment":
+        """The same experiment with another seed."""
+        config = dataclasses.replace(self.config, seed=seed)
+        return dataclasses.replace(self, config=config, composed=self.composed | {"seed": seed})
+
     @property
     def training_folder(self) -> Path:
         """Where training keeps its checkpoints: the folder of the run, or one for the stack."""
@@ -186,6 +192,9 @@ def resolve(cfg: DictConfig | dict[str, Any]) -> Experiment:
     given = {group: getattr(config, group) for group in BASES} | {"objective": config.objective | start}
     nodes = {group: Node.of(given[group], group, base) for group, base in BASES.items()}
     objective = nodes["objective"].build(Objective)
+    if not hasattr(objective, "annealed"):
+        target = config.objective["_target_"]
+        raise UserError(f"objective._target_={target}: expected __init__ to call super().__init__()")
     if annealed:
         end = {name: schedule.end for name, schedule in annealed.items()}
         Node.of(config.objective | end, "objective", Objective).build(Objective)  # checks the last values

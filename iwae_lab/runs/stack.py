@@ -1,6 +1,7 @@
 """Several seeds trained at once (`stack=4`): the training leaves a checkpoint in the folder of each seed's run."""
 
 import copy
+import dataclasses
 import logging
 import os
 import shutil
@@ -16,7 +17,8 @@ from iwae_lab.evaluation.keys import EPOCH
 from iwae_lab.loggers.metrics_csv import MetricsCSV
 from iwae_lab.models.base import LatentVariableModel
 from iwae_lab.runs.experiment import Experiment
-from iwae_lab.runs.record import Record
+from iwae_lab.runs.folder import earlier_record
+from iwae_lab.runs.record import Record, now
 from iwae_lab.training.checkpoints import CheckpointFiles, load_checkpoint
 from iwae_lab.training.fit import fit
 from iwae_lab.training.gradients import Gradients
@@ -28,13 +30,13 @@ __all__ = ["require_stackable", "train_stack"]
 log = logging.getLogger("iwae_lab")
 
 
-def require_stackable(experiment: Experiment, model: LatentVariableModel, image: Tensor) -> None:
-    """Raise `UserError` if several models like this one can't be trained at once; image: [1, pixels]."""
+def require_stackable(experiment: Experiment, model: LatentVariableModel, x: Tensor) -> None:
+    """Raise `UserError` if several models like this one can't be trained at once; x: [batch, pixels]."""
     stack, objective = experiment.config.stack, copy.deepcopy(experiment.objective)
     name = experiment.config.objective["name"]
     require("stack", stack, objective.compilable, f"1 with objective={name}, whose steps differ in their operations")
     try:
-        StackedGradients([Gradients(model, objective, experiment.config.k)])(image.unsqueeze(0))
+        StackedGradients([Gradients(model, objective, experiment.config.k)])(x.unsqueeze(0))
     except RuntimeError as error:  # from torch.func
         raise UserError(f"stack={stack}: expected 1 with this model and objective={name} ({error})") from None
 
@@ -42,11 +44,15 @@ def require_stackable(experiment: Experiment, model: LatentVariableModel, image:
 def train_stack(experiment: Experiment, record: Record) -> None:
     """Train the models of the stack of this run, unless that is done. Resumes where it was interrupted.
 
-    Raises `UserError` for models that differ in their buffers, and if the stack is trained in another precision.
+    Raises `UserError` for models that differ in their buffers, and if the stack is trained in another precision. Raises
+    `Diverged`, and records all runs as diverged, if one of the models does.
     """
     runs = experiment.stack()
     folder = experiment.training_folder
     with locked(experiment.folder.parent / ".locks" / f"{folder.name}-stack.lock", str(folder)):
+        known = earlier_record(experiment.folder)
+        if known and known.status == "diverged":  # in the job that this one has waited for
+            raise Diverged(known.error)
         for last in (_last(experiment.folder), _last(folder)):
             if last.exists() and (used := load_checkpoint(last)["precision"]) != record.precision:
                 raise UserError(f"precision={record.precision}: expected {used}, in which this stack is trained")
@@ -66,8 +72,14 @@ def _train(experiment: Experiment, record: Record, runs: dict[int, Path], folder
     try:
         fit(trainings[0], experiment.images(len(runs)), experiment.device.type, [], folder)
     except Diverged as error:
-        shutil.rmtree(folder, ignore_errors=True)  # the same would happen again
-        raise Diverged(f"seeds {min(runs)} to {max(runs)} at once: {error}") from None
+        message = f"seeds {min(runs)} to {max(runs)} at once: {error}"
+        for (seed, of_run), training in zip(runs.items(), trainings, strict=True):
+            if not _last(of_run).exists():
+                _write_curve(training, of_run, record)
+                diverged = experiment.of_seed(seed).record(record.precision)
+                dataclasses.replace(diverged, status="diverged", error=message, finished=now()).write(of_run)
+        shutil.rmtree(folder, ignore_errors=True)
+        raise Diverged(message) from None
     trained = load_checkpoint(_last(folder))
     del trained["others_so_far"]
     for training, of_run in zip(trainings, runs.values(), strict=True):
@@ -87,12 +99,7 @@ def _hand_over(trained: dict[str, Any], training: Training, folder: Path, record
 
     The optimizer's state in it is that of a new one, since some optimizers' can't be divided among the models.
     """
-    folder.mkdir(exist_ok=True)
-    curve = MetricsCSV(folder=folder, record=record)
-    curve.start([])
-    for row in training.curve:
-        curve.log_metrics(row, int(row[EPOCH]) * training.steps_per_epoch)
-    curve.save()
+    _write_curve(training, folder, record)
     parts = {"model.": training.model, "objective.": training.objective}
     optimizer = training.optimizer.make([p for part in parts.values() for p in part.parameters()], 0.0)
     checkpoint = trained | {
@@ -102,3 +109,12 @@ def _hand_over(trained: dict[str, Any], training: Training, folder: Path, record
         "so_far": [training.seconds, training.images_seen, training.curve],
     }
     CheckpointFiles().save_checkpoint(checkpoint, _last(folder))
+
+
+def _write_curve(training: Training, folder: Path, record: Record) -> None:
+    folder.mkdir(exist_ok=True)
+    curve = MetricsCSV(folder=folder, record=record)
+    curve.start([])
+    for row in training.curve:
+        curve.log_metrics(row, int(row[EPOCH]) * training.steps_per_epoch)
+    curve.save()

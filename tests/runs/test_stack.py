@@ -103,12 +103,26 @@ def test_jobs_of_one_stack_at_the_same_time_train_it_once(cli: Cli, tiny: list[s
 def test_a_seed_that_diverges_ends_its_stack(cli: Cli, tiny: list[str], tmp_path: Path) -> None:
     arguments = ["train.py", "-m", *tiny, "seed=0,1", "stack=2", "schedule.learning_rate=1e6", "optimizer=adam"]
     done = cli(*arguments)
-    assert done.returncode == 1 and done.stderr.count("failed: seeds 0 to 1 at once: training diverged") == 2, (
-        done.stderr
-    )
-    assert {record["status"] for record in records(tmp_path / "runs")} == {"diverged"}
+    assert done.returncode == 1 and done.stderr.count("training seeds 0 to 1 at once") == 1, done.stderr
+    assert "failed: seeds 0 to 1 at once: training diverged" in done.stderr
+    found = records(tmp_path / "runs")
+    assert {(record["status"], record["seed"], record["config"]["seed"]) for record in found} == {
+        ("diverged", 0, 0),
+        ("diverged", 1, 1),
+    }
+    assert len({record["error"] for record in found}) == 1
     assert not list(tmp_path.glob("runs/.stacks/*")), "a folder that is moved away is trained from the start"
-    assert cli(*arguments).stderr.count("or its folder moved away to train it from the start") == 2
+    assert cli(*arguments).stderr.count("or moving its folder away to train it from the start") == 2
+
+
+def test_the_epochs_before_a_stack_diverged_can_be_looked_at(cli: Cli, tiny: list[str], tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(MINE)
+    late = ["objective._target_=mine.Late", "objective.name=late", "schedule.epochs=4", "compile=false"]
+    done = cli("train.py", *tiny, *late, "seed=0", "stack=2", PYTHONPATH=str(tmp_path))
+    assert done.returncode == 1 and "error: seeds 0 to 1 at once: training diverged" in done.stderr, done.stderr
+    assert {record["status"] for record in records(tmp_path / "runs")} == {"diverged"}
+    for seed in (0, 1):
+        assert [step for step, _ in curve(tmp_path / "runs", seed)] == ["10", "20"]
 
 
 def test_a_stack_is_trained_in_one_precision(cli: Cli, tiny: list[str], tmp_path: Path) -> None:
@@ -123,12 +137,20 @@ def test_a_stack_is_trained_in_one_precision(cli: Cli, tiny: list[str], tmp_path
 MINE = """
 import torch
 from iwae_lab.models.hierarchical import HierarchicalModel
+from iwae_lab.objectives.iwae import IWAE
 
 class Mine(HierarchicalModel):
     def draw(self, x, k, *given, **more):
         if x.sum().item() < 0:
             raise ValueError
         return super().draw(x, k, *given, **more)
+
+class Late(IWAE):
+    def begin_epoch(self, epochs_done):
+        self.factor = 1.0 if epochs_done < 2 else float("nan")
+
+    def target(self, log_w):
+        return super().target(log_w) * getattr(self, "factor", 1.0)
 
 class Shuffling(HierarchicalModel):
     def __init__(self, latents: list[int], hidden: list[list[int]], *, mean_image):
@@ -147,7 +169,7 @@ class Shuffling(HierarchicalModel):
             ["stack=3", f"seed={2**32 - 1}"],
             r"stack=3: expected an integer of at least 1, so that all seeds are below 2**32",
         ),
-        (["stack=2", "force=true"], "force=True: expected false with stack above 1; move the old folders away"),
+        (["stack=2", "force=true"], "force=true: expected false with stack above 1; move the old folders away"),
         (["stack=2", "init_from={k: 1}"], r"init_from={'k': 1}: expected null with stack above 1"),
     ],
 )
