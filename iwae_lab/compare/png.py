@@ -20,10 +20,8 @@ MAX_ROWS = 24  # per table: those with the lowest NLL
 MAX_CURVES = 12
 THRESHOLD, LOWEST = -2, -6  # log₁₀ of variances: above which a unit is active; below which all are drawn alike
 LABEL_WIDTH = 44  # characters per line
-CAPTION = (
-    "Error bars: standard errors, over seeds where there are several, otherwise over test images. Hollow: the paper. "
-    "Below the results: the first seed of each cell."
-)
+CAPTION = "Error bars: standard errors, over seeds if there are several, otherwise over test images. Hollow: the paper."
+OF_ONE_SEED = " Below the results: the first seed of each cell."
 _COLORS = ("#4477aa", "#cc3311", "#228833", "#aa3377", "#ee7733", "#009988", "#bbaa22", "#777777")
 _MARKERS = ("o", "s", "^")
 _LINES = ("-", ":", "--", "-.")
@@ -50,9 +48,10 @@ def draw(tables: list[Table]) -> Figure:
             rows.append((table, "", _draw_tightness))
         if len(cells) <= MAX_CURVES and any(_curve(cell) for cell in cells):
             rows.append((table, "", _draw_curves))
-    heights = [_height(table, draw_on in (_draw_tightness, _draw_curves)) for table, _, draw_on in rows]
+    of_one_seed = [draw_on in (_draw_tightness, _draw_curves) for *_, draw_on in rows]
+    heights = [_height(table, curves) for (table, *_), curves in zip(rows, of_one_seed, strict=True)]
     figure = Figure(figsize=(12, sum(heights)), layout="constrained")
-    figure.supxlabel(CAPTION, fontsize=8)
+    figure.supxlabel(CAPTION + OF_ONE_SEED * any(of_one_seed), fontsize=8)
     grid = figure.subplots(len(rows), 2, squeeze=False, height_ratios=heights)
     for (left, right), (table, title, draw_on) in zip(grid, rows, strict=True):
         left.set_title(title, loc="left", fontsize=10)

@@ -171,7 +171,7 @@ def find_runs(directories: list[Path]) -> Found:
         raise UserError(f"{where}: expected run folders with a result.json, found none" + _more(found.notes))
     for folder, record in records.values():
         setting = _setting(record, records)
-        identity = {key: text(getattr(record, key)) for key in IDENTITY}
+        identity = {key: text(getattr(record, key)) for key in (*IDENTITY, "precision")}
         found.runs.append(Run(folder, record, _flat(record.config) | setting | identity, setting))
     _drop_duplicates(found)
     return found
@@ -238,7 +238,8 @@ def _flat(config: dict[str, Any]) -> dict[str, str]:
 
 def _setting(record: Record, records: dict[str, tuple[Path, Record]]) -> dict[str, str]:
     setting = {key: value for key, value in record.identity.items() if key not in ("seed", "stack")}
-    setting["precision"] = record.precision  # as "auto" chose it
+    # auto's choice was found harmless, and differs between the k of one sweep
+    setting["precision"] = "bf16" if record.config.get("precision") == "bf16" else "32 or auto"
     if record.objective == EXTERNAL:
         name, content = Path(record.config["objective"]["weights"]).stem, record.identity["objective"]["content"]
         setting["objective"] = {"name": EXTERNAL, "weights": f"{name} ({content})"}

@@ -77,7 +77,6 @@ def test_with_one_seed_the_error_is_that_over_images_and_is_marked(compare, tmp_
     "key, values",
     [
         ("schedule.epochs", (20, 400)),
-        ("precision", ("32", "bf16")),
         ("objective.alpha", (0.5, 2)),
         ("schedule.learning_rate", (0.001, 0.0010000001)),
         ("init_from", ("a", "b")),
@@ -91,14 +90,20 @@ def test_runs_that_differ_in_more_than_the_seed_are_not_averaged(tmp_path, key, 
     assert {row.label for row in table.rows} == {f"iwae {key}={value}" for value in values}
 
 
-def test_what_auto_resolved_to_sets_runs_apart_and_auto_itself_does_not(tmp_path):
-    make_run(tmp_path, seed=0, precision="auto")
-    make_run(tmp_path, seed=1, precision="32")
-    make_run(tmp_path, seed=2, precision="bf16")
+def test_bf16_sets_runs_apart_where_it_was_asked_for_and_not_where_auto_chose_it(tmp_path):
+    for k, by_auto in ((1, "32"), (5, "bf16"), (50, "32")):
+        result = make_run(tmp_path, k=k, precision="auto") / "result.json"
+        result.write_text(json.dumps(json.loads(result.read_text()) | {"precision": by_auto}))
+    make_run(tmp_path, k=5, seed=1, precision="32")
     [table] = tables_of(tmp_path)
-    assert {row.label: len(row.cells["1"].runs) for row in table.rows} == {
-        "iwae precision=32": 2,
-        "iwae precision=bf16": 1,
+    assert {row.label: {k: len(cell.runs) for k, cell in row.cells.items()} for row in table.rows} == {
+        "iwae": {"1": 1, "5": 2, "50": 1}
+    }
+    make_run(tmp_path, k=50, seed=1, precision="bf16")
+    [table] = tables_of(tmp_path)
+    assert {row.label: {k: len(cell.runs) for k, cell in row.cells.items()} for row in table.rows} == {
+        "iwae precision=32 or auto": {"1": 1, "5": 2, "50": 1},
+        "iwae precision=bf16": {"50": 1},
     }
 
 
