@@ -2,6 +2,7 @@
 
 import argparse
 import difflib
+import json
 import os
 import re
 import sys
@@ -17,6 +18,7 @@ __all__ = [
     "CONFIGURATION_KEYS",
     "Diverged",
     "UserError",
+    "as_typed",
     "did_you_mean",
     "expected",
     "explain",
@@ -49,7 +51,12 @@ class Diverged(UserError):
 def require(key: str, value: object, holds: bool, expected: str) -> None:
     """Raises `UserError` that names the key, its value and what was expected, unless `holds`."""
     if not holds:
-        raise UserError(f"{key}={value}: expected {expected}")
+        raise UserError(f"{key}={as_typed(value)}: expected {expected}")
+
+
+def as_typed(value: object) -> object:
+    """null, true and false as a user types them; other values as they are."""
+    return json.dumps(value) if value is None or isinstance(value, bool) else value
 
 
 def require_one_of(key: str, value: object, options: Collection[str]) -> None:

@@ -78,7 +78,8 @@ def _as_images(array: NDArray[Any]) -> NDArray[Any]:
         side = math.isqrt(array.shape[1])
         array = array.reshape(-1, side, side)
     if array.ndim != 3 or min(array.shape) < 1:
-        raise ValueError(f"expected [images, height, width] or flat square images, found {list(array.shape)}")
+        shape = list(array.shape)
+        raise ValueError(f"expected one or more images, [images, height, width] or flat and square, found {shape}")
     if len(array) < FEWEST:
         raise ValueError(f"expected at least {FEWEST} images, found {len(array)}")
     return array

@@ -16,7 +16,7 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from iwae_lab.console.errors import CONFIGURATION_KEYS, UserError, did_you_mean, require, require_one_of
+from iwae_lab.console.errors import CONFIGURATION_KEYS, UserError, as_typed, did_you_mean, require, require_one_of
 from iwae_lab.console.names import check_name
 from iwae_lab.evaluation.annealing import Annealing
 
@@ -234,9 +234,9 @@ class Node:
         except Exception as error:  # whatever importing the user's module raises
             raise UserError(f"{key}._target_={target}: expected a class to import ({error})") from None
         _check_subclass(kind, base, key)
-        hints = typing.get_type_hints(kind.__init__)
+        hints, parameters = typing.get_type_hints(kind.__init__), inspect.signature(kind).parameters
         fields = []
-        for name, parameter in inspect.signature(kind).parameters.items():
+        for name, parameter in parameters.items():
             if parameter.kind is parameter.POSITIONAL_OR_KEYWORD and name in hints:
                 default = MISSING if parameter.default is parameter.empty else parameter.default
                 fields.append((name, hints[name], field(default_factory=functools.partial(copy.copy, default))))
@@ -244,18 +244,24 @@ class Node:
         given = {name: value for name, value in node.items() if name not in no_arguments}
         names = [name for name, *_ in fields]
         for name in given:
+            if name in parameters and name not in hints:
+                raise UserError(f"{key}.{name}={given[name]}: expected a type annotation of {name} in {kind.__name__}")
             if name not in names:
                 expected = f"expected one of {', '.join(names)}" if names else f"{kind.__name__} has no parameters"
                 raise UserError(
                     f"{key}.{name}={given[name]}: no such key{did_you_mean(name, [*names, 'name'])}; {expected}"
                 )
-        schema = OmegaConf.structured(dataclasses.make_dataclass(kind.__name__, fields))
+        try:
+            schema = OmegaConf.structured(dataclasses.make_dataclass(kind.__name__, fields))
+        except OmegaConfBaseException as error:
+            expected = f"a type that YAML has for {error.full_key}, or a keyword-only parameter"
+            raise UserError(f"{key}._target_={target}: expected {expected}") from None
         for name, value in given.items():
             try:
                 OmegaConf.update(schema, name, value, merge=False)
             except OmegaConfBaseException:
                 hint = KINDS.get(hints[name], hints[name])
-                raise UserError(f"{key}.{name}={value}: expected {hint}") from None
+                raise UserError(f"{key}.{name}={as_typed(value)}: expected {hint}") from None
         for name in names:
             if OmegaConf.is_missing(schema, name):
                 raise UserError(f"{key}.{name} is missing: {kind.__name__} needs it")

@@ -78,13 +78,14 @@ def evaluation_speed(run: Path, compile: str, precision: str) -> float:
 def ratios(
     plain: Callable[[], float], cases: dict[str, Callable[[float], float]], rounds: int
 ) -> tuple[float, dict[str, list[float]]]:
-    """The plain loop's median speed, and each case's speeds as ratios to it, measured just before."""
-    plain_speeds: list[float] = []
+    """The plain loop's median speed, and each case's speeds as ratios to it, the mean of just before and just after."""
+    plain_speeds = [plain()]
     found: dict[str, list[float]] = {name: [] for name in cases}
     for _ in range(rounds):
         for name, measure in cases.items():
+            speed = measure(plain_speeds[-1])
             plain_speeds.append(plain())
-            found[name].append(measure(plain_speeds[-1]) / plain_speeds[-1])
+            found[name].append(speed / statistics.mean(plain_speeds[-2:]))
     return statistics.median(plain_speeds), found
 
 

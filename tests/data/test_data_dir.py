@@ -76,7 +76,7 @@ def test_the_command_lists_what_other_libraries_have(cli, home):
     [
         ("dataset=npz", "dataset.path is missing: expected dataset.path=VALUE"),
         ("dataset=npz dataset.path=", "dataset.path=: expected the path of a .npz file"),
-        ("dataset=npz dataset.path=null", "dataset.path=None: expected text"),
+        ("dataset=npz dataset.path=null", "dataset.path=null: expected text"),
         ("dataset=npz dataset.path=[a]", "dataset.path=['a']: expected text"),
         ("dataset=npz dataset.path={a:1}", "dataset.path={'a': 1}: expected text"),
         ("dataset=mnst", "dataset=mnst: no such option (did you mean mnist?); expected one of fashion_mnist, mnist,"),
@@ -84,7 +84,7 @@ def test_the_command_lists_what_other_libraries_have(cli, home):
         ("dataset=", "dataset=: no such option; expected one of fashion_mnist, mnist,"),
         ("dataset.binarization=drawn", "dataset.binarization=drawn: expected one of dynamic, static, threshold"),
         ("dataset.binarization=Dynamic", "dataset.binarization=Dynamic: expected one of dynamic, static, threshold"),
-        ("dataset.binarization=null", "dataset.binarization=None: expected text"),
+        ("dataset.binarization=null", "dataset.binarization=null: expected text"),
         ("dataset=static_mnist dataset.binarization=dynamic", "dataset.binarization=dynamic: expected static"),
         ("dataset.binarisation=static", "dataset.binarisation: no such key (did you mean binarization?)"),
         ("dataset.path=mine.npz", "dataset.path: no such key; expected one of binarization"),

@@ -91,7 +91,11 @@ def test_static_mnist_keeps_packed_copies_that_hold_the_published_content(tmp_pa
         (NPZ("f"), npz(train=images(3), test=images(3))[:-100], "expected an intact .npz file"),
         (NPZ("f"), npz(train=images(3)), "validation, found train"),
         (NPZ("f"), npz(train=images(3), test=images(3, side=5)), "expected images of one size"),
-        (NPZ("f"), npz(train=images(3), test=images(3).reshape(3, 56, 14)[:, 0, :5]), "test: expected [images, height"),
+        (
+            NPZ("f"),
+            npz(train=images(3), test=images(3).reshape(3, 56, 14)[:, 0, :5]),
+            "test: expected one or more images, [images, height",
+        ),
         (NPZ("f"), npz(train=images(1), test=images(3)), "train: expected at least 2 images, found 1"),
         (NPZ("f"), npz(train=images(3) // 128, test=images(3)), "train: expected grey levels 0 to 255, found none"),
         (NPZ("f"), npz(train=images(3), test=images(3) / 1.0), "test: expected floats in [0, 1], found 0 to 255"),

@@ -9,11 +9,13 @@ import torch
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.loggers import Logger
+from torch import Tensor
 
 from iwae_lab.console.errors import UserError, explain
 from iwae_lab.data.base import Dataset
 from iwae_lab.models.base import LatentVariableModel
 from iwae_lab.objectives.base import Objective
+from iwae_lab.objectives.iwae import IWAE
 from iwae_lab.runs.config import CONF, Config, Evaluation, Node, check, help_text, known_keys
 from iwae_lab.runs.experiment import resolve
 from iwae_lab.training.optimizers.base import OptimizerFactory
@@ -95,7 +97,7 @@ def test_every_option_is_in_the_help() -> None:
         *((f"{group}.nope=1", f"{group}.nope: no such key") for group in GROUPS),
         *((f"+{group}.nope=1", f"{group}.nope=1: no such key") for group in GROUPS),
         ("~objective.name", "objective.name is missing: expected objective.name=NAME"),
-        ("logger=csv logger.csv=null", "logger.csv=None: expected the keys of an option"),
+        ("logger=csv logger.csv=null", "logger.csv=null: expected the keys of an option"),
         ("objective._target_=os.system", "objective._target_=os.system: expected"),
         ("objective._target_=no.such.thing", "objective._target_=no.such.thing: expected"),
         (
@@ -151,5 +153,29 @@ class Unannotated:
 def test_a_parameter_without_annotation_is_no_key() -> None:
     node = {"_target_": f"{__name__}.Unannotated"}
     assert Node.of(node, "objective", object).arguments == {"beta": 1.0}
-    with pytest.raises(UserError, match=r"^objective\.alpha=1: no such key"):
+    with pytest.raises(UserError, match=r"^objective\.alpha=1: expected a type annotation of alpha in Unannotated"):
         Node.of(node | {"alpha": 1}, "objective", object)
+
+
+class OfNoYamlType:
+    def __init__(self, mean_image: Tensor | None = None) -> None:
+        pass
+
+
+def test_an_annotation_that_yaml_has_no_type_for_is_refused_by_name() -> None:
+    target = f"{__name__}.OfNoYamlType"
+    with pytest.raises(
+        UserError, match=rf"^model\._target_={target}: expected a type that YAML has for mean_image, or"
+    ):
+        Node.of({"_target_": target}, "model", object)
+
+
+class Uninitialised(IWAE):
+    def __init__(self, tau: float = 1.0) -> None:
+        self.tau = tau
+
+
+def test_an_objective_that_forgets_its_base_is_told(composed: Composed) -> None:
+    target = f"objective._target_={__name__}.Uninitialised"
+    with pytest.raises(UserError, match=f"^{target}: expected __init__ to call super"):
+        resolve(composed(target, "+objective.tau=2"))
