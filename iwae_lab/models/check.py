@@ -7,9 +7,11 @@ from torch import Tensor, nn
 
 from iwae_lab.console.errors import UserError
 from iwae_lab.models.base import LatentVariableModel
-from iwae_lab.models.distributions import Bernoulli, Gaussian, StandardNormal
+from iwae_lab.models.distributions import Bernoulli
 
 __all__ = ["check_model"]
+
+METHODS = ("_fields", "noise", "sample", "log_prob")  # of every distribution
 
 
 @torch.no_grad()
@@ -29,19 +31,20 @@ def check_model(model: LatentVariableModel, x: Tensor) -> None:
     below = x
     for level, (up, down) in enumerate(zip(model.encoder, model.decoder, strict=True)):
         q = up(below.to(next(model.parameters()).dtype))
-        _require(f"{name}: encoder[{level}]", q, (Gaussian, Bernoulli), (len(x), None))
+        _require(f"{name}: encoder[{level}]", q, (len(x), None))
         z = q.sample(q.noise(q[0].shape))
-        kinds = (Gaussian, Bernoulli) if level else (Bernoulli,)  # images are binary
-        _require(f"{name}: decoder[{level}]", down(z), kinds, tuple(below.shape))
+        _require(f"{name}: decoder[{level}]", down(z), tuple(below.shape), of_pixels=level == 0)
         below = z
-    _require(f"{name}: prior()", model.prior(), (Gaussian, Bernoulli, StandardNormal), (below.shape[1],))
+    _require(f"{name}: prior()", model.prior(), (below.shape[1],))
 
 
-def _require(what: str, found: Any, kinds: tuple[type, ...], shape: tuple[int | None, ...]) -> None:
-    """Raises `UserError` unless `found` is of one of these kinds, with parameters of this shape (None: any above 0)."""
-    if not any(isinstance(found, kind) for kind in kinds):
-        names = " or ".join(kind.__name__ for kind in kinds)
-        raise UserError(f"{what}: expected a {names} of iwae_lab.models.distributions, found a {type(found).__name__}")
+def _require(what: str, found: Any, shape: tuple[int | None, ...], of_pixels: bool = False) -> None:
+    """Raises `UserError` unless `found` is a distribution with parameters of this shape (None: any above 0)."""
+    if not (isinstance(found, Bernoulli) if of_pixels else all(hasattr(found, name) for name in METHODS)):
+        kinds = "a Bernoulli" if of_pixels else "a Gaussian, a Bernoulli or a named tuple with their methods"
+        raise UserError(
+            f"{what}: expected {kinds}, as in iwae_lab.models.distributions, found a {type(found).__name__}"
+        )
     units = found[0].shape[-1] if isinstance(found[0], Tensor) and found[0].dim() else 0
     wanted = [units if size is None else size for size in shape]
     for field, parameter in found._asdict().items():

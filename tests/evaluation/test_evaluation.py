@@ -120,6 +120,11 @@ def test_grey_levels_are_refused_where_pixels_are_bernoulli(model: HierarchicalM
     assert likelihood(linear_gaussian(1), torch.rand(3, X.shape[-1]), 10).nll > 0
 
 
+def test_a_path_is_no_model() -> None:
+    with pytest.raises(UserError, match=r"^model of type str: expected a LatentVariableModel"):
+        likelihood("runs/RUN", X, 10)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("given", [*map(torch.zeros, [(784,), (3, 28, 28), (0, 784)]), np.zeros((3, 784))])
 def test_images_are_a_matrix(model: HierarchicalModel, given: Any) -> None:
     with pytest.raises(

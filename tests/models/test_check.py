@@ -1,7 +1,7 @@
 """Mistakes in a user's model are told by name, before training and in the densities themselves."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -55,6 +55,7 @@ def one(*layer: Any) -> nn.ModuleList:
 
 
 X = torch.ones(3, PIXELS)
+KINDS = "expected a Gaussian, a Bernoulli or a named tuple with their methods, as in iwae_lab.models.distributions"
 UP, DOWN = Layer(PIXELS, 2 * UNITS, gaussian), Layer(UNITS, PIXELS, Bernoulli)
 WRONG = {
     "one width for all units": (
@@ -75,19 +76,19 @@ WRONG = {
     ),
     "a tuple": (
         {"encoder": one(PIXELS, 2 * UNITS, lambda h: h.chunk(2, dim=1))},
-        "encoder[0]: expected a Gaussian or Bernoulli of iwae_lab.models.distributions, found a tuple",
+        f"encoder[0]: {KINDS}, found a tuple",
     ),
     "torch's distribution": (
         {"encoder": one(PIXELS, UNITS, lambda h: Normal(h, 1.0))},
-        "encoder[0]: expected a Gaussian or Bernoulli of iwae_lab.models.distributions, found a Normal",
+        f"encoder[0]: {KINDS}, found a Normal",
     ),
     "a tensor": (
         {"decoder": one(UNITS, PIXELS, lambda h: h)},
-        "decoder[0]: expected a Bernoulli of iwae_lab.models.distributions, found a Tensor",
+        "decoder[0]: expected a Bernoulli, as in iwae_lab.models.distributions, found a Tensor",
     ),
     "densities of pixels": (
         {"decoder": one(UNITS, 2 * PIXELS, gaussian)},
-        "decoder[0]: expected a Bernoulli of iwae_lab.models.distributions, found a Gaussian",
+        "decoder[0]: expected a Bernoulli, as in iwae_lab.models.distributions, found a Gaussian",
     ),
     "one pixel": (
         {"decoder": one(UNITS, 1, Bernoulli)},
@@ -103,7 +104,7 @@ WRONG = {
     ),
     "torch's prior": (
         {"given": Independent(Normal(torch.zeros(UNITS), 1.0), 1)},
-        "prior(): expected a Gaussian or Bernoulli or StandardNormal of iwae_lab.models.distributions, found a Indep",
+        f"prior(): {KINDS}, found a Independent",
     ),
     "a list": ({"encoder": [UP]}, "expected an nn.ModuleList as encoder, found list"),
     "a layer": ({"decoder": DOWN}, "expected an nn.ModuleList as decoder, found Layer"),
@@ -130,8 +131,24 @@ def test_what_does_not_go_together_is_named(wrong: str) -> None:
     assert str(raised.value).startswith(f"model=Mine: {message}")
 
 
-def test_what_goes_together_is_left_as_it_is() -> None:
-    model = Mine()
+class Mode(NamedTuple):
+    """A distribution of a user's own."""
+
+    at: Tensor
+
+    def noise(self, shape: tuple[int, ...]) -> Tensor:
+        return torch.rand(shape)
+
+    def sample(self, noise: Tensor) -> Tensor:
+        return self.at + noise
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        return torch.zeros(z.shape[:-1])
+
+
+@pytest.mark.parametrize("encoder", [one(PIXELS, 2 * UNITS, gaussian), one(PIXELS, UNITS, Mode)])
+def test_what_goes_together_is_left_as_it_is(encoder: nn.ModuleList) -> None:
+    model = Mine(encoder=encoder)
     before = {name: t.clone() for name, t in model.state_dict().items()}
     check_model(model, X)
     check_model(model, X.byte())

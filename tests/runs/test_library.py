@@ -66,6 +66,8 @@ def test_a_run_and_its_records_come_back(composed: Callable[..., DictConfig], ti
             use(grey)
         with pytest.raises(UserError, match=r"^images of shape \[6, 9\]: the model can't take them"):
             use(images[:, :9])
+        with pytest.raises(UserError, match=r"^images of type ndarray: expected a torch tensor"):
+            use(images.numpy())
     with pytest.raises(UserError, match=r"^k=5: expected one of evaluation\.k"):
         iwae_lab.load(tmp_path / "runs" / record.run_id, "k=5")
     everything = iwae_lab.load_all(tmp_path / "runs")
