@@ -124,9 +124,9 @@ def learned(step_of, mode, factory, spec="iwae", steps=8, together=1, resume_at=
 
 
 def assert_same(found, expected, factory=None):
-    """But for SOAP's state: eigenvectors of eigenvalues near zero are those of rounding errors."""
-    kept = slice(-1) if isinstance(factory, Soap) else slice(None)
-    torch.testing.assert_close(found[kept], expected[kept], rtol=1e-6, atol=1e-6)
+    """But for SOAP's state: eigenvectors of eigenvalues near zero are those of rounding errors, which weights feel."""
+    kept, atol = (slice(-1), 1e-5) if isinstance(factory, Soap) else (slice(None), 1e-6)
+    torch.testing.assert_close(found[kept], expected[kept], rtol=1e-6, atol=atol)
 
 
 @each_factory(Adam, Soap, of=[*FACTORIES, AdamAuthors(5)])
