@@ -34,12 +34,8 @@ class Gradients:
         with products_for_training(x.device):
             loss, log_w, inference_loss, means = self.estimate(x)
             estimate = Estimate(loss, log_w, inference_loss)
-            name = type(self.objective).__name__
-            if log_w.dim() != 2 or log_w.shape[1] % len(x):
-                raise UserError(
-                    f"objective={name}: expected log_w [k, batch], with a batch of {len(x)}, found {list(log_w.shape)}"
-                )
             if not loss.requires_grad:
+                name = type(self.objective).__name__
                 raise UserError(f"objective={name}: expected a loss with a gradient, found one without")
             self.sums.add_(means, alpha=len(x))
             estimate.backward(self.model)
@@ -55,6 +51,9 @@ class Gradients:
         if not isinstance(estimate.loss, Tensor) or estimate.loss.dim():
             found = f"shape {list(estimate.loss.shape)}" if isinstance(estimate.loss, Tensor) else estimate.loss
             raise UserError(f"objective={name}: expected a scalar tensor as loss, found {found}")
+        shape = list(estimate.log_w.shape)
+        if len(shape) != 2 or shape[1] % len(x):
+            raise UserError(f"objective={name}: expected log_w [k, batch], with a batch of {len(x)}, found {shape}")
         with torch.no_grad():
             log_w = estimate.log_w.float()
             means = torch.stack([iwae_bound(log_w).mean(), estimate.loss.float(), ess(log_w).mean()])

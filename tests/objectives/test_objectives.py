@@ -58,9 +58,8 @@ class TestEveryObjective:
     @pytest.mark.parametrize("layers", [1, 2, 3])
     @pytest.mark.parametrize("spec", ALL)
     def test_gradient_is_that_of_what_it_claims_to_maximise_for_every_k(self, spec, layers, k):
-        if k == 7 and "permutations=null" in spec:
-            pytest.skip("all 3,432 sets of 400 data take more than 20 GB")
-        check_gradient(spec, layers, k, data=400)
+        many_sets = k == 7 and "permutations=null" in spec  # 3,432, which take more than 20 GB for 400 data
+        check_gradient(spec, layers, k, data=40 if many_sets else 400)
 
     @pytest.mark.parametrize("spec", ALL)
     def test_gradient_is_finite_and_reaches_every_parameter(self, spec):

@@ -25,7 +25,8 @@ from iwae_lab.training.optimizers.soap import Soap
 from iwae_lab.training.step import Step
 from iwae_lab.training.steps import Steps
 
-FACTORIES = [Adam(), Muon(), Soap(precondition_frequency=3)]
+SOAP = Soap(precondition_frequency=3)
+FACTORIES = [Adam(), Muon(), SOAP]
 
 
 def each_factory(*kinds, of):
@@ -123,9 +124,9 @@ def learned(step_of, mode, factory, spec="iwae", steps=8, together=1, resume_at=
     return torch.stack(losses), [p.detach() for p in parameters], gradients.sums, state
 
 
-def assert_same(found, expected, factory=None):
-    """But for SOAP's state: eigenvectors of eigenvalues near zero are those of rounding errors, which weights feel."""
-    kept, atol = (slice(-1), 1e-5) if isinstance(factory, Soap) else (slice(None), 1e-6)
+def assert_same(found, expected, factory=None, atol=1e-6):
+    """But for SOAP's state: eigenvectors of eigenvalues near zero are those of rounding errors."""
+    kept = slice(-1) if isinstance(factory, Soap) else slice(None)
     torch.testing.assert_close(found[kept], expected[kept], rtol=1e-6, atol=atol)
 
 
@@ -195,13 +196,17 @@ def test_an_optimizer_without_its_state_is_not_compiled():
 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
-@pytest.mark.parametrize("factory", [*FACTORIES, AdamAuthors(5)], ids=lambda factory: type(factory).__name__)
-def test_compiled_steps_are_those_of_calls_and_the_next_job_finds_their_code(factory):
+@pytest.mark.parametrize(
+    ("factory", "atol"),
+    [(Adam(), 1e-6), (Muon(), 1e-6), (AdamAuthors(5), 1e-6), (Soap(precondition_frequency=100), 1e-6), (SOAP, 1e-5)],
+)
+def test_compiled_steps_are_those_of_calls_and_the_next_job_finds_their_code(factory, atol):
+    """New eigenvectors magnify rounding errors: on one processor weights differ by 2.5e-6 after two, by 3e-8 before."""
     expected = learned(Step, "false", factory)
     with fresh_cache():
         for hits in (0, 1):
             counters.clear()
-            assert_same(learned(Step, "true", factory), expected, factory)
+            assert_same(learned(Step, "true", factory), expected, factory, atol)
             assert counters["inductor"]["fxgraph_cache_hit"] == hits
     assert Choice.possible
 
