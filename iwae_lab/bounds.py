@@ -18,7 +18,7 @@ def iwae_bound(log_w: Tensor) -> Tensor:
 
 
 def elbo(log_w: Tensor) -> Tensor:
-    """(1/k) Σ_i log w_i per datum: the ELBO averaged over samples. [k, batch] -> [batch], nats."""
+    """(1/k) Σ_i log w_i per datum: the k-sample estimate of the ELBO. [k, batch] -> [batch], nats."""
     return log_w.mean(0)
 
 

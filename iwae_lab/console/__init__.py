@@ -1,1 +1,1 @@
-"""Files, errors, signals, progress and tables: what stands between a command and the machine."""
+"""Files, errors, signals, progress and tables for the command line."""

@@ -1,4 +1,4 @@
-"""Arrays of a .npz file that anybody may have made: read in memory, nothing unpickled, nothing written."""
+"""Arrays of a .npz file from an untrusted source: read in memory, nothing unpickled, nothing written."""
 
 import contextlib
 import io
@@ -22,7 +22,7 @@ class Refused(ValueError):
 
 @contextlib.contextmanager
 def intact(kind: str) -> Iterator[None]:
-    """Whatever damaged bytes make a reader raise inside becomes a `ValueError`: expected an intact `kind`."""
+    """Turns any error that damaged bytes cause inside the block into `ValueError`: expected an intact `kind`."""
     try:
         yield
     except Refused:

@@ -42,8 +42,8 @@ class Splits:
 class Dataset(ABC):
     """A source of images and its binarization: locate → verify → read → split, the same way for all.
 
-    binarization: "dynamic" draws a pixel anew at each use, "static" draws it once and for all, "threshold"
-    makes it 1 from a probability of one half. Test and validation images are always one draw.
+    binarization: "dynamic" draws a pixel again at each use, "static" draws it once and for all, "threshold"
+    makes it 1 from a probability of one half. Test and validation images are always binarized once.
     """
 
     name: ClassVar[str]

@@ -20,7 +20,7 @@ def resample(images: Tensor) -> Tensor:
 def binarize_once(images: NDArray[np.uint8], binarization: str, seed: int) -> NDArray[np.uint8]:
     """Fixed 0/1 pixels: with binarization="threshold" 1 from a probability of one half, else one draw.
 
-    RandomState's stream is frozen by numpy for ever, so the draw is the same on every machine.
+    NumPy guarantees RandomState's stream, so the draw is the same on every machine.
     """
     if binarization == "threshold":
         return (images >= 128).astype(np.uint8)  # 128 / 255 is the first level not below one half

@@ -1,4 +1,4 @@
-"""Files of a dataset: found where they lie or downloaded from mirrors, and checked either way."""
+"""Files of a dataset: found on this machine or downloaded from mirrors, and checked either way."""
 
 import contextlib
 import dataclasses
@@ -59,7 +59,7 @@ class Copies:
     """Where another library keeps the content of a file, and how to convert it back."""
 
     find: Callable[[Path], Iterable[Path]]
-    """the dataset's folder in the data directory -> where copies may lie"""
+    """the dataset's folder in the data directory -> where copies may be"""
     unpack: Callable[[bytes], bytes] | None = None
     """raises `ValueError` for what is not of that format; None: they are the file itself, gzipped or not"""
 
@@ -77,7 +77,7 @@ class DataFile:
     key: str | None = None
     """of the configuration, if the user names the file"""
     places: tuple[Path, ...] = ()
-    """folders where it may lie, besides the data directory"""
+    """folders where it may be, besides the data directory"""
     limit: int = LIMIT
     """bytes it may hold, unpacked; no more are read"""
     exact: bool = True
@@ -92,7 +92,7 @@ class DataFile:
     def read(self, folder: Path) -> Content:
         """The file, from one of `places`, `folder` or its parent, or else downloaded into `folder`.
 
-        folder: the dataset's, in the data directory. Raises `UserError` if a damaged copy lies in it, or if
+        folder: the dataset's, in the data directory. Raises `UserError` if a damaged copy is in it, or if
         there is no good one anywhere and no mirror gives one.
         """
         local, problems = self.search(folder)

@@ -89,7 +89,7 @@ def encoder_gaps(
     """
     posteriors = model.posteriors(images[:1].to(next(model.parameters()).dtype), 1, image_noise(0, [0], images.device))
     if any(isinstance(q, Bernoulli) for q in posteriors):
-        raise UserError(f"{type(model).__name__} has discrete latents: q* can't be found by reparameterized gradients")
+        raise UserError(f"{type(model).__name__} has discrete latents: q* can't be found by reparameterised gradients")
     require_images(model, images)
     batch = max(1, (rows or (CUDA_ROWS if images.is_cuda else ROWS)) // BLOCK)
     dtype = next(model.parameters()).dtype

@@ -1,4 +1,4 @@
-"""What images an evaluation takes."""
+"""Checks the images given to an evaluation."""
 
 from torch import Tensor
 

@@ -1,4 +1,4 @@
-"""What an interrupted evaluation had found, so that it is not computed again."""
+"""Results of an interrupted evaluation, kept so that they are not computed again."""
 
 import hashlib
 from collections.abc import MutableMapping

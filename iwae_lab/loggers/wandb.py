@@ -1,4 +1,4 @@
-"""Weights & Biases: online with credentials, offline without, and no harm to the run either way."""
+"""Weights & Biases: online with credentials, offline without, and its failures never affect the run."""
 
 import contextlib
 import json

@@ -1,4 +1,4 @@
-"""Whether the parts of a model go together, told before a training rather than by its end. Torch only."""
+"""Checks before training that the parts of a model fit together. Torch only."""
 
 from typing import Any
 

@@ -43,7 +43,7 @@ class Gaussian(NamedTuple):
         return (z - self.mean) * torch.exp(-self.log_std)
 
     def log_prob_of_sample(self, noise: Tensor) -> Tensor:
-        """`log_prob` of `sample(noise)`: z standardizes to the noise, so the total derivative is short."""
+        """`log_prob` of `sample(noise)`: z standardizes to the noise, which shortens the total derivative."""
         _require_units(self, noise)
         return -0.5 * noise.square().sum(-1) - self.log_std.sum(-1) - HALF_LOG_2PI * noise.shape[-1]
 

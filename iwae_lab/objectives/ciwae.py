@@ -13,8 +13,7 @@ __all__ = ["CIWAE"]
 class CIWAE(Reparameterized):
     """β·ELBO + (1−β)·L_k   (Rainforth et al. 2018, arXiv 1802.04537).
 
-    With learned=true, β is a parameter that ascends the objective from the given value. Since L_k ≥ ELBO,
-    that takes it to 0: from a clear gradient in φ to a tight bound.
+    With learned=true, β is learned, starting from the given value. Since L_k ≥ ELBO, it falls to 0: from a clear gradient in φ to a tight bound.
     """
 
     is_bound = True

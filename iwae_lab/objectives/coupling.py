@@ -22,7 +22,7 @@ BITS = 30  # of torch's Sobol' points
 
 
 def antithetic(distribution: Distribution, level: int, shape: tuple[int, int, int]) -> Tensor:
-    """Sample i + ⌊k/2⌋ mirrors sample i, for i < ⌊k/2⌋, in every layer: −ε, or 1 − u. An odd k leaves the last alone.
+    """Sample i + ⌊k/2⌋ mirrors sample i, for i < ⌊k/2⌋, in every layer: −ε, or 1 − u. If k is odd, the last is unpaired.
 
     Wu, Goodman & Ermon 2019 (arXiv 1810.02555) use such pairs for the ELBO. As `Noise`: [k, batch, units].
     """
@@ -33,9 +33,9 @@ def antithetic(distribution: Distribution, level: int, shape: tuple[int, int, in
 
 
 def rqmc(distribution: Distribution, level: int, shape: tuple[int, int, int]) -> Tensor:
-    """The first k points of a scrambled Sobol' sequence, by the inverse of the noise's distribution function.
+    """The first k points of a scrambled Sobol' sequence, mapped through the noise's inverse CDF.
 
-    Each datum's points are shifted anew (bitwise, which keeps them evenly spread), so that each is uniform. Points of
+    Each datum's points get their own random digital shift (bitwise, which keeps them evenly spread), so that each is uniform. Points of
     the layers above the first are in random order: Latin supercube sampling (Owen 1998). Buchholz, Wenzel & Mandt
     2018 (arXiv 1807.01604) train by such points. As `Noise`: [k, batch, units].
     """

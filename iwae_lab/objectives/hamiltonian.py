@@ -1,7 +1,7 @@
 """Hamiltonian moves between q and the posterior. Torch only.
 
 In the noise ε of z = g(ε, x), all layers at once, the path from q to the posterior is π_β(ε) ∝ N(ε; 0, I) w(ε)^β. A
-move turns ε and its momentum v into each other, which leaves N(ε) N(v) invariant, between two half kicks of v by
+move rotates ε and its momentum v into each other, which leaves N(ε) N(v) invariant, between two half kicks of v by
 β ∇log w(ε): a leapfrog step that solves the Gaussian part exactly (Shahbaba et al. 2014, arXiv 1106.5941). It preserves
 volume and is reversed by reversing v; where q is the posterior, w is constant and the move exact at any angle.
 """

@@ -21,7 +21,7 @@ class OVIS(ImportanceWeighted):
     suits few effective samples and is unbiased for IWAE. γ > 0, up to 1 for many, adds γ times the wake update of
     reweighted wake-sleep, Σ_i w̃_i ∇log q(z_i | x), and so is biased for IWAE in φ.
     auxiliary=S > 0, the Monte Carlo form (eq. 12): c_i is the mean of d_i where each of S further samples, drawn
-    without a graph, stands for z_i. Unbiased for IWAE; γ has no part in it.
+    without a graph, stands for z_i. Unbiased for IWAE; γ is unused.
     """
 
     def __init__(self, gamma: float = 0.0, auxiliary: int = 0) -> None:

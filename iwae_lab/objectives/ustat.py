@@ -19,7 +19,7 @@ class UStatistic(ImportanceWeighted):
     """Mean of L̂_k over overlapping sets of k of groups·k samples   (Burroni et al. 2023, arXiv 2302.13918).
 
     The bound L_k, as `miwae`, from as many samples at a lower variance. Incomplete: each of `permutations` random
-    orders of the samples, one of them theirs, is cut into sets of k. Complete, with permutations=null: all sets of
+    orders of the samples, the first as drawn, is cut into sets of k. Complete, with permutations=null: all sets of
     k samples, of which there may be at most 10,000.
     """
 

@@ -15,7 +15,7 @@ class VRIWAE(Objective):
     """φ: Σ_i (α w̄_i + (1−α) w̄_i²) D_i, with w̄ ∝ w^(1−α)   (Daudel, Benton, Shi & Doucet 2023, arXiv 2210.06226).
 
     D is the path derivative of log w; θ: Σ_i w̄_i ∇log w_i. Unbiased for the VR-IWAE bound
-    L_α = 1/(1−α) · E log (1/k) Σ_i w_i^(1−α), of which `renyi` is the plain gradient. α = 0 is DReG, α = 1 is STL of
+    L_α = 1/(1−α) · E log (1/k) Σ_i w_i^(1−α), whose plain gradient `renyi` follows. α = 0 is DReG, α = 1 is STL of
     the ELBO.
     """
 

@@ -119,7 +119,7 @@ class Config:
     seed: int = 0
     """seed of initialisation, batches, binarization and noise"""
     stack: int = 1
-    """train the models of n seeds at once, 0 to n-1 or n to 2n-1 or …; meant for GPUs; each is a run of its own"""
+    """train n consecutive seeds at once (0 to n-1, n to 2n-1, …); meant for GPUs; each seed is its own run"""
     evaluation: Evaluation = field(default_factory=Evaluation)
     init_from: Any = None
     """start from a run's weights: its folder, its exported .safetensors, or the keys of a first stage, run first"""

@@ -37,8 +37,8 @@ log = logging.getLogger(__name__)
 class Sweep(Callback):
     """Hydra callback in the process that starts a multirun.
 
-    Keeps the sweep's folder, interrupts its jobs on a signal, makes launchers continue when the process of a job is
-    killed, and lets a job return no more than its value.
+    Keeps the sweep's folder, interrupts its jobs on a signal, keeps launchers going when a job's process is killed, and
+    reduces a job's return to its value.
     """
 
     folder: ClassVar[Path | None] = None

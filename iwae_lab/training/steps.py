@@ -29,8 +29,8 @@ class Graph(NamedTuple):
 class Steps:
     """Takes one step per batch.
 
-    The first `WARM_UP` steps of a fresh optimizer, which make its state, and batches of another size than the first are
-    eager calls. The others are compiled as `mode` says (see `Choice`). On CUDA, `WARM_UP` calls are followed by graphs
+    The first `WARM_UP` steps of a fresh optimizer, which create its state, and batches whose size differs from the first
+    are eager calls. The others are compiled as `mode` says (see `Choice`). On CUDA, `WARM_UP` calls are followed by graphs
     of at most `LONGEST` steps, which launch hundreds of kernels at once: the same operations with the same noise.
     after_call: receives the loss of each step outside graphs.
     """
