@@ -62,7 +62,7 @@ class StreamingBounds:
         share = len(log_w) / (self.k + len(log_w))
         if self.k:
             bound = torch.logaddexp(self.iwae_bound + math.log1p(-share), bound + math.log(share))
-            mean = torch.lerp(self.elbo, mean, share)
+            mean = (1 - share) * self.elbo + share * mean  # `lerp` makes a NaN of −∞
             squares = torch.logaddexp(self.log_sum_of_squares, squares)
         self.iwae_bound, self.elbo, self.log_sum_of_squares = bound, mean, squares
         self.k += len(log_w)

@@ -62,6 +62,15 @@ def test_streaming_gives_what_all_samples_at_once_give(cuts: list[int]) -> None:
     torch.testing.assert_close(bounds.ess, ess(log_w))
 
 
+def test_streaming_goes_on_after_a_chunk_without_weight() -> None:
+    log_w = torch.cat([torch.full((2, 1), -torch.inf), log_weights(3, 1)])
+    bounds = StreamingBounds()
+    for chunk in log_w.split([2, 3]):
+        bounds.add(chunk)
+    assert bounds.elbo.item() == -torch.inf
+    torch.testing.assert_close(bounds.iwae_bound, iwae_bound(log_w))
+
+
 def test_bound_lies_between_mean_and_maximum() -> None:
     log_w = log_weights(5, 20)
     assert (elbo(log_w) <= iwae_bound(log_w)).all()

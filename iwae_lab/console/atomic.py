@@ -27,7 +27,7 @@ def write_atomically(path: Path, content: str | bytes | memoryview) -> None:
 
 def remove_partial_files(folder: Path) -> None:
     """Remove, in `folder` and below it, what `write_atomically` left in processes that were killed."""
-    for path in folder.rglob(".[!.]*.*"):
+    for path in folder.rglob(".*.*"):
         if path.suffix[1:].isdecimal():
             path.unlink()
 

@@ -87,12 +87,12 @@ def encoder_gaps(
     0. kept: what an interrupted call left; batches that were done are not optimised again. Leaves the model and torch's
     global generator as they are. Raises `UserError` for discrete latents, and for images that are not binary.
     """
-    posteriors = model.posteriors(images[:1].to(next(model.parameters()).dtype), 1, image_noise(0, [0], images.device))
+    require_images(model, images)
+    dtype = next(model.parameters()).dtype
+    posteriors = model.posteriors(images[:1].to(dtype), 1, image_noise(0, [0], images.device))
     if any(isinstance(q, Bernoulli) for q in posteriors):
         raise UserError(f"{type(model).__name__} has discrete latents: q* can't be found by reparameterised gradients")
-    require_images(model, images)
     batch = max(1, (rows or (CUDA_ROWS if images.is_cuda else ROWS)) // BLOCK)
-    dtype = next(model.parameters()).dtype
     generator = Generator(images.device).manual_seed(seed)
     part = Part(kept, model, images, "gaps", steps, samples, learning_rate, seed, batch)
     results, state = part.restored() or (log_p.new_empty(2, 0, dtype=torch.float64), generator.get_state())

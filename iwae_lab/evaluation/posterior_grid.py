@@ -37,13 +37,13 @@ def posterior_grid(
     Raises `UserError` for a model with another number of latent units or layers, or with discrete ones, and for images
     that are not binary.
     """
+    require_images(model, images)
     parameter = next(model.parameters())
     x = images.to(parameter)
     q = model.encoder[0](x)
     units = [q[0].shape[-1], *("…" for _ in model.encoder[1:])]
     if units != [2] or not isinstance(q, Gaussian):
         raise UserError(f"model.latents={units}: expected [2], two continuous latent units, for a posterior on a grid")
-    require_images(model, images)
     cell = 2 * extent / size
     axis = torch.arange(size, dtype=parameter.dtype, device=x.device) * cell + (cell / 2 - extent)
     grid = torch.cartesian_prod(axis, axis).flip(1)  # z_1 runs fastest

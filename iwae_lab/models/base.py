@@ -52,10 +52,13 @@ class Draw:
         """Multiply each sample's path derivative in φ by `factor` [k, batch]; θ's gradient is unchanged.
 
         Needs `gradient="path"`. The factor is applied once per sample, at the parameters of each q, never
-        to z itself: z_1's derivative also carries what came through q(z_2 | z_1).
+        to z itself: z_1's derivative also carries what came through q(z_2 | z_1). Raises `UserError` for another draw.
         """
+        if not self.path_parameters:
+            raise UserError('scale_inference_gradient: expected a draw with gradient="path"')
         for parameter in self.path_parameters:
-            parameter.register_hook(lambda gradient: gradient * factor.unsqueeze(-1))
+            if parameter.requires_grad:  # the encoder may be frozen
+                parameter.register_hook(lambda gradient: gradient * factor.unsqueeze(-1))
 
 
 class LatentVariableModel(nn.Module, ABC):

@@ -26,8 +26,9 @@ def check_model(model: LatentVariableModel, x: Tensor) -> None:
         lengths = f"{len(model.encoder)} and {len(model.decoder)}"
         raise UserError(f"{name}: expected encoder and decoder of as many layers, one or more, found {lengths}")
     for where, module in model.named_modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            raise UserError(f"{name}: expected log w of an image not to depend on others, found BatchNorm at {where}")
+        if isinstance(module, (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)):
+            wanted = "log w to be a function of an image and its noise"
+            raise UserError(f"{name}: expected {wanted}, found {type(module).__name__} at {where}")
     below = x
     for level, (up, down) in enumerate(zip(model.encoder, model.decoder, strict=True)):
         q = up(below.to(next(model.parameters()).dtype))

@@ -30,11 +30,10 @@ class Choice:
 
     TIMED = 20
     COST = 60.0  # seconds that compiling takes
-    possible = True  # until it fails in this process
 
     def __init__(self, mode: str, gain: float = 0.1, clock: Callable[[], float] = time.monotonic) -> None:
-        self.compiled = mode == "true" and Choice.possible
-        self.deciding = mode == "auto" and Choice.possible
+        self.compiled = mode == "true"
+        self.deciding = mode == "auto"
         self.gain = gain
         self.clock = clock
         self.times: list[float] = []  # seconds per unit
@@ -59,7 +58,7 @@ class Choice:
         if isinstance(error, UserError):
             raise error
         log.info("compile: not possible here, continuing without (%s)", _first_line(error))
-        self.compiled = self.deciding = Choice.possible = False
+        self.compiled = self.deciding = False
 
     def _decide(self, units_left: int) -> None:
         seconds = statistics.median(self.times)

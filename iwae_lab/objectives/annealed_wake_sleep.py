@@ -27,7 +27,6 @@ class AnnealedWakeSleep(Objective):
     is one for all moves; it follows the acceptance of past minibatches, which leaves E w = p(x).
     """
 
-    compilable = False  # the step size changes
     step: Tensor
 
     def __init__(self, temperatures: int = 5) -> None:

@@ -32,8 +32,14 @@ class Estimate:
         if self.inference_loss is None:
             self.loss.backward()
         else:
-            self.loss.backward(inputs=model.generative_parameters(), retain_graph=True)
-            self.inference_loss.backward(inputs=model.inference_parameters())
+            _backward(self.loss, model.generative_parameters())
+            _backward(self.inference_loss, model.inference_parameters())
+
+
+def _backward(loss: Tensor, parameters: list[nn.Parameter]) -> None:
+    """Add the derivatives of a loss, whose graph is kept, to the `grad` of those parameters that are not frozen."""
+    if trainable := [parameter for parameter in parameters if parameter.requires_grad]:
+        loss.backward(inputs=trainable, retain_graph=True)
 
 
 class Objective(nn.Module, ABC):
@@ -45,9 +51,9 @@ class Objective(nn.Module, ABC):
 
     is_bound: bool = False
     """whether the mean of `target` is at most log p(x)"""
-    compilable: bool = True
-    """whether `forward` runs the same operations on the same shapes every time and changes no buffer, as compiled code
-    and CUDA graphs require"""
+    compilable: bool = False
+    """whether `forward` runs the same operations on the same shapes every time and changes no buffer or attribute, as
+    compiled code and CUDA graphs require: they repeat the operations of one call"""
     couplable: bool = False
     """whether the estimator is still valid where a datum's samples depend on each other (`couple`)"""
     noise: Noise = staticmethod(fresh_noise)
@@ -69,7 +75,11 @@ class Objective(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, model: LatentVariableModel, x: Tensor, k: int) -> Estimate:
-        """The estimate for binary images x [batch, pixels]."""
+        """The estimate for binary images x [batch, pixels]. Raises `UserError` for a k or a model it does not take."""
+
+    def attributes(self) -> dict[str, str]:
+        """The attributes whose changes compiled code would miss, by name: all but parameters, buffers and modules."""
+        return {name: repr(value) for name, value in vars(self).items() if name not in vars(nn.Module())}
 
     def anneal(self, name: str, schedule: ParameterSchedule) -> None:
         """Let the float attribute `name` change with the epoch, as a tensor that compiled code and graphs read."""
@@ -103,6 +113,7 @@ class ImportanceWeighted(Objective):
 class Reparameterized(Objective):
     """Base of the objectives that are the derivative of `target` at k reparameterised samples."""
 
+    compilable = True
     couplable = True
 
     def forward(self, model: LatentVariableModel, x: Tensor, k: int) -> Estimate:

@@ -20,6 +20,7 @@ class BetaVAE(Objective):
     bounds reported are those of the model, with β = 1.
     """
 
+    compilable = True
     couplable = True
 
     def __init__(self, beta: float = 1.0) -> None:

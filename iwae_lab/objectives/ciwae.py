@@ -13,7 +13,8 @@ __all__ = ["CIWAE"]
 class CIWAE(Reparameterized):
     """β·ELBO + (1−β)·L_k   (Rainforth et al. 2018, arXiv 1802.04537).
 
-    With learned=true, β is learned, starting from the given value. Since L_k ≥ ELBO, it falls to 0: from a clear gradient in φ to a tight bound.
+    With learned=true, β is learned, starting from the given value. Since L_k ≥ ELBO, it falls to 0:
+    from a clear gradient in φ to a tight bound.
     """
 
     is_bound = True

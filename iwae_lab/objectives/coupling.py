@@ -22,9 +22,10 @@ BITS = 30  # of torch's Sobol' points
 
 
 def antithetic(distribution: Distribution, level: int, shape: tuple[int, int, int]) -> Tensor:
-    """Sample i + ⌊k/2⌋ mirrors sample i, for i < ⌊k/2⌋, in every layer: −ε, or 1 − u. If k is odd, the last is unpaired.
+    """Sample i + ⌊k/2⌋ mirrors sample i, for i < ⌊k/2⌋, in every layer: −ε, or 1 − u.
 
-    Wu, Goodman & Ermon 2019 (arXiv 1810.02555) use such pairs for the ELBO. As `Noise`: [k, batch, units].
+    If k is odd, the last sample is unpaired. Wu, Goodman & Ermon 2019 (arXiv 1810.02555) use such pairs for the ELBO.
+    As `Noise`: [k, batch, units].
     """
     k, *rest = shape
     half = distribution.noise((k // 2, *rest))
@@ -35,9 +36,9 @@ def antithetic(distribution: Distribution, level: int, shape: tuple[int, int, in
 def rqmc(distribution: Distribution, level: int, shape: tuple[int, int, int]) -> Tensor:
     """The first k points of a scrambled Sobol' sequence, mapped through the noise's inverse CDF.
 
-    Each datum's points get their own random digital shift (bitwise, which keeps them evenly spread), so that each is uniform. Points of
-    the layers above the first are in random order: Latin supercube sampling (Owen 1998). Buchholz, Wenzel & Mandt
-    2018 (arXiv 1807.01604) train by such points. As `Noise`: [k, batch, units].
+    Each datum's points get their own random digital shift (bitwise, which keeps them evenly spread), so that each is
+    uniform. Points of the layers above the first are in random order: Latin supercube sampling (Owen 1998).
+    Buchholz, Wenzel & Mandt 2018 (arXiv 1807.01604) train by such points. As `Noise`: [k, batch, units].
     """
     k, batch, units = shape
     points = _sobol(k, units, distribution[0].device).unsqueeze(1)

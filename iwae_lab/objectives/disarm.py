@@ -23,6 +23,7 @@ class DisARM(Objective):
     """
 
     is_bound = True
+    compilable = True
 
     def __init__(self, bound: str = "iwae") -> None:
         super().__init__()

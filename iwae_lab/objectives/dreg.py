@@ -16,6 +16,8 @@ class DReG(ImportanceWeighted):
     live inside q(z_2 | z_1); its signal-to-noise ratio in φ grows with k.
     """
 
+    compilable = True
+
     def forward(self, model: LatentVariableModel, x: Tensor, k: int) -> Estimate:
         draw = model.draw(x, k, "path")
         weights = normalized_weights(draw.log_w)

@@ -17,6 +17,8 @@ class DReGAlpha(ImportanceWeighted):
     reweighted wake-sleep with the same k; α = ½ is half of STL. For α > 0 biased for IWAE in φ.
     """
 
+    compilable = True
+
     def __init__(self, alpha: float = 0.5) -> None:
         super().__init__()
         require("alpha", alpha, 0 <= alpha <= 1, "a number from 0 to 1")

@@ -16,6 +16,8 @@ class DReGResampled(ImportanceWeighted):
     weighed without a graph, as in `IWAEResampled`. With m ≥ k it is DReG.
     """
 
+    compilable = True
+
     def __init__(self, kept: int = 8) -> None:
         super().__init__()
         self.choose = Resampling(kept)

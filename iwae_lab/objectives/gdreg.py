@@ -5,8 +5,8 @@ from torch import Tensor
 
 from iwae_lab.bounds import normalized_weights
 from iwae_lab.console.errors import UserError
-from iwae_lab.models.base import LatentVariableModel
-from iwae_lab.models.distributions import Distribution, Gaussian
+from iwae_lab.models.base import LatentVariableModel, conditional
+from iwae_lab.models.distributions import Gaussian
 from iwae_lab.objectives.base import Estimate, ImportanceWeighted
 
 __all__ = ["GDReG"]
@@ -21,8 +21,6 @@ class GDReG(ImportanceWeighted):
     the prior as IWAE. Unbiased for IWAE; with one stochastic layer it is DReG. Its variance is lower where q is near
     the posterior; far from it, some coordinates have more. p(z_l | z_{l+1}) must be Gaussian.
     """
-
-    compilable = False  # the compiler can't follow a gradient inside a forward pass
 
     def forward(self, model: LatentVariableModel, x: Tensor, k: int) -> Estimate:
         path = _samples(model, x, k)
@@ -51,13 +49,11 @@ class GDReG(ImportanceWeighted):
 
 def _samples(model: LatentVariableModel, x: Tensor, k: int) -> list[Tensor]:
     """k samples of q(z | x), differentiable in φ: one [k, batch, units] per layer."""
-    drawn = []
-
-    def draw(q: Distribution, level: int, shape: tuple[int, int, int]) -> Tensor:
-        drawn.append(q.noise(shape))
-        return drawn[level]
-
-    posteriors = model.posteriors(x, k, draw)
-    model.require_continuous(posteriors[0], "path")
-    draw(posteriors[-1], len(drawn), (k, len(x), posteriors[-1][0].shape[-1]))
-    return [q.sample(noise) for q, noise in zip(posteriors, drawn, strict=True)]
+    z: list[Tensor] = []
+    below = x
+    for layer in model.encoder:
+        q = conditional(layer, below)
+        model.require_continuous(q, "path")
+        below = q.sample(q.noise((k, len(x), q[0].shape[-1])))
+        z.append(below)
+    return z

@@ -51,7 +51,7 @@ class Chains:
 
     def momentum(self, point: Point, noise: Noise) -> list[Tensor]:
         """Standard normal, one [k, batch, units] per layer of ε."""
-        layers = ((StandardNormal(eps.detach()[0, 0]), eps) for eps in point.noise)
+        layers = ((StandardNormal(eps.new_zeros(eps.shape[-1])), eps) for eps in point.noise)
         levels = len(point.noise)
         return [noise(normal, levels + level, eps.shape) for level, (normal, eps) in enumerate(layers)]  # type: ignore[arg-type]
 

@@ -24,6 +24,7 @@ class IWAEResampled(ImportanceWeighted):
     from their noise. With m ≥ k it is IWAE's gradient.
     """
 
+    compilable = True
     couplable = True
 
     def __init__(self, kept: int = 8) -> None:

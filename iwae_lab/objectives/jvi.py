@@ -22,6 +22,8 @@ class JVI(Objective):
     nats below the largest count as that.) Order 2 leaves out each of k(k−1)/2 pairs.
     """
 
+    compilable = True
+
     def __init__(self, order: int = 1) -> None:
         super().__init__()
         require("order", order, order in (1, 2), "1 or 2")

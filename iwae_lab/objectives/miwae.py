@@ -15,6 +15,7 @@ class MIWAE(ImportanceWeighted):
     The bound L_k, estimated with m·k samples in all.
     """
 
+    compilable = True
     couplable = True
 
     def __init__(self, groups: int = 5) -> None:

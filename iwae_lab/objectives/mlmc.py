@@ -26,7 +26,6 @@ class MLMC(Objective):
     samples; null: no limit. The highest J that is drawn decides how much memory a training takes: 2^J·k samples.
     """
 
-    compilable = False  # J decides shapes
     RATIO = 2**-1.5  # P(J = j + 1) / P(J = j): above 1/4, for a finite variance, and below 1/2, for a finite cost
 
     def __init__(self, levels: int | None = 10) -> None:

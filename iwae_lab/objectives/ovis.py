@@ -24,6 +24,8 @@ class OVIS(ImportanceWeighted):
     without a graph, stands for z_i. Unbiased for IWAE; γ is unused.
     """
 
+    compilable = True
+
     def __init__(self, gamma: float = 0.0, auxiliary: int = 0) -> None:
         super().__init__()
         require("gamma", gamma, 0 <= gamma <= 1, "a number from 0 to 1")

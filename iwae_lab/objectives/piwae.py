@@ -17,6 +17,7 @@ class PIWAE(Objective):
     """
 
     is_bound = True
+    compilable = True
     couplable = True
 
     def __init__(self, groups: int = 5) -> None:

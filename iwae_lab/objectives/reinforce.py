@@ -18,7 +18,6 @@ class Reinforce(ImportanceWeighted):
     need no derivative, so latents may be discrete.
     """
 
-    compilable = False  # the baseline changes
     baseline: Tensor
 
     def __init__(self, decay: float = 0.9) -> None:

@@ -24,7 +24,10 @@ class Renyi(Reparameterized):
         super().__init__()
         require("alpha", alpha, math.isfinite(alpha), "a finite number; objective=vr_max is the limit α → −∞")
         self.alpha = alpha
-        self.is_bound = alpha >= 0
+
+    @property
+    def is_bound(self) -> bool:  # type: ignore[override]
+        return bool(self.alpha >= 0)
 
     def target(self, log_w: Tensor) -> Tensor:
         return renyi_bound(log_w, self.alpha)

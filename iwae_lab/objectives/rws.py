@@ -19,6 +19,7 @@ class RWS(ImportanceWeighted):
     datum of the batch; "both": their mean. Samples need no derivative, so latents may be discrete.
     """
 
+    compilable = True
     couplable = True
 
     def __init__(self, inference: str = "wake") -> None:

@@ -20,6 +20,7 @@ class STL(Objective):
     """
 
     is_bound = True
+    compilable = True
 
     def __init__(self, bound: str = "iwae") -> None:
         super().__init__()

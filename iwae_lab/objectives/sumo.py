@@ -19,7 +19,6 @@ class SUMO(Objective):
     by descending S². P(J ≥ j) is 1/j up to j = 80 and falls by a tenth per step from there.
     """
 
-    compilable = False  # J decides shapes
     SLOW_UNTIL, DECAY = 80, 0.9
 
     def forward(self, model: LatentVariableModel, x: Tensor, k: int) -> Estimate:

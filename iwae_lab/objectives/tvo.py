@@ -20,9 +20,11 @@ class TVO(Objective):
     needs no derivative of samples; expectations are self-normalised with weights ∝ w^β, hence biased for
     finite k. At β = 0 they are exact, so a single interval is unbiased for the ELBO.
 
-    betas: the points 0 = β_0 < β_1 < … < 1; null: 0, then `intervals` − 1 points in equal steps of the
-    logarithm from `first` towards 1.
+    betas: the points 0 = β_0 < β_1 < … < 1, instead of `intervals` and `first`; null: 0, then `intervals` − 1 points in
+    equal steps of the logarithm from `first` towards 1.
     """
+
+    compilable = True
 
     def __init__(self, intervals: int = 5, first: float = 0.03, betas: list[float] | None = None) -> None:
         super().__init__()

@@ -32,7 +32,6 @@ class UHA(ImportanceWeighted):
     """
 
     couplable = True
-    compilable = False  # the compiler can't follow a gradient inside a forward pass
 
     def __init__(self, steps: int = 5, step_size: float = 0.1, persistence: float = 0.9, learned: bool = True) -> None:
         super().__init__()

@@ -23,6 +23,7 @@ class UStatistic(ImportanceWeighted):
     k samples, of which there may be at most 10,000.
     """
 
+    compilable = True
     MOST_SETS = 10_000
 
     def __init__(self, groups: int = 5, permutations: int | None = 20) -> None:

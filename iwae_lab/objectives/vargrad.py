@@ -19,6 +19,7 @@ class VarGrad(Objective):
     """
 
     is_bound = True
+    compilable = True
 
     def forward(self, model: LatentVariableModel, x: Tensor, k: int) -> Estimate:
         require("k", k, k >= 2, "at least 2 with objective=vargrad, whose baseline is the other samples")

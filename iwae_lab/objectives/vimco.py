@@ -20,6 +20,8 @@ class VIMCO(ImportanceWeighted):
     z_i. Unbiased for IWAE; samples need no derivative, so latents may be discrete.
     """
 
+    compilable = True
+
     def forward(self, model: LatentVariableModel, x: Tensor, k: int) -> Estimate:
         require("k", k, k >= 2, "at least 2 with objective=vimco, whose baseline is the other samples")
         draw = model.draw(x, k, "score")

@@ -20,6 +20,7 @@ class VRIWAE(Objective):
     """
 
     is_bound = True
+    compilable = True
 
     def __init__(self, alpha: float = 0.5) -> None:
         super().__init__()

@@ -9,7 +9,7 @@ figures/posteriors.png.
 import argparse
 from pathlib import Path
 
-from iwae_lab.console.errors import one_line_errors, require
+from iwae_lab.console.errors import UserError, one_line_errors, require
 from iwae_lab.console.images import write_png
 from iwae_lab.evaluation.posterior_grid import posterior_grid
 from iwae_lab.runs.trained import TrainedRun
@@ -24,10 +24,11 @@ def main() -> None:
     arguments = parser.parse_args()
     require("--to", arguments.to, arguments.to.suffix == ".png", "a file that ends in .png")
     require("--images", arguments.images, arguments.images >= 1, "a number of at least 1")
-    grids = {}
-    for folder in arguments.runs:
-        run = TrainedRun.read(folder)
-        images = run.data.val[: arguments.images]
+    runs = [TrainedRun.read(folder) for folder in arguments.runs]
+    if len({run.data.content for run in runs}) > 1:
+        raise UserError(f"{' '.join(map(str, arguments.runs))}: expected runs on the same images")
+    images, grids = runs[0].data.val[: arguments.images], {}
+    for folder, run in zip(arguments.runs, runs, strict=True):
         grid = posterior_grid(run.model, images.to(run.experiment.device))
         title = f"{run.record.objective} k={run.record.k}, seed {run.record.seed}"
         grids[folder.name if title in grids else title] = grid

@@ -103,7 +103,13 @@ def _require_runnable(experiment: Experiment) -> None:
         check_model(model, x)
         _require_same_model(experiment, model)
         require_measurable(model, experiment.data, experiment.config)
-        Gradients(model, copy.deepcopy(experiment.objective), experiment.config.k)(x)
+        objective = copy.deepcopy(experiment.objective)
+        before = objective.attributes()
+        Gradients(model, objective, experiment.config.k)(x)
+        changed = [name for name, value in objective.attributes().items() if before.get(name) != value]
+        if objective.compilable and changed:
+            name = type(objective).__name__
+            raise UserError(f"objective={name}: expected compilable = False, since a call changes {changed[0]}")
         if experiment.config.stack > 1:
             require_stackable(experiment, model, x)
 

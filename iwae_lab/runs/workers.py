@@ -51,7 +51,7 @@ class Workers(ThreadingBackend):
         return self._n_jobs
 
     def _executor(self, index: int) -> ProcessPoolExecutor:
-        return ProcessPoolExecutor(1, env=self._prepare_worker_env(self._n_jobs) | {WORKER: str(index)})
+        return ProcessPoolExecutor(1, env={WORKER: str(index)})  # not joblib's share of the cores: jobs take theirs
 
     def submit(self, func: Any, callback: Callable[[Any], None] | None = None) -> Any:
         """Run one job, which the launcher passes as a joblib batch of a single call, in an idle worker."""

@@ -69,6 +69,8 @@ class Training(pl.LightningModule):
         self.schedule = schedule
         self.k = k
         self.mode = compile if objective.compilable else "false"
+        if compile == "true" and not objective.compilable:
+            log.info("compile=true: not with objective=%s, which is not compilable", type(objective).__name__)
         self.add_gradients = Gradients(model, objective, k, precision)
         self.others = nn.ModuleList()  # see `stack_with`
         self.steps_per_epoch = self.steps = 0  # optimizer steps, by epoch and in total; known once training starts

@@ -17,7 +17,11 @@ from iwae_lab.training.gradients import Gradients
 from iwae_lab.training.optimizers.base import MatrixOptimizer
 from iwae_lab.training.stacked import StackedGradients
 
-__all__ = ["Step"]
+__all__ = ["IncompleteState", "Step"]
+
+
+class IncompleteState(Exception):
+    """The optimizer makes more state in its next steps, which must be eager."""
 
 
 class Step:
@@ -39,7 +43,7 @@ class Step:
         return loss
 
     def compiled(self, x: Tensor) -> Callable[[Tensor, float | Tensor], Tensor]:
-        """The same step, with the same noise, for batches of the shape of x; the optimizer's state must be complete.
+        """The same step, with the same noise, for batches of the shape of x. Raises `IncompleteState`.
 
         On a CPU it is one compiled function. On CUDA, where graphs hold the rest, only the estimate is compiled: its
         matrix products may be in TF32, those of optimizers may not.
@@ -59,13 +63,13 @@ class Step:
         return step
 
     def traced(self, x: Tensor) -> tuple[GraphModule, list[Tensor]]:
-        """A step as a graph whose inputs are batch, rate and the returned tensors, which it changes in place."""
+        """A step as a graph of batch, rate and the returned tensors, which it changes. Raises `IncompleteState`."""
         self._set_rate(0.0)  # of a run that began on CUDA, it is a tensor
         with torch.random.fork_rng(devices=[]):
             rehearsal = copy.deepcopy(self)  # also fills caches, which must not get a tracer's tensors
             rehearsal(x, 0.0)
         if len(rehearsal._state()) != len(self._state()):
-            raise RuntimeError("the optimizer's state is not complete")
+            raise IncompleteState
         self.optimizer.zero_grad()
         tensors = list({id(t): t for t in [*self.gradients.tensors(), *self._state()]}.values())
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from iwae_lab.models.compiling import Choice
 from iwae_lab.training.optimizers.base import MatrixOptimizer
-from iwae_lab.training.step import Step
+from iwae_lab.training.step import IncompleteState, Step
 
 __all__ = ["Steps"]
 
@@ -29,9 +29,10 @@ class Graph(NamedTuple):
 class Steps:
     """Takes one step per batch.
 
-    The first `WARM_UP` steps of a fresh optimizer, which create its state, and batches whose size differs from the first
-    are eager calls. The others are compiled as `mode` says (see `Choice`). On CUDA, `WARM_UP` calls are followed by graphs
-    of at most `LONGEST` steps, which launch hundreds of kernels at once: the same operations with the same noise.
+    The first `WARM_UP` steps of a fresh optimizer, which create its state, and batches whose size differs from the
+    first are eager calls. The others are compiled as `mode` says (see `Choice`). On CUDA, `WARM_UP` calls are followed
+    by graphs of at most `LONGEST` steps, which launch hundreds of kernels at once: the same operations with the same
+    noise.
     after_call: receives the loss of each step outside graphs.
     """
 
@@ -96,6 +97,8 @@ class Steps:
             self.calls = 0
             try:
                 self.compiled = self.step.compiled(x)
+            except IncompleteState:
+                self.fresh = self.WARM_UP
             except Exception as error:  # whatever the compiler raises
                 self.choice.impossible(error)
         return self.compiled if self.choice.compiled and self.compiled else self.step

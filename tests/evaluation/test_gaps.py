@@ -79,7 +79,12 @@ def test_depends_on_the_seed_and_leaves_no_trace():
 
 def test_discrete_latents_are_refused():
     with pytest.raises(UserError, match="SigmoidBeliefNetwork has discrete latents"):
-        encoder_gaps(sigmoid_belief(1), X, torch.zeros(1))
+        encoder_gaps(sigmoid_belief(1), X.round().clamp(0, 1), torch.zeros(1))
+
+
+def test_images_of_another_size_are_refused():
+    with pytest.raises(UserError, match="images"):
+        encoder_gaps(linear_gaussian(1), X[:, 1:], torch.zeros(1))
 
 
 @every_model

@@ -118,7 +118,11 @@ WRONG = {
     ),
     "batch normalization": (
         {"decoder": nn.ModuleList([nn.Sequential(nn.BatchNorm1d(UNITS), DOWN)])},
-        "expected log w of an image not to depend on others, found BatchNorm at decoder.0.0",
+        "expected log w to be a function of an image and its noise, found BatchNorm1d at decoder.0.0",
+    ),
+    "dropout": (
+        {"encoder": nn.ModuleList([nn.Sequential(nn.Dropout(0.5), UP)])},
+        "expected log w to be a function of an image and its noise, found Dropout at encoder.0.0",
     ),
 }
 
@@ -169,6 +173,12 @@ def test_densities_refuse_a_parameter_that_would_count_once_for_all_units(wrong:
 def test_a_derivative_that_there_is_none_of_is_refused(gradient: Any) -> None:
     with pytest.raises(UserError, match=r"gradient=.*: expected one of total, path, score"):
         Mine().draw(X, 5, gradient)
+
+
+@pytest.mark.parametrize("gradient", ["total", "score"])
+def test_only_path_derivatives_are_scaled(gradient: Any) -> None:
+    with pytest.raises(UserError, match="expected a draw with gradient="):
+        Mine().draw(X, 5, gradient).scale_inference_gradient(torch.ones(5, 3))
 
 
 def test_it_is_told_before_training(cli: Any, tiny: list[str], tmp_path: Any) -> None:

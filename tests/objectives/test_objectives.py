@@ -39,6 +39,7 @@ from iwae_lab.bounds import elbo, iwae_bound
 from iwae_lab.console.errors import UserError
 from iwae_lab.models.distributions import Gaussian, StandardNormal
 from iwae_lab.objectives.iwae_resampled import resample
+from iwae_lab.objectives.parameter_schedule import ParameterSchedule
 
 
 class TestEveryObjective:
@@ -71,6 +72,20 @@ class TestEveryObjective:
         for parameter in [*model.parameters(), *(p for p in made.parameters() if p.requires_grad)]:
             assert parameter.grad.isfinite().all()
             assert parameter.grad.abs().sum() > 0
+
+    @pytest.mark.parametrize("frozen", ["encoder", "decoder"])
+    @pytest.mark.parametrize("spec", ALL)
+    def test_frozen_parameters_leave_the_gradient_of_the_others(self, spec, frozen):
+        def gradient(requires_grad):
+            model = linear_gaussian(2)
+            getattr(model, frozen).requires_grad_(requires_grad)
+            torch.manual_seed(0)
+            objective(spec)(model, X.expand(3, -1), 4).backward(model)
+            other = model.decoder if frozen == "encoder" else model.encoder
+            assert requires_grad or all(p.grad is None for p in getattr(model, frozen).parameters())
+            return torch.cat([p.grad.flatten() for p in other.parameters()])
+
+        torch.testing.assert_close(gradient(False), gradient(True))
 
     @pytest.mark.parametrize("spec", ALL)
     def test_weights_far_apart_leave_loss_and_gradient_finite(self, spec):
@@ -423,6 +438,10 @@ class TestOfOneObjective:
         assert mean > model.log_marginal(X).item() + 4 * error
         assert not made.is_bound
         assert not objective("vr_max").is_bound
+        made.anneal("alpha", ParameterSchedule(0.5, -1.0, 2))
+        assert made.is_bound
+        made.begin_epoch(2)
+        assert not made.is_bound
 
     def test_tvo_with_many_points_and_samples_is_near_the_gradient_of_log_p(self):
         model = linear_gaussian(1)
@@ -628,6 +647,26 @@ class TestAddAnObjective:
         done = cli("train.py", "-cd", str(tmp_path), *tiny, "objective=mine", PYTHONPATH=str(tmp_path))
         assert done.returncode == 1 and done.stderr.count("\n") == 1
         assert re.search(r"no attribute 'logweights' \(\S+my_module.py:\d+; HYDRA_FULL_ERROR=1", done.stderr)
+
+    @pytest.mark.parametrize("compilable", [True, False])
+    def test_state_that_compiled_code_would_miss_is_refused_where_it_would_be_compiled(
+        self, cli, tiny, tmp_path, compilable
+    ):
+        counts = "self.power += 1\n        log_w = model.log_weights"
+        mine = MINE.replace("log_w = model.log_weights", counts).replace(
+            "(Objective):", f"(Objective):\n    compilable = {compilable}\n"
+        )
+        (tmp_path / "my_module.py").write_text(mine)
+        (tmp_path / "objective").mkdir()
+        (tmp_path / "objective/mine.yaml").write_text(mine_yaml("mine", "my_module.Mine", 1.0))
+        command = ["-cd", str(tmp_path), *tiny, "schedule.epochs=1", "objective=mine", "compile=true"]
+        done = cli("train.py", *command, PYTHONPATH=str(tmp_path))
+        if compilable:
+            refused = "error: objective=Mine: expected compilable = False, since a call changes power\n"
+            assert (done.returncode, done.stderr) == (1, refused)
+        else:
+            assert done.returncode == 0, done.stderr
+            assert "compile=true: not with objective=Mine, which is not compilable" in done.stdout + done.stderr
 
     @pytest.mark.slow
     def test_by_the_property_tests_which_tell_a_wrong_one(self, tmp_path):

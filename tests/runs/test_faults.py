@@ -13,7 +13,7 @@ import pytest
 from helpers.commands import TINY, Command, records
 from omegaconf import DictConfig
 
-from iwae_lab.console.atomic import write_atomically
+from iwae_lab.console.atomic import remove_partial_files, write_atomically
 from iwae_lab.console.errors import one_line_errors
 from iwae_lab.console.locks import locked
 from iwae_lab.runs.run import run
@@ -188,6 +188,22 @@ def test_what_was_there_stays_if_it_can_not_be_replaced(
     with pytest.raises(OSError, match=r"Input/output error: .*/result.json'$"):
         write_atomically(path, "after")
     assert path.read_text() == "before" and list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("name", ["result.json", ".evaluation-0a1b2c3d"])
+def test_what_a_killed_process_left_is_removed(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Killed(BaseException):
+        pass
+
+    def kill(*_: Any) -> None:
+        raise Killed
+
+    write_atomically(tmp_path / name, "kept")
+    monkeypatch.setattr(os, "replace", kill)
+    with pytest.raises(Killed):
+        write_atomically(tmp_path / name, "partial")
+    remove_partial_files(tmp_path)
+    assert list(tmp_path.iterdir()) == [tmp_path / name]
 
 
 @pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP])

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -49,6 +50,17 @@ def test_no_workers_at_all_are_refused(cli: Cli, tmp_path: Path) -> None:
     jobs = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=0", f"runs_dir={tmp_path}", "k=1,2"]
     done = cli("train.py", "-m", *jobs)
     assert done.returncode == 1 and done.stderr.startswith("error: hydra.launcher.n_jobs=0: expected"), done.stderr
+
+
+def test_workers_leave_it_to_their_jobs_to_divide_the_cores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip(LAUNCHERS["joblib"])
+    from iwae_lab.runs.workers import Workers
+
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    workers = Workers(tmp_path, threading.Event())
+    workers.configure(n_jobs=2)
+    assert workers.executors[1].submit(os.getenv, "OMP_NUM_THREADS").result() is None
+    workers.terminate()
 
 
 @pytest.mark.slow
