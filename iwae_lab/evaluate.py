@@ -3,6 +3,7 @@
 RUN_DIR may also be a FILE.safetensors that python -m iwae_lab.export wrote, with its FILE.json.
 
 data_dir=DIR, accelerator=…, threads=N and compile=… are those of train.py
+checkpoint=best   the model of the highest validation bound, instead of the last
 precision=bf16    the test NLL with matrix products in bf16, if that moves it by at most 0.01 nats
 diagnostics=true  also effective samples, KL of layers and units, signal-to-noise ratio of the gradients
 evaluation.ais.images=N  also log p(x) by annealed importance sampling, of N test images and, from both sides, of N
@@ -28,7 +29,7 @@ import torch
 from iwae_lab.console.errors import one_line_errors, require, require_one_of
 from iwae_lab.console.logs import log_to_console
 from iwae_lab.console.tables import print_rows
-from iwae_lab.evaluation.diagnostics import KL_THRESHOLD, diagnose, gradient_snr
+from iwae_lab.evaluation.diagnostics import KL_THRESHOLD, SNR_IMAGES, diagnose, gradient_snr
 from iwae_lab.evaluation.keys import TEST, TEST_NLL
 from iwae_lab.runs.external import measure_external
 from iwae_lab.runs.interrupted_evaluation import resumable
@@ -36,7 +37,6 @@ from iwae_lab.runs.measure import measure
 from iwae_lab.runs.record import Record
 from iwae_lab.runs.summary import print_record
 from iwae_lab.runs.trained import TrainedRun
-from iwae_lab.training.module import SNR_IMAGES
 
 
 def measured_again(run: TrainedRun, folder: Path, precision: str) -> Record:

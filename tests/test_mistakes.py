@@ -8,14 +8,17 @@ import torch
 from helpers.oracle import linear_gaussian
 
 from iwae_lab.bounds import iwae_bound
+from iwae_lab.console.errors import UserError
 from iwae_lab.data.mnist_5k import MNIST5k
 from iwae_lab.data.protocol import prepare
 from iwae_lab.evaluation.ais import Annealing, ais, reverse_ais
+from iwae_lab.evaluation.likelihood import likelihood
 from iwae_lab.models.distributions import StandardNormal
 from iwae_lab.models.hierarchical import HierarchicalModel
 from iwae_lab.objectives.base import Estimate, Objective
 from iwae_lab.objectives.dreg import DReG
 from iwae_lab.runs.run import run
+from iwae_lab.runs.trained import load
 from iwae_lab.training.batches import Batches, ImageData
 from iwae_lab.training.module import Training
 from iwae_lab.training.optimizers.adam import Adam
@@ -119,3 +122,9 @@ def test_the_test_set_selects_nothing_and_the_best_checkpoint_holds_its_own_opti
     highest = max(rows, key=lambda row: float(row["val/bound"] or "-inf"))
     assert best["epoch"] + 1 == float(highest["epoch"])
     assert {state["step"].item() for state in best["optimizer_states"][0]["state"].values()} == {best["global_step"]}
+    (folder / "checkpoints/last.ckpt").unlink()
+    loaded = load(folder, "checkpoint=best")
+    measured = -likelihood(loaded.model, loaded.data.val, record.k).nll
+    assert measured == pytest.approx(float(highest["val/bound"]), rel=1e-6)
+    with pytest.raises(UserError, match=r"checkpoint=first: expected one of last, best"):
+        load(folder, "checkpoint=first")

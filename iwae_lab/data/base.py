@@ -44,6 +44,7 @@ class Dataset(ABC):
 
     binarization: "dynamic" draws a pixel again at each use, "static" draws it once and for all, "threshold"
     makes it 1 from a probability of one half. Test and validation images are always binarized once.
+    Constructors raise `UserError` for parameters out of range.
     """
 
     name: ClassVar[str]

@@ -14,9 +14,10 @@ from iwae_lab.models.base import LatentVariableModel
 from iwae_lab.models.distributions import Distribution
 from iwae_lab.objectives.base import Objective
 
-__all__ = ["Diagnosis", "GradientSNR", "SignalToNoise", "diagnose", "gradient_snr"]
+__all__ = ["SNR_IMAGES", "Diagnosis", "GradientSNR", "SignalToNoise", "diagnose", "gradient_snr"]
 
 SEED = 300
+SNR_IMAGES = 20  # in the batch on which commands measure gradients
 KL_THRESHOLD = 0.01  # nats; a unit below it is unused
 
 
@@ -68,6 +69,7 @@ class SignalToNoise:
 
     @classmethod
     def of(cls, sum_: Tensor, sum_of_squares: Tensor, draws: int) -> Self:
+        """From sums over `draws` gradients, float64 [coordinates] each."""
         mean = sum_ / draws
         return cls(mean, (sum_of_squares - draws * mean.square()).clamp(min=0) / (draws - 1), draws)
 
@@ -80,7 +82,7 @@ class SignalToNoise:
 
 @dataclass(frozen=True)
 class GradientSNR:
-    """Signal-to-noise ratio of the gradients in θ and φ."""
+    """Signal-to-noise ratio of the gradients in θ and φ (Rainforth et al. 2018, arXiv 1802.04537)."""
 
     generative: SignalToNoise
     inference: SignalToNoise
@@ -89,7 +91,7 @@ class GradientSNR:
 def gradient_snr(
     objective: Objective, model: LatentVariableModel, x: Tensor, k: int, *, draws: int = 30, seed: int = SEED
 ) -> GradientSNR:
-    """Measure an objective's estimator on one minibatch x [batch, pixels], from `draws` gradients.
+    """Measure an objective's estimator on one minibatch x [batch, pixels], from `draws` gradients, at least 2.
 
     Leaves model, objective and torch's global generator as they are.
     """

@@ -41,7 +41,7 @@ class Draw:
     log_p: Tensor
     """log p(x, z) [k, batch]"""
     path_parameters: list[Tensor] = field(default_factory=list)
-    """with gradient="path": the parameters of each q at each sample, the only path from φ"""
+    """with gradient="path": the parameters of each q at each sample, [k, batch, units], the only path from φ"""
 
     @property
     def log_w(self) -> Tensor:
@@ -69,6 +69,10 @@ class LatentVariableModel(nn.Module, ABC):
     decoder: nn.ModuleList
     """decoder[0]: z_1 -> p(x | z_1); decoder[l]: z_{l+1} -> p(z_l | z_{l+1})"""
 
+    def __init__(self) -> None:
+        super().__init__()
+        torch.backends.cudnn.allow_tf32 = False  # convolutions are in fp32, as products are; training allows it again
+
     @abstractmethod
     def prior(self) -> Distribution:
         """p(z_L), of shape [units]."""
@@ -83,7 +87,7 @@ class LatentVariableModel(nn.Module, ABC):
         return [p for p in self.parameters() if id(p) not in inference]
 
     def log_weights(self, x: Tensor, k: int, noise: Noise = fresh_noise) -> Tensor:
-        """log w [k, batch] of k samples for each row of x [batch, pixels]; the encoder sees x once."""
+        """log w [k, batch], nats, of k samples for each row of x [batch, pixels]; the encoder sees x once."""
         return self.draw(x, k, noise=noise).log_w
 
     def draw(self, x: Tensor, k: int, gradient: Gradient = "total", noise: Noise = fresh_noise) -> Draw:
@@ -133,25 +137,25 @@ class LatentVariableModel(nn.Module, ABC):
             )
 
     def log_joint(self, x: Tensor, z: list[Tensor]) -> Tensor:
-        """log p(x, z) [k, batch] of x [batch, pixels] and samples z, one [k, batch, units] per layer."""
+        """log p(x, z) [k, batch], nats, of x [batch, pixels] and samples z, one [k, batch, units] per layer."""
         return self.log_prior(z) + conditional(self.decoder[0], z[0]).log_prob(x)
 
     def log_prior(self, z: list[Tensor]) -> Tensor:
-        """log p(z) [k, batch] of samples z, one [k, batch, units] per layer."""
+        """log p(z) [k, batch], nats, of samples z, one [k, batch, units] per layer."""
         log_p = self.prior().log_prob(z[-1])
         for layer, below, above in zip(list(self.decoder)[1:], z, z[1:], strict=False):
             log_p = log_p + conditional(layer, above).log_prob(below)
         return log_p
 
     def log_posterior(self, x: Tensor, z: list[Tensor]) -> Tensor:
-        """log q(z | x) [k, batch] of x [batch, pixels] and samples z, one [k, batch, units] per layer."""
+        """log q(z | x) [k, batch], nats, of x [batch, pixels] and samples z, one [k, batch, units] per layer."""
         log_q = x.new_zeros(())
         for layer, below, here in zip(self.encoder, [x, *z[:-1]], z, strict=True):
             log_q = log_q + conditional(layer, below).log_prob(here)
         return log_q
 
     def conditionals(self, x: Tensor, z: list[Tensor]) -> tuple[list[Distribution], list[Distribution]]:
-        """Every layer's q(z_l | z_{l-1}) and p(z_l | z_{l+1}) at x [batch, pixels] and samples z from `draw`."""
+        """Every layer's q(z_l | z_{l-1}) and p(z_l | z_{l+1}) at x [batch, pixels] and samples z [k, batch, units]."""
         q = [conditional(layer, below) for layer, below in zip(self.encoder, [x, *z[:-1]], strict=True)]
         p = [conditional(layer, above) for layer, above in zip(list(self.decoder)[1:], z[1:], strict=True)]
         return q, [*p, self.prior()]

@@ -25,7 +25,6 @@ class ConvModel(LatentVariableModel):
 
     def __init__(self, latents: int, channels: list[int], *, mean_image: Tensor) -> None:
         super().__init__()
-        torch.backends.cudnn.allow_tf32 = False  # by default it is allowed, unlike in matrix products
         require("latents", latents, latents >= 1, "an integer of at least 1")
         valid = len(channels) > 0 and min(channels) >= 1
         require("channels", channels, valid, "the channels of one or more convolutions, each at least 1")

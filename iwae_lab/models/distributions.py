@@ -31,15 +31,15 @@ class Gaussian(NamedTuple):
         return _normal(bits, self.mean.dtype)
 
     def sample(self, noise: Tensor) -> Tensor:
-        """mean + σ·noise."""
+        """mean + σ·noise, [..., units]."""
         return torch.addcmul(self.mean, self.log_std.exp(), noise)
 
     def log_prob(self, z: Tensor) -> Tensor:
-        """log density summed over units, nats."""
+        """log density summed over units, nats: [..., units] -> [...]."""
         return self.log_prob_of_sample(self.noise_of(z))
 
     def noise_of(self, z: Tensor) -> Tensor:
-        """The noise whose `sample` is z."""
+        """The noise whose `sample` is z, [..., units]."""
         return (z - self.mean) * torch.exp(-self.log_std)
 
     def log_prob_of_sample(self, noise: Tensor) -> Tensor:
@@ -66,11 +66,11 @@ class Bernoulli(NamedTuple):
         return (bits & 0xFFFFFF).to(self.logits.dtype) * 2**-24  # exact in fp32, so always below 1
 
     def sample(self, noise: Tensor) -> Tensor:
-        """1 where the noise is below the probability, else 0; no gradient."""
+        """1 where the noise is below the probability, else 0, [..., units]; no gradient."""
         return (noise < self.mean).to(noise.dtype)
 
     def log_prob(self, z: Tensor) -> Tensor:
-        """log p = Σ z·l − log(1 + e^l) over units, nats."""
+        """log p = Σ z·l − log(1 + e^l) over units, nats: [..., units] -> [...]."""
         _require_units(self, z)
         return (z * self.logits).sum(-1) - sum_softplus(self.logits)
 
@@ -108,7 +108,7 @@ class _SumSoftplus(torch.autograd.Function):
 
 
 class StandardNormal(NamedTuple):
-    """The prior N(0, I); `zeros` [units] gives its units, type and device."""
+    """The prior N(0, I), with the methods of `Gaussian`; `zeros` [units] gives its units, type and device."""
 
     zeros: Tensor
 

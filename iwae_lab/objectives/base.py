@@ -20,9 +20,9 @@ class Estimate:
     """The result of an objective on one minibatch."""
 
     loss: Tensor
-    """scalar, a mean over the batch; its gradient is the estimator, to be descended"""
+    """scalar, a mean over the batch, nats; its gradient is the estimator, to be descended"""
     log_w: Tensor
-    """log importance weights of the samples used, from which bounds are reported: [k, batch], or
+    """log importance weights (nats) of the samples used, from which bounds are reported: [k, batch], or
     [k, groups · batch] where each datum has several groups of k samples"""
     inference_loss: Tensor | None = None
     """where θ and φ descend different losses: φ's, and `loss` is θ's"""
@@ -45,6 +45,7 @@ def _backward(loss: Tensor, parameters: list[nn.Parameter]) -> None:
 class Objective(nn.Module, ABC):
     """An estimator of gradients in θ and φ from k samples for each datum.
 
+    Constructors raise `UserError` for parameters out of range.
     The tests check what every objective claims here: that the estimator's mean is the gradient of the mean of `target`
     in θ and of `inference_target` in φ.
     """
@@ -93,7 +94,7 @@ class Objective(nn.Module, ABC):
             self.get_buffer(name).fill_(schedule.value(epochs_done))
 
     def target(self, log_w: Tensor) -> Tensor | None:
-        """The function of `Estimate.log_w` whose mean θ ascends, [columns]; None where there is none."""
+        """The function of `Estimate.log_w` whose mean θ ascends, [columns], nats; None where there is none."""
         return None
 
     def inference_target(self, log_w: Tensor) -> Tensor | None:
@@ -122,4 +123,4 @@ class Reparameterized(Objective):
 
     @abstractmethod
     def target(self, log_w: Tensor) -> Tensor:
-        """The function of log w [k, batch] whose mean θ and φ ascend, [batch]."""
+        """The function of log w [k, batch] whose mean θ and φ ascend, [batch], nats."""

@@ -13,7 +13,7 @@ __all__ = ["BetaVAE"]
 
 
 class BetaVAE(Objective):
-    """E log p(x | z) − β KL(q(z | x) ‖ p(z)), from k samples   (Higgins et al. 2017).
+    """E log p(x | z) − β KL(q(z | x) ‖ p(z)), from k samples   (Higgins et al., ICLR 2017).
 
     As `vae` with β = 1. Annealed from 0 to 1 it is KL warm-up (Bowman et al. 2016, arXiv 1511.06349; Sønderby et al.
     2016, arXiv 1602.02282): objective.beta={from: 0, to: 1, epochs: 100}. A lower bound of log p(x) for β ≥ 1. The

@@ -19,7 +19,8 @@ class DisARM(Objective):
     (1/k) log w; with bound="iwae" it is L̂_k − w̃_i, where the antithetic takes the place of sample i alone. (The paper
     leaves −w̃_i ∇log q, the derivative of L̂_k itself, outside; in f it has less variance.) Unbiased for the bound.
     With several layers each has an antithetic of its own, with b's noise in the layers above; they are evaluated
-    without a graph, so a step takes k samples in both directions and k more per layer forwards. Bernoulli latents only.
+    without a graph, so a step takes k samples in both directions and k more per layer forwards. Bernoulli latents only;
+    others raise `UserError`.
     """
 
     is_bound = True

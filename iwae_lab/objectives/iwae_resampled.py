@@ -20,8 +20,8 @@ class IWAEResampled(ImportanceWeighted):
     """Σ_j v_j ∇log w_j over m of the k samples, with E[Σ_j v_j ∇log w_j] = Σ_i w̃_i ∇log w_i.
 
     Unbiased for IWAE's gradient (Burda, Grosse & Salakhutdinov 2016, arXiv 1509.00519, eq. 14); section 3 there
-    proposes m = 1. The k samples are weighed without a graph; the m that `resample` chooses are computed again
-    from their noise. With m ≥ k it is IWAE's gradient.
+    proposes m = 1. The k samples are weighed without a graph; the m that `resample` chooses (Fearnhead &
+    Clifford 2003) are computed again from their noise. With m ≥ k it is IWAE's gradient.
     """
 
     compilable = True

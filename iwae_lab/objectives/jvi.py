@@ -19,7 +19,7 @@ class JVI(Objective):
     k·L̂_k − (k−1)·L̄_{k−1}. Its bias as an estimate of log p(x) is O(k^−(order+1)), where IWAE's is O(1/k).
     No lower bound, and not bounded above either: it rises with the gap between the largest and the second largest
     weight, so it grows as one unit of q widens, and training may diverge at high learning rates. (Weights more than 708
-    nats below the largest count as that.) Order 2 leaves out each of k(k−1)/2 pairs.
+    nats below the largest count as that.) Order 2 leaves out each of k(k−1)/2 pairs. k > order.
     """
 
     compilable = True

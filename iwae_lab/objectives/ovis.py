@@ -19,7 +19,7 @@ class OVIS(ImportanceWeighted):
 
     auxiliary=0, the asymptotic form (eq. 17): c_i = log (1/(k−1)) Σ_{j≠i} w_j − γ w̃_i + (1−γ) log(1 − 1/k). γ = 0
     suits few effective samples and is unbiased for IWAE. γ > 0, up to 1 for many, adds γ times the wake update of
-    reweighted wake-sleep, Σ_i w̃_i ∇log q(z_i | x), and so is biased for IWAE in φ.
+    reweighted wake-sleep, Σ_i w̃_i ∇log q(z_i | x), and so is biased for IWAE in φ. k ≥ 2.
     auxiliary=S > 0, the Monte Carlo form (eq. 12): c_i is the mean of d_i where each of S further samples, drawn
     without a graph, stands for z_i. Unbiased for IWAE; γ is unused.
     """

@@ -18,7 +18,7 @@ class TVO(Objective):
 
     A left Riemann sum of d/dβ log Z_β, so at most log p(x). Its gradient E[∇log w] + Cov(∇log π̃_β, log w)
     needs no derivative of samples; expectations are self-normalised with weights ∝ w^β, hence biased for
-    finite k. At β = 0 they are exact, so a single interval is unbiased for the ELBO.
+    finite k. At β = 0 they are exact, so a single interval is unbiased for the ELBO. k ≥ 2.
 
     betas: the points 0 = β_0 < β_1 < … < 1, instead of `intervals` and `first`; null: 0, then `intervals` − 1 points in
     equal steps of the logarithm from `first` towards 1.

@@ -15,7 +15,7 @@ class VarGrad(Objective):
 
     The gradient in φ of half the variance of log w over fixed samples (Richter et al. 2020, arXiv 2010.10436), negated;
     also REINFORCE with the mean of the other samples as baseline (Kool et al. 2019). Unbiased for the ELBO; samples
-    need no derivative, so latents may be discrete.
+    need no derivative, so latents may be discrete. k ≥ 2.
     """
 
     is_bound = True

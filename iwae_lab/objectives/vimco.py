@@ -17,7 +17,7 @@ class VIMCO(ImportanceWeighted):
     """Σ_i (L̂_k − L̂_k^{−i}) ∇log q(z_i | x) + Σ_i w̃_i ∇log w_i   (Mnih & Rezende 2016, arXiv 1602.06725).
 
     L̂_k^{−i} is L̂_k with w_i replaced by the geometric mean of the others: a baseline that does not depend on
-    z_i. Unbiased for IWAE; samples need no derivative, so latents may be discrete.
+    z_i. Unbiased for IWAE; samples need no derivative, so latents may be discrete. k ≥ 2.
     """
 
     compilable = True

@@ -54,14 +54,14 @@ def earlier_record(folder: Path) -> Record | None:
     return read_record(folder) if (folder / "result.json").exists() else None
 
 
-def read_checkpoint(folder: Path) -> dict[str, Any]:
-    """The last checkpoint of a run; of its exported .safetensors, which has nothing else, the model's state.
+def read_checkpoint(folder: Path, name: str = "last") -> dict[str, Any]:
+    """The last or the best checkpoint of a run; an exported .safetensors has the model's state and nothing else.
 
     Raises `UserError` if there is none or it can't be read.
     """
     if folder.suffix == ".safetensors":
         return {"state_dict": {f"model.{name}": tensor for name, tensor in read_tensors(folder).items()}}
-    return load_checkpoint(folder / "checkpoints" / "last.ckpt")
+    return load_checkpoint(folder / "checkpoints" / f"{name}.ckpt")
 
 
 def write_per_image(folder: Path, measured: Mapping[str, Tensor]) -> None:

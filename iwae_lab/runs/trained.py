@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor
 
-from iwae_lab.console.errors import UserError, did_you_mean, expected
+from iwae_lab.console.errors import UserError, did_you_mean, expected, require_one_of
 from iwae_lab.data.protocol import Data
 from iwae_lab.evaluation.images import require_images
 from iwae_lab.models.base import LatentVariableModel
@@ -24,8 +24,10 @@ from iwae_lab.training.checkpoints import part_of
 
 __all__ = ["OVERRIDABLE", "TrainedRun", "load"]
 
+CHECKPOINTS = ("last", "best")
 _AIS = tuple(f"evaluation.ais.{field.name}" for field in dataclasses.fields(AIS))
 OVERRIDABLE = (
+    "checkpoint",
     "evaluation.k",
     "evaluation.images",
     *_AIS,
@@ -54,10 +56,11 @@ class TrainedRun:
     def read(cls, folder: Path, overrides: Sequence[str] = ()) -> Self:
         """Read the run in `folder`, or exported to this .safetensors file, and apply `overrides` ("key=value").
 
-        An exported run lacks the state of its objective. Raises `UserError` for a folder without a trained run,
+        checkpoint=best is the one with the highest validation bound, instead of the last. An exported run lacks the
+        state of its objective. Raises `UserError` for a folder without a trained run,
         overrides of keys that are fixed by training, and other images where a file of them has changed.
         """
-        record, state = read_record(folder), read_checkpoint(folder)["state_dict"]
+        record, which = read_record(folder), "last"
         cfg = cast(DictConfig, OmegaConf.merge(OmegaConf.structured(Config), record.config))
         cfg.diagnostics, cfg.init_from = False, None  # those were for training
         allowed = (*OVERRIDABLE, *(["dataset.path"] if "path" in cfg.dataset else []))
@@ -66,11 +69,16 @@ class TrainedRun:
             if key not in allowed:
                 listed = ", ".join(f"{known}=…" for known in allowed)
                 raise UserError(f"{override}: expected one of {listed}{did_you_mean(key, list(allowed))}")
+            if key == "checkpoint":
+                which = override.partition("=")[2]
+                require_one_of(key, which, CHECKPOINTS if folder.suffix != ".safetensors" else ("last",))
+                continue
             try:
                 cfg.merge_with_dotlist([override])
             except OmegaConfBaseException as error:
                 raise UserError(f"{override}: {expected(str(error))}") from None
-        experiment = resolve(cfg)
+        checkpoint, experiment = read_checkpoint(folder, which), resolve(cfg)
+        state, last_epoch = checkpoint["state_dict"], experiment.schedule.epochs - 1
         content = record.identity["dataset"].get("content", experiment.data.content)  # none of published images
         if experiment.data.content != content:
             raise UserError(f"dataset={record.dataset}: expected the images of the run ({content}), found others")
@@ -84,7 +92,7 @@ class TrainedRun:
                 objective.load_state_dict(part_of(state, "objective."))
             except RuntimeError:
                 raise UserError(f"{folder}: expected the checkpoint of the run in result.json, found another") from None
-        objective.begin_epoch(experiment.schedule.epochs - 1)  # as in the last epoch
+        objective.begin_epoch(checkpoint.get("epoch", last_epoch))
         objective.to(device)
         return cls(record, experiment, experiment.data, model.to(device).eval())
 

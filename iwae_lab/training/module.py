@@ -15,7 +15,7 @@ from iwae_lab.console.errors import Diverged
 from iwae_lab.console.progress import Meter
 from iwae_lab.evaluation import keys
 from iwae_lab.evaluation.active_units import active_units
-from iwae_lab.evaluation.diagnostics import diagnose, gradient_snr
+from iwae_lab.evaluation.diagnostics import SNR_IMAGES, diagnose, gradient_snr
 from iwae_lab.evaluation.likelihood import likelihood
 from iwae_lab.evaluation.standard import VAL_K
 from iwae_lab.loggers.base import RunLogger
@@ -31,11 +31,9 @@ from iwae_lab.training.stacked import StackedGradients
 from iwae_lab.training.step import Step
 from iwae_lab.training.steps import Steps
 
-__all__ = ["SNR_IMAGES", "Training", "TrainingProgress"]
+__all__ = ["Training", "TrainingProgress"]
 
 log = logging.getLogger("iwae_lab")
-
-SNR_IMAGES = 20  # images in the batch on which gradients are measured
 
 
 class Training(pl.LightningModule):

@@ -11,7 +11,8 @@ __all__ = ["Authors", "Constant", "LinearDecay", "Paper", "Schedule"]
 class Schedule(ABC):
     """How long to train and at which learning rates; the learning-rate curve is rescaled to the number of epochs.
 
-    epochs: passes over the training data. batch_size: images per step. learning_rate: the highest rate.
+    epochs: passes over the training data. batch_size: images per step. learning_rate: the highest rate. Constructors
+    raise `UserError` for parameters out of range.
     """
 
     shuffle: ClassVar[bool] = True

@@ -68,7 +68,7 @@ def test_a_run_and_its_records_come_back(composed: Callable[..., DictConfig], ti
             use(images[:, :9])
         with pytest.raises(UserError, match=r"^images of type ndarray: expected a torch tensor"):
             use(images.numpy())
-    with pytest.raises(UserError, match=r"^k=5: expected one of evaluation\.k"):
+    with pytest.raises(UserError, match=r"^k=5: expected one of checkpoint=…, evaluation\.k"):
         iwae_lab.load(tmp_path / "runs" / record.run_id, "k=5")
     everything = iwae_lab.load_all(tmp_path / "runs")
     assert len(everything) == len(records(tmp_path / "runs")) == 1

@@ -12,7 +12,7 @@ __all__ = ["Adam"]
 
 
 class Adam(OptimizerFactory):
-    """Kingma & Ba 2015; the paper's text has β1 = 0.9, β2 = 0.999, ε = 1e-4."""
+    """Kingma & Ba 2015 (arXiv 1412.6980); the paper's text has β1 = 0.9, β2 = 0.999, ε = 1e-4."""
 
     def __init__(self, beta1: float = 0.9, beta2: float = 0.999, eps: float = 1e-4) -> None:
         for name, value in (("beta1", beta1), ("beta2", beta2)):

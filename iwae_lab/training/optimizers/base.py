@@ -11,7 +11,10 @@ __all__ = ["MatrixOptimizer", "OptimizerFactory", "adam_steps", "gradient_of"]
 
 
 class OptimizerFactory(ABC):
-    """Makes the optimizer once the parameters exist; training sets the learning rate before every step."""
+    """Makes the optimizer once the parameters exist; training sets the learning rate before every step.
+
+    Constructors raise `UserError` for parameters out of range.
+    """
 
     @abstractmethod
     def make(self, parameters: Iterable[nn.Parameter], learning_rate: float) -> torch.optim.Optimizer:
