@@ -32,7 +32,7 @@ class Choice:
     COST = 60.0  # seconds that compiling takes
 
     def __init__(self, mode: str, gain: float = 0.1, clock: Callable[[], float] = time.monotonic) -> None:
-        self.compiled = mode == "true"
+        self.compile = mode == "true"
         self.deciding = mode == "auto"
         self.gain = gain
         self.clock = clock
@@ -58,20 +58,20 @@ class Choice:
         if isinstance(error, UserError):
             raise error
         log.info("compile: not possible here, continuing without (%s)", _first_line(error))
-        self.compiled = self.deciding = False
+        self.compile = self.deciding = False
 
     def _decide(self, units_left: int) -> None:
         seconds = statistics.median(self.times)
         self.times.clear()
         if self.eager is None:
             self.eager = seconds
-            self.compiled = self.deciding = units_left * seconds * self.gain > self.COST
-            if self.compiled:
+            self.compile = self.deciding = units_left * seconds * self.gain > self.COST
+            if self.compile:
                 log.info("compile: trying compiled code, which takes a minute to make")
             return
         self.deciding = False
-        self.compiled = seconds < self.eager
-        kept = "compiled" if self.compiled else "eager"
+        self.compile = seconds < self.eager
+        kept = "compiled" if self.compile else "eager"
         log.info("compile: %.3g ms instead of %.3g, so %s", 1e3 * seconds, 1e3 * self.eager, kept)
 
 
@@ -102,7 +102,7 @@ class Compiled:
         if shapes != self.shapes:
             return self.eager(*inputs)
         with self.choice.timed(inputs[0].device, 1, calls_left):
-            if not self.choice.compiled:
+            if not self.choice.compile:
                 return self.eager(*inputs)
             try:
                 self.compiled = self.compiled or compiled(self.traced(self.eager, *inputs))
@@ -114,7 +114,7 @@ class Compiled:
     @property
     def mode(self) -> str:
         """The mode for another `Compiled` to continue with what this one has decided."""
-        return "auto" if self.choice.deciding else "true" if self.choice.compiled else "false"
+        return "auto" if self.choice.deciding else "true" if self.choice.compile else "false"
 
 
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:

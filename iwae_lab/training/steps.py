@@ -93,7 +93,7 @@ class Steps:
 
     def _execution(self, x: Tensor) -> Execution:
         """The step, compiled if that is the choice."""
-        if self.choice.compiled and self.compiled is None:
+        if self.choice.compile and self.compiled is None:
             self.calls = 0
             try:
                 self.compiled = self.step.compiled(x)
@@ -101,11 +101,11 @@ class Steps:
                 self.fresh = self.WARM_UP
             except Exception as error:  # whatever the compiler raises
                 self.choice.impossible(error)
-        return self.compiled if self.choice.compiled and self.compiled else self.step
+        return self.compiled if self.choice.compile and self.compiled else self.step
 
     def _steps_in_a_graph(self, batches: Sequence[Tensor]) -> int:
         """How many of the next batches one graph can take."""
-        to_compile = self.choice.compiled and self.compiled is None
+        to_compile = self.choice.compile and self.compiled is None
         if self.graphs is None or self.calls < self.WARM_UP or to_compile:
             return 0
         most = min(self.LONGEST, len(batches))
@@ -124,10 +124,10 @@ class Steps:
         if steps < self.LONGEST // 2:
             captured.graph.replay()
             return
-        before = self.choice.compiled
+        before = self.choice.compile
         with self.choice.timed(rates.device, steps, steps_left):
             captured.graph.replay()
-        if self.choice.compiled != before:  # begin again with calls
+        if self.choice.compile != before:  # begin again with calls
             self.graphs, self.calls = {}, 0
 
     def _capture(self, steps: int, like: Tensor) -> Graph:

@@ -69,8 +69,8 @@ def test_auto_compiles_where_the_steps_left_repay_it_and_keeps_what_is_faster(
     tried = False
     for step in range(100):
         function(X.expand(2, -1) if ragged and step % 2 else X, calls_left=steps - step)
-        tried |= function.choice.compiled
-    assert function.choice.compiled == kept
+        tried |= function.choice.compile
+    assert function.choice.compile == kept
     assert tried == (steps * eager > 600)
 
 
@@ -113,7 +113,7 @@ def test_a_users_error_is_no_reason_to_continue_eagerly(monkeypatch):
     refuses = Compiled(lambda x: objective("tvo")(linear_gaussian(1), x, 1), "true")
     with pytest.raises(UserError, match=r"^k=1: "):
         refuses(X, calls_left=1)
-    assert refuses.choice.compiled
+    assert refuses.choice.compile
 
 
 def test_what_cannot_be_compiled_stays_eager_and_one_line_says_so(monkeypatch, caplog):

@@ -192,7 +192,7 @@ def a_stack_takes_the_steps_of_each():
             if stacked and stack == 1:
                 batches = [x.unsqueeze(0) for x in batches]
             execute(batches, [RATE] * len(batches), len(batches))
-            compiled = execute.choice.compiled
+            compiled = execute.choice.compile
             ends.append(torch.cat([p.detach().flatten() for p in parameters]))
         off = [(ends[i] - end).abs().max().item() for i, end in zip((0, 2, 2), (ends[1], *ends[3:]), strict=False)]
         said = ", ".join(f"{what} {x:.1e}" for what, x in zip(("alone", "graphs", "compiled"), off, strict=False))
