@@ -34,7 +34,7 @@ def require_stackable(experiment: Experiment, model: LatentVariableModel, x: Ten
     """Raise `UserError` if several models like this one can't be trained at once; x: [batch, pixels]."""
     stack, objective = experiment.config.stack, copy.deepcopy(experiment.objective)
     name = experiment.config.objective["name"]
-    require("stack", stack, objective.compilable, f"1 with objective={name}, whose steps differ in their operations")
+    require("stack", stack, objective.compilable, f"1 with objective={name}, which is not compilable")
     try:
         StackedGradients([Gradients(model, objective, experiment.config.k)])(x.unsqueeze(0))
     except RuntimeError as error:  # from torch.func

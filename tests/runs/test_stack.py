@@ -163,7 +163,7 @@ class Shuffling(HierarchicalModel):
     "overrides, message",
     [
         (["stack=0"], r"stack=0: expected an integer of at least 1, so that all seeds are below 2**32"),
-        (["stack=2", "objective=sumo"], r"stack=2: expected 1 with objective=sumo, whose steps differ"),
+        (["stack=2", "objective=sumo"], r"stack=2: expected 1 with objective=sumo, which is not compilable"),
         (["stack=2", "model._target_=mine.Mine"], r"stack=2: expected 1 with this model and objective=iwae (vmap:"),
         (
             ["stack=3", f"seed={2**32 - 1}"],
