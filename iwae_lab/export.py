@@ -23,8 +23,11 @@ def export(folder: Path, to: Path) -> None:
     Raises `UserError` for a folder that holds no trained run, or another kind of file.
     """
     require("RUN_DIR", folder, (folder / "result.json").is_file(), "the folder of a run, with its result.json")
-    state = part_of(read_checkpoint(folder)["state_dict"], "model.")
-    write_tensors(to, state, dataclasses.asdict(read_record(folder)))
+    record = read_record(folder)
+    require("RUN_DIR", folder, record.status == "finished", f"a finished run, but its record says {record.status}")
+    taken = to.with_suffix(".json").exists() and not to.exists()
+    require("--to", to, not taken, f"another name, since {to.with_suffix('.json')} is no record of exported weights")
+    write_tensors(to, part_of(read_checkpoint(folder)["state_dict"], "model."), dataclasses.asdict(record))
 
 
 def main() -> None:

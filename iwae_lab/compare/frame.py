@@ -1,5 +1,6 @@
 """Records as a data frame."""
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -8,14 +9,20 @@ from iwae_lab.evaluation.keys import numbers
 
 __all__ = ["load_all"]
 
+log = logging.getLogger(__name__)
+
 
 def load_all(*directories: str | Path) -> Any:
     """Every run below the directories: a pandas DataFrame, one row per run, or without pandas a list of records.
 
     The columns are the record's fields, the metrics (of layers as KEY/1, KEY/2, …), and the settings under dotted keys;
-    the index is the run's folder. Raises `UserError` if there is no run.
+    the index is the run's folder. Warns of what is left out: unreadable runs and copies. Raises `UserError` if there is
+    no run.
     """
-    runs = find_runs([Path(directory) for directory in directories]).runs
+    found = find_runs([Path(directory) for directory in directories])
+    for note in found.notes:
+        log.warning("left out: %s", note)
+    runs = found.runs
     try:
         import pandas as pd  # type: ignore[import-untyped, unused-ignore]
     except ImportError:

@@ -12,6 +12,10 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
 """The paper's models in keys of our configuration."""
 
 
+OBJECTIVES = ("iwae_lab.objectives.vae.VAE", "iwae_lab.objectives.iwae.IWAE")
+"""The paper's objectives: a name can be given to any."""
+
+
 @dataclass(frozen=True)
 class Published:
     """One result of the paper's tables."""
@@ -72,9 +76,12 @@ def published(
 ) -> Published | None:
     """The paper's result for a run, or None where the paper has none.
 
-    It has none for another protocol, objective or k, for a model with other layers, or for a run that starts from a
-    `first_stage` (dataset-model-objective-k…) that is not in section 5.2. Optimizer, schedule and seed may differ.
+    It has none for another protocol, objective or k, for a model with other layers, for coupled noise, or for a run
+    that starts from a `first_stage` (dataset-model-objective-k…) that is not in section 5.2. Optimizer, schedule and
+    seed may differ.
     """
+    if config["objective"].get("_target_") not in OBJECTIVES or config.get("noise", "iid") != "iid":
+        return None
     architecture = ARCHITECTURES.get(model, {})
     if any(config["model"].get(key) != value for key, value in architecture.items()):
         return None

@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+import itertools
 import json
 import logging
 import math
@@ -25,6 +26,8 @@ from iwae_lab.evaluation.keys import (
     TEST_ACTIVE_UNITS,
     TEST_NLL,
     TEST_NLL_SE,
+    log10_variances,
+    tightness_of,
 )
 from iwae_lab.runs.record import EXTERNAL, Record, read_metrics, read_record
 
@@ -65,6 +68,17 @@ class Run:
     def measured(self) -> bool:
         """Whether there is a result to compare."""
         return self.record.status == "finished" and math.isfinite(self.record.metrics.get(TEST_NLL, math.nan))
+
+    def require_metrics(self) -> None:
+        """Raise an error where a metric that comparisons take for granted is missing or of another kind."""
+        if not self.measured:
+            return
+        metrics = self.record.metrics
+        pairs = [self.nll_by_ais or (), self.encoder_gaps or (), *tightness_of(metrics), (self.nll, self.nll_se)]
+        variances = log10_variances(metrics)
+        numbers = [*itertools.chain(*pairs, *variances), *self.active_units, self.train_gap or 0.0]
+        if not all(isinstance(number, int | float) and math.isfinite(number) for number in numbers):
+            raise ValueError("a metric is not finite")
 
     @property
     def nll(self) -> float:
@@ -172,7 +186,14 @@ def find_runs(directories: list[Path]) -> Found:
     for folder, record in records.values():
         setting = _setting(record, records)
         identity = {key: text(getattr(record, key)) for key in (*IDENTITY, "precision")}
-        found.runs.append(Run(folder, record, _flat(record.config) | setting | identity, setting))
+        run = Run(folder, record, _flat(record.config) | setting | identity, setting)
+        try:
+            run.require_metrics()
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            path, what = folder / "result.json", f"{type(error).__name__}: {error}"
+            found.notes.append(f"unreadable: {path}: expected the metrics of a finished run ({what})")
+            continue
+        found.runs.append(run)
     _drop_duplicates(found)
     return found
 
@@ -253,7 +274,7 @@ def _origin(second: Record, records: dict[str, tuple[Path, Record]]) -> str:
 
     So repetitions that each start from a first stage of their own still count as repetitions.
     """
-    first_id = str(second.identity["init_from"])
+    first_id, weights, _ = str(second.identity["init_from"]).partition("#")  # exported weights have no other state
     try:
         first = records[first_id][1] if first_id in records else read_record(Path(str(second.config["init_from"])))
     except UserError:
@@ -262,7 +283,8 @@ def _origin(second: Record, records: dict[str, tuple[Path, Record]]) -> str:
         return first_id
     setting = json.dumps(_setting(first, records), sort_keys=True)
     digest = hashlib.sha256(setting.encode()).hexdigest()[:8]
-    return f"{first.dataset}-{first.model}-{first.objective}-k{first.k}-{digest}"
+    name = f"{first.dataset}-{first.model}-{first.objective}-k{first.k}-{digest}"
+    return f"{name}.safetensors" if weights else name
 
 
 def differences(runs: list[Run]) -> list[dict[str, str]]:

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import math
 import os
 import tempfile
 from abc import ABC, abstractmethod
@@ -32,6 +33,17 @@ class Splits:
     """height and width"""
     published: bool = False
     """whether every file they were read from is the published one"""
+
+    def require_valid(self) -> None:
+        """Raises `ValueError` for anything else, and for fewer than two images, which standard errors take."""
+        pixels = math.prod(self.shape)
+        for name in ("train", "val", "test"):
+            images = getattr(self, name)
+            is_array = isinstance(images, np.ndarray)
+            if is_array and images.dtype == np.uint8 and images.shape[1:] == (pixels,) and len(images) >= 2:
+                continue
+            found = f"{images.dtype} {list(images.shape)}" if is_array else type(images).__name__
+            raise ValueError(f"expected {name} as uint8 [images, {pixels}], at least 2 images, found {found}")
 
     @property
     def binary(self) -> bool:
@@ -80,7 +92,11 @@ class Dataset(ABC):
                 arrays.append(self.parse(content.data))
             except ValueError as error:
                 raise UserError(f"{content.path}: {error}") from None
-        splits = self.split(*arrays)
+        try:
+            splits = self.split(*arrays)
+            splits.require_valid()
+        except ValueError as error:
+            raise UserError(f"dataset={self.name}: {error}") from None
         resampled = self.binarization != "static" and splits.binary
         require("dataset.binarization", self.binarization, not resampled, "static, as the images are binary")
         return dataclasses.replace(splits, published=all(content.published for content in contents))
@@ -91,7 +107,7 @@ class Dataset(ABC):
 
     @abstractmethod
     def split(self, *arrays: Any) -> Splits:
-        """The sets, from what each of `files` holds."""
+        """The sets, from what each of `files` holds. Raises `ValueError` with what was expected and found."""
 
 
 def resolve_data_dir(chosen: str | None = None) -> Path:

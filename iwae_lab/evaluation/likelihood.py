@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from iwae_lab.bounds import StreamingBounds
-from iwae_lab.console.errors import require
+from iwae_lab.console.errors import require, require_one_of
 from iwae_lab.evaluation.images import require_images
 from iwae_lab.evaluation.kept import Kept, Part
 from iwae_lab.evaluation.noise import BLOCK, image_noise
@@ -97,9 +97,11 @@ def likelihood(
 
     kept: what an interrupted call found. Its images are not computed again; the result is the same.
 
-    Raises `UserError` as `require_images` does, and for k < 1.
+    Raises `UserError` as `require_images` does, and for k < 1 and other words.
     """
     require("k", repr(k), isinstance(k, int) and k >= 1, "an integer of at least 1")
+    require_one_of("precision", precision, ("32", "bf16"))
+    require_one_of("compile", compile, ("auto", "true", "false"))
     require_images(model, images)
     batch = max(1, (rows or (CUDA_ROWS if images.is_cuda else ROWS)) // BLOCK)
     dtype = next(model.parameters()).dtype

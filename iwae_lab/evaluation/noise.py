@@ -1,4 +1,4 @@
-"""Noise that depends on the seed, the image, the layer and the sample, and on nothing else."""
+"""Noise that depends on the seed, the image, the layer, the sample and the type of numbers, and on nothing else."""
 
 from collections.abc import Iterable
 

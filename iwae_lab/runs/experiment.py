@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import functools
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Optional, cast
@@ -87,10 +88,19 @@ class Experiment:
         content = None if published else self.data.content
         images, tests = self.config.evaluation.images, self.dataset.published_tests if published else None
         whole_test = images is not None and (self.data.whole_test if tests is None else images >= tests)
-        start = (
-            None if self.init_from is None else self.first.run_id if self.first else read_record(self.init_from).run_id
-        )
-        return identity(self.config, self.nodes, content, whole_test, start)
+        return identity(self.config, self.nodes, content, whole_test, self._start)
+
+    @property
+    def _start(self) -> str | None:
+        """What `init_from` names: the id of a run, and of exported weights, which lack other state, their hash too."""
+        if self.init_from is None:
+            return None
+        if self.first is not None:
+            return self.first.run_id
+        start = read_record(self.init_from).run_id
+        if self.init_from.suffix == ".safetensors":
+            start += f"#{hashlib.sha256(self.init_from.read_bytes()).hexdigest()[:8]}"
+        return start
 
     @property
     def run_id(self) -> str:
@@ -146,7 +156,9 @@ class Experiment:
             diagnostics=self.config.diagnostics,
         )
         if self.init_from is not None:
-            training.start_from(read_checkpoint(self.init_from))
+            first = read_record(self.init_from).identity
+            alike = {group for group in ("objective", "optimizer") if first[group] == self.identity[group]}
+            training.start_from(read_checkpoint(self.init_from), alike)
         return training
 
     def images(self, stack: int = 1) -> ImageData:

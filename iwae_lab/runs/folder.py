@@ -15,11 +15,12 @@ from iwae_lab.console.atomic import write_atomically
 from iwae_lab.console.errors import UserError
 from iwae_lab.console.images import write_png
 from iwae_lab.console.locks import locked
-from iwae_lab.runs.record import Record, now, read_record
+from iwae_lab.evaluation.keys import EPOCH
+from iwae_lab.runs.record import Record, now, read_metrics, read_record
 from iwae_lab.runs.weights import read_tensors
 from iwae_lab.training.checkpoints import load_checkpoint
 
-__all__ = ["claimed", "earlier_record", "read_checkpoint", "write_figures", "write_per_image"]
+__all__ = ["claimed", "earlier_metrics", "earlier_record", "read_checkpoint", "write_figures", "write_per_image"]
 
 log = logging.getLogger("iwae_lab")
 
@@ -50,8 +51,13 @@ def _resumes_forced(folder: Path) -> bool:
 
 
 def earlier_record(folder: Path) -> Record | None:
-    """The record in the folder; None if there is none yet. Raises `UserError` if it can't be read."""
-    return read_record(folder) if (folder / "result.json").exists() else None
+    """The record in a run's folder; None if there is none yet. Raises `UserError` for an unreadable or another one."""
+    if not (folder / "result.json").exists():
+        return None
+    record = read_record(folder)
+    if record.run_id != folder.name:
+        raise UserError(f"{folder}: expected the record of this run, found that of {record.run_id}; move it away")
+    return record
 
 
 def read_checkpoint(folder: Path, name: str = "last") -> dict[str, Any]:
@@ -62,6 +68,20 @@ def read_checkpoint(folder: Path, name: str = "last") -> dict[str, Any]:
     if folder.suffix == ".safetensors":
         return {"state_dict": {f"model.{name}": tensor for name, tensor in read_tensors(folder).items()}}
     return load_checkpoint(folder / "checkpoints" / f"{name}.ckpt")
+
+
+def earlier_metrics(folder: Path) -> list[dict[str, float]]:
+    """The metrics of the epochs before the last checkpoint, each with its step; without a checkpoint, of metrics.csv.
+
+    Raises `UserError` as `read_metrics` does.
+    """
+    try:
+        checkpoint = read_checkpoint(folder)
+    except UserError:
+        return read_metrics(folder)
+    *_, curve = checkpoint["so_far"]
+    steps = checkpoint["global_step"] // (checkpoint["epoch"] + 1)
+    return [{"step": steps * row[EPOCH], **row} for row in curve]
 
 
 def write_per_image(folder: Path, measured: Mapping[str, Tensor]) -> None:

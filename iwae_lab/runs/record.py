@@ -81,14 +81,14 @@ def read_record(folder: Path) -> Record:
         record = Record(**content)
         for f in dataclasses.fields(Record):
             _check_type(f.name, getattr(record, f.name), _HINTS[f.name])
-        if record.status == "finished" and not isinstance(record.metrics.get(TEST_NLL), float | int):
+        if record.status == "finished" and type(record.metrics.get(TEST_NLL)) not in (float, int):
             raise ValueError("it is finished but has no test/nll")
         return record
     except OSError as error:
         expected = f"a run's folder with its result.json, or its .safetensors with a .json beside it ({error.strerror})"
         raise UserError(f"{folder}: expected {expected}") from None
     except (ValueError, TypeError) as error:
-        raise UserError(f"{path}: expected the record of a run ({error})") from None
+        raise UserError(f"{path}: expected the record of a run ({error}); move it away to continue") from None
 
 
 def _check_type(key: str, value: object, hint: Any) -> None:

@@ -18,16 +18,23 @@ from iwae_lab.console.errors import Diverged, UserError, explain, require
 from iwae_lab.console.logs import log_file, log_to_console
 from iwae_lab.console.signals import interrupt_on_signals
 from iwae_lab.evaluation.kept import Kept
-from iwae_lab.evaluation.keys import AIS_NLL, GAPS_AMORTIZATION, TEST_NLL, VAL_NLL
+from iwae_lab.evaluation.keys import AIS_NLL, DIAGNOSTICS_ESS, GAPS_AMORTIZATION, TEST_NLL, VAL_NLL
 from iwae_lab.loggers.base import RunLogger, log_finished
 from iwae_lab.models.base import LatentVariableModel
 from iwae_lab.models.check import check_model
 from iwae_lab.runs.experiment import Experiment, resolve
-from iwae_lab.runs.folder import claimed, earlier_record, read_checkpoint, write_figures, write_per_image
+from iwae_lab.runs.folder import (
+    claimed,
+    earlier_metrics,
+    earlier_record,
+    read_checkpoint,
+    write_figures,
+    write_per_image,
+)
 from iwae_lab.runs.interrupted_evaluation import resumable
 from iwae_lab.runs.launch import sweep_name
 from iwae_lab.runs.measure import measure, require_measurable
-from iwae_lab.runs.record import Record, now, read_metrics, read_record
+from iwae_lab.runs.record import Record, now, read_record
 from iwae_lab.runs.stack import require_stackable, train_stack
 from iwae_lab.runs.summary import print_record
 from iwae_lab.training.checkpoints import part_of
@@ -88,7 +95,7 @@ def _run(experiment: Experiment, on_start: Callable[[Path], None]) -> Record:
             log.info("%s", folder)
             if experiment.config.stack > 1:
                 train_stack(experiment, record)
-            with _started(trackers, read_metrics(folder)) as started:
+            with _started(trackers, earlier_metrics(folder)) as started:
                 trained = _train(experiment, record.precision, started)
                 with resumable(folder, experiment.config) as kept:
                     record = _measure(experiment, record, trained, started, kept)
@@ -99,7 +106,8 @@ def _run(experiment: Experiment, on_start: Callable[[Path], None]) -> Record:
 def _require_runnable(experiment: Experiment) -> None:
     """Raise `UserError`, before anything is written, if data, model, objective and evaluation don't go together."""
     with torch.random.fork_rng(devices=[]):
-        model, x = experiment.model(), experiment.data.val[:3].float()
+        images = next(n for n in range(3, 100) if experiment.config.k % n)  # else [batch, k] could pass for [k, batch]
+        model, x = experiment.model(), experiment.data.val[:images].float()
         check_model(model, x)
         _require_same_model(experiment, model)
         require_measurable(model, experiment.data, experiment.config)
@@ -145,13 +153,12 @@ def _require_same_model(experiment: Experiment, model: LatentVariableModel) -> N
 
 def _tell_what_is_not_measured(experiment: Experiment, finished: Record) -> None:
     """Name the commands that add what the configuration asks for and the finished record lacks."""
-    asked = experiment.config.evaluation
+    asked, where = experiment.config.evaluation, shlex.quote(str(experiment.folder))
+    if experiment.config.diagnostics and DIAGNOSTICS_ESS not in finished.metrics:
+        log.info("not measured: python -m iwae_lab.evaluate %s diagnostics=true", where)
     for key, images, metric in (("ais", asked.ais.images, AIS_NLL), ("gaps", asked.gaps.images, GAPS_AMORTIZATION)):
         if images and metric not in finished.metrics:
-            where = str(experiment.folder)
-            log.info(
-                "not measured: python -m iwae_lab.evaluate %s evaluation.%s.images=%d", shlex.quote(where), key, images
-            )
+            log.info("not measured: python -m iwae_lab.evaluate %s evaluation.%s.images=%d", where, key, images)
 
 
 def _train(experiment: Experiment, precision: str, trackers: Sequence[RunLogger]) -> TrainingResult:

@@ -1,6 +1,7 @@
 """A trained run, read from its folder or from an exported file."""
 
 import dataclasses
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor
 
-from iwae_lab.console.errors import UserError, did_you_mean, expected, require_one_of
+from iwae_lab.console.errors import UserError, did_you_mean, expected, require, require_one_of
 from iwae_lab.data.protocol import Data
 from iwae_lab.evaluation.images import require_images
 from iwae_lab.models.base import LatentVariableModel
@@ -23,6 +24,8 @@ from iwae_lab.runs.weights import load_named
 from iwae_lab.training.checkpoints import part_of
 
 __all__ = ["OVERRIDABLE", "TrainedRun", "load"]
+
+log = logging.getLogger(__name__)
 
 CHECKPOINTS = ("last", "best")
 _AIS = tuple(f"evaluation.ais.{field.name}" for field in dataclasses.fields(AIS))
@@ -61,6 +64,8 @@ class TrainedRun:
         overrides of keys that are fixed by training, and other images where a file of them has changed.
         """
         record, which = read_record(folder), "last"
+        if record.status != "finished":
+            log.warning("%s: this run is %s, so its model is not trained to the end", folder, record.status)
         cfg = cast(DictConfig, OmegaConf.merge(OmegaConf.structured(Config), record.config))
         cfg.diagnostics, cfg.init_from = False, None  # those were for training
         allowed = (*OVERRIDABLE, *(["dataset.path"] if "path" in cfg.dataset else []))
@@ -107,6 +112,7 @@ class TrainedRun:
 
         The first layer's are exact; those of higher layers are averages over k samples of the layers below.
         """
+        require("k", k, k >= 1, "an integer of at least 1")
         lowest, *above = self.model.posteriors(self._seen(images), k)
         return [lowest.mean, *(q.mean.mean(0) for q in above)]
 

@@ -3,7 +3,7 @@
 import functools
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -76,7 +76,7 @@ class Training(pl.LightningModule):
         self.seconds = 0.0
         self.images_seen = 0
         self.curve: list[dict[str, float]] = []  # the metrics of each epoch
-        self.initial_optimizer: dict[str, Any] | None = None
+        self.initial_optimizer: dict[int, Any] = {}  # state of the optimizer by the parameter's index
 
     def stack_with(self, others: Sequence["Training"]) -> None:
         """Train others, which differ in their seeds alone, at the same steps; batches are then [models, batch, pixels].
@@ -90,32 +90,35 @@ class Training(pl.LightningModule):
         """This one, and those trained with it."""
         return [self, *self.others]
 
-    def start_from(self, checkpoint: dict[str, Any]) -> None:
-        """Start from another run's weights and, if the optimizer is of the same kind, from its state.
+    def start_from(self, checkpoint: dict[str, Any], alike: Collection[str]) -> None:
+        """Start from another run's weights and, as far as its settings are the same, from its other state.
 
-        This is the second stage of Burda et al. 2016, section 5.2. The objective's state is loaded only if its names
-        match; a checkpoint of exported weights has no optimizer's.
+        This is the second stage of Burda et al. 2016, section 5.2. alike: which of "objective" and "optimizer" have
+        that run's option and keys; the state of others would not suit them. Exported weights have no other state.
         """
-        own = part_of(checkpoint["state_dict"], "objective.")
-        self.model.load_state_dict(part_of(checkpoint["state_dict"], "model."))
-        if own.keys() == self.objective.state_dict().keys():
-            self.objective.load_state_dict(own)
-        if "optimizer_states" in checkpoint:
-            self.initial_optimizer = checkpoint["optimizer_states"][0]
+        state = checkpoint["state_dict"]
+        self.model.load_state_dict(part_of(state, "model."))
+        of_objective = part_of(state, "objective.")
+        if "objective" in alike and of_objective:
+            self.objective.load_state_dict(of_objective)
+        if "optimizer_states" not in checkpoint:
+            return
+        if "optimizer" not in alike:
+            log.info("init_from: that run's optimizer has other settings; this one starts without its state")
+            return
+        initial = checkpoint["optimizer_states"][0]["state"]
+        if not initial:
+            log.info("init_from: that run, of a stack, left no state of its optimizer")
+        modules = [self.model, *([self.objective] if "objective" in alike else [])]
+        known = sum(len(list(module.parameters())) for module in modules)
+        self.initial_optimizer = {index: entry for index, entry in initial.items() if index < known}
 
     def configure_optimizers(self) -> Any:
         modules = [module for one in self.members for module in (one.model, one.objective)]
         parameters = [parameter for module in modules for parameter in module.parameters()]
         optimizer = self.optimizer.make(parameters, self.schedule.learning_rate)
-        if self.initial_optimizer is not None:
-            fresh, initial = optimizer.state_dict(), self.initial_optimizer
-            if not initial["state"]:
-                log.info("init_from: that run, of a stack, left no state of its optimizer")
-            if fresh["param_groups"][0].keys() == initial["param_groups"][0].keys():
-                state = {index: entry for index, entry in initial["state"].items() if index < len(parameters)}
-                optimizer.load_state_dict({**fresh, "state": state})
-            else:
-                log.info("init_from: that run's optimizer is of another kind; this one starts without its state")
+        if self.initial_optimizer:
+            optimizer.load_state_dict({**optimizer.state_dict(), "state": self.initial_optimizer})
         return optimizer
 
     def setup(self, stage: str) -> None:

@@ -126,6 +126,33 @@ def test_a_record_with_other_fields_is_named_and_left_out(compare, tmp_path):
     assert f"unreadable: {path}: expected the record of a run" in output.out + output.err
 
 
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("test/active_units", None),
+        ("test/active_units", 5),
+        ("test/nll_se", None),
+        ("test/nll_k", None),
+        ("test/nll_50_se", None),
+        ("test/ais/gain_se", None),
+        ("test/gaps/approximation", "x"),
+        ("test/unit_variances", [[float("nan")]]),
+        ("test/nll", True),
+    ],
+)
+def test_a_record_whose_metrics_were_edited_hides_no_other(compare, tmp_path, key, value):
+    make_run(tmp_path / "runs")
+    path = make_run(tmp_path / "runs", seed=1, ais_gain=0.3, encoder_gaps=(1.0, 2.0)) / "result.json"
+    content = json.loads(path.read_text())
+    content["metrics"] |= {key: value}
+    if value is None:
+        del content["metrics"][key]
+    path.write_text(json.dumps(content))
+    output = compare(tmp_path / "runs", "--out", tmp_path / "report")
+    assert output.code == 0 and "1 run" in output.out
+    assert f"unreadable: {path}: expected the " in output.out + output.err
+
+
 def test_of_two_copies_of_a_run_the_finished_one_counts(tmp_path):
     make_run(tmp_path / "a")
     make_run(tmp_path / "b", status="failed", error="out of memory", finished="2026-01-02T01:00:00+00:00")
@@ -203,15 +230,16 @@ def test_unlike_protocols_have_a_table_each_and_only_the_paper_s_have_its_number
     for protocol in TABLE_1:
         make_run(tmp_path, protocol=protocol, k=50, nll=84.0)
     make_run(tmp_path, k=50, seed=1, model__latents=[20])
+    make_run(tmp_path, k=50, seed=2, objective___target_="mine.IWAE")
+    make_run(tmp_path, k=50, seed=3, noise="antithetic")
     tables = {table.protocol: table for table in tables_of(tmp_path)}
     assert set(tables) == {own, *TABLE_1}
     assert [row.cells["1"].paper for row in tables[own].rows] == [None]
     for protocol in TABLE_1:
-        cells = {row.setting.get("model.latents"): row.cells["50"] for row in tables[protocol].rows}
-        original = cells.get("[50]") or cells[None]
+        (original,) = (cell for row in tables[protocol].rows if (cell := row.cells["50"]).paper)
+        assert original.runs[0].record.seed == 0, "those of other models, objectives and noise have none"
         assert original.paper == TABLE_1[protocol]["one_layer", "iwae", 50]
         assert original.minus_paper == pytest.approx(84.0 - original.paper.nll)
-        assert "[20]" not in cells or cells["[20]"].paper is None
 
 
 def test_the_paper_s_table_is_whole():

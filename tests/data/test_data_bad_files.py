@@ -17,7 +17,7 @@ from numpy.lib import format as npy
 from scipy.io import savemat
 
 from iwae_lab.console.errors import UserError
-from iwae_lab.data.base import Dataset
+from iwae_lab.data.base import Dataset, Splits
 from iwae_lab.data.download import LIMIT, DataFile
 from iwae_lab.data.mnist import MNIST
 from iwae_lab.data.mnist_5k import MNIST5k
@@ -27,6 +27,46 @@ from iwae_lab.data.static_mnist import StaticMNIST
 
 GREY = images(4)
 NAMES = "expected the arrays train, test and at most one of val, valid and validation, found "
+
+
+class Mine(Dataset):
+    """A dataset of a user's own, whose `split` gives these arrays."""
+
+    name = "mine"
+
+    def __init__(self, **arrays: object) -> None:
+        super().__init__()
+        self.arrays = (
+            {name: images(4).reshape(4, -1) for name in ("train", "val", "test")} | {"shape": (28, 28)} | arrays
+        )
+
+    def parse(self, data: bytes) -> object:
+        raise NotImplementedError
+
+    def split(self, *arrays: object) -> Splits:
+        return Splits(**self.arrays)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "found"),
+    [
+        (
+            {"train": GREY.reshape(4, -1) / 255},
+            "train as uint8 [images, 784], at least 2 images, found float64 [4, 784]",
+        ),
+        ({"train": GREY.reshape(4, -1).astype(int)}, "found int64 [4, 784]"),
+        ({"val": GREY}, "val as uint8 [images, 784], at least 2 images, found uint8 [4, 28, 28]"),
+        ({"test": GREY.reshape(4, -1)[:1]}, "test as uint8 [images, 784], at least 2 images, found uint8 [1, 784]"),
+        ({"test": None}, "found NoneType"),
+        ({"val": []}, "found list"),
+        ({"shape": (28, 14)}, "train as uint8 [images, 392], at least 2 images, found uint8 [4, 784]"),
+    ],
+)
+def test_a_split_of_another_kind_is_refused(wrong: dict[str, object], found: str, tmp_path: Path) -> None:
+    assert Mine().load(tmp_path).train.shape == (4, 784)
+    with pytest.raises(UserError) as raised:
+        Mine(**wrong).load(tmp_path)
+    assert str(raised.value).startswith("dataset=mine: expected ") and str(raised.value).endswith(found)
 
 
 def zipped(**members: bytes) -> bytes:

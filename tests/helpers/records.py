@@ -39,7 +39,7 @@ def make_run(
     config: dict[str, Any] = {
         "dataset": {"name": dataset.partition("#")[0], "binarization": binarization.partition(" ")[0]},
         "model": {"name": model, "_target_": "iwae_lab.models.hierarchical.HierarchicalModel", **ARCHITECTURES[model]},
-        "objective": {"name": objective, "_target_": f"iwae_lab.objectives.{objective}"},
+        "objective": {"name": objective, "_target_": f"iwae_lab.objectives.{objective}.{objective.upper()}"},
         "schedule": {"name": "quick", "epochs": 20, "batch_size": 20, "learning_rate": 0.001},
         "optimizer": {"name": "adam", "beta1": 0.9},
         "logger": {"csv": {"_target_": "iwae_lab.loggers.MetricsCSV"}},
@@ -52,8 +52,8 @@ def make_run(
         "threads": "auto",
     }
     for key, value in overrides.items():
-        group, _, name = key.rpartition("__")
-        (config[group] if group else config)[name] = value
+        group, _, name = key.partition("__")
+        (config[group] if name else config)[name or key] = value
     random = Random(f"{objective}{model}{k}{seed}")
     variances = [
         [math.exp(random.gauss(-7 if unit % 2 else 0, 1.0)) for unit in range(units)]

@@ -648,6 +648,16 @@ class TestAddAnObjective:
         assert done.returncode == 1 and done.stderr.count("\n") == 1
         assert re.search(r"no attribute 'logweights' \(\S+my_module.py:\d+; HYDRA_FULL_ERROR=1", done.stderr)
 
+    def test_weights_by_datum_and_sample_are_refused_whatever_k(self, cli, tiny, tmp_path):
+        (tmp_path / "my_module.py").write_text(MINE.replace(".mean(), log_w)", ".mean(), log_w.T)"))
+        (tmp_path / "objective").mkdir()
+        (tmp_path / "objective/mine.yaml").write_text(mine_yaml("mine", "my_module.Mine", 1.0))
+        for k, batch in ((3, 4), (6, 4), (12, 5)):
+            mine = ["-cd", str(tmp_path), *tiny, "objective=mine", f"k={k}"]
+            done = cli("train.py", *mine, PYTHONPATH=str(tmp_path))
+            assert done.returncode == 1, k
+            assert f"expected log_w [k, batch], with a batch of {batch}, found [{batch}, {k}]" in done.stderr
+
     @pytest.mark.parametrize("compilable", [True, False])
     def test_state_that_compiled_code_would_miss_is_refused_where_it_would_be_compiled(
         self, cli, tiny, tmp_path, compilable

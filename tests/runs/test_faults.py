@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable
@@ -14,8 +15,9 @@ from helpers.commands import TINY, Command, records
 from omegaconf import DictConfig
 
 from iwae_lab.console.atomic import remove_partial_files, write_atomically
-from iwae_lab.console.errors import one_line_errors
+from iwae_lab.console.errors import UserError, one_line_errors
 from iwae_lab.console.locks import locked
+from iwae_lab.runs.experiment import resolve
 from iwae_lab.runs.run import run
 
 Composed = Callable[..., DictConfig]
@@ -188,6 +190,17 @@ def test_what_was_there_stays_if_it_can_not_be_replaced(
     with pytest.raises(OSError, match=r"Input/output error: .*/result.json'$"):
         write_atomically(path, "after")
     assert path.read_text() == "before" and list(tmp_path.iterdir()) == [path]
+
+
+def test_a_folder_with_the_record_of_another_run_is_not_taken_for_finished(
+    composed: Callable[..., Any], tiny: list[str], tmp_path: Path
+) -> None:
+    first, other = run(composed(*tiny)), resolve(composed(*tiny, "seed=7"))
+    shutil.copytree(tmp_path / "runs" / first.run_id, other.folder)
+    with pytest.raises(
+        UserError, match=f"{other.run_id}: expected the record of this run, found that of {first.run_id}"
+    ):
+        run(composed(*tiny, "seed=7"))
 
 
 @pytest.mark.parametrize("name", ["result.json", ".evaluation-0a1b2c3d"])

@@ -49,7 +49,9 @@ def test_a_model_an_objective_a_step_and_a_measurement() -> None:
         iwae_lab.HierarchicalModel([5], [[16]], mean_image=torch.tensor([0.0, 255.0]))
 
 
-def test_a_run_and_its_records_come_back(composed: Callable[..., DictConfig], tiny: list[str], tmp_path: Path) -> None:
+def test_a_run_and_its_records_come_back(
+    composed: Callable[..., DictConfig], tiny: list[str], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     record = run(composed(*tiny, "model=two_layer", "model.latents=[4,3]", "model.hidden=[[8],[8]]"))
     loaded = iwae_lab.load(tmp_path / "runs" / record.run_id)
     assert loaded.record == record
@@ -68,10 +70,19 @@ def test_a_run_and_its_records_come_back(composed: Callable[..., DictConfig], ti
             use(images[:, :9])
         with pytest.raises(UserError, match=r"^images of type ndarray: expected a torch tensor"):
             use(images.numpy())
+    with pytest.raises(UserError, match=r"^k=0: expected an integer of at least 1"):
+        loaded.latents(images, k=0)
+    for other in ({"precision": "fp16"}, {"compile": "yes"}):
+        with pytest.raises(UserError, match="expected one of"):
+            iwae_lab.likelihood(loaded.model, images, 3, **other)
     with pytest.raises(UserError, match=r"^k=5: expected one of checkpoint=…, evaluation\.k"):
         iwae_lab.load(tmp_path / "runs" / record.run_id, "k=5")
     everything = iwae_lab.load_all(tmp_path / "runs")
     assert len(everything) == len(records(tmp_path / "runs")) == 1
+    (tmp_path / "runs" / "damaged").mkdir()
+    (tmp_path / "runs" / "damaged" / "result.json").write_text("{")
+    assert len(iwae_lab.load_all(tmp_path / "runs")) == 1
+    assert "left out: unreadable: " in caplog.text
 
 
 def test_records_are_a_frame_where_pandas_is_installed(

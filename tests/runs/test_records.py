@@ -74,7 +74,8 @@ def test_its_configuration_is_still_the_run_it_was(run_id, request):
     if record.dataset == "omniglot":  # told from the published file by its images
         config["data_dir"] = str(request.getfixturevalue("real_data"))
     if config["init_from"] is not None:
-        config["init_from"] = str(RECORDS[Path(config["init_from"]).stem])
+        first = ROOT / config["init_from"]
+        config["init_from"] = str(first if first.suffix == ".safetensors" else RECORDS[first.name])
     assert record.status == "finished" and record.run_id == run_id
     assert resolve(config).run_id == run_id
 

@@ -1,5 +1,6 @@
 """Weights written, read again, and read from other people's files."""
 
+import dataclasses
 import os
 import pickle
 from pathlib import Path
@@ -15,6 +16,7 @@ from torch.distributions import Bernoulli, Normal
 from iwae_lab.console.errors import UserError
 from iwae_lab.evaluation.likelihood import SEED, likelihood
 from iwae_lab.evaluation.noise import image_noise
+from iwae_lab.export import export
 from iwae_lab.models.hierarchical import HierarchicalModel
 from iwae_lab.models.sigmoid_belief import SigmoidBeliefNetwork
 from iwae_lab.runs.run import run
@@ -247,5 +249,13 @@ def test_an_exported_run_is_measured_again_to_the_last_digit(composed, cli, tiny
     measured = cli("-m", "iwae_lab.evaluate", str(file))
     assert measured.returncode == 0, measured.stderr
     assert measured.stdout.rstrip().endswith(": equal")
+    folder = tmp_path / "runs" / record.run_id
+    with pytest.raises(
+        UserError, match=r"--to=.*: expected another name, since .*result\.json is no record of exported"
+    ):
+        export(folder, folder / "result.safetensors")
+    dataclasses.replace(record, status="interrupted").write(folder)
+    with pytest.raises(UserError, match=r"RUN_DIR=.*: expected a finished run, but its record says interrupted"):
+        export(folder, file)
     refused = cli("-m", "iwae_lab.export", str(tmp_path), "--to", str(file))
     assert refused.returncode == 1 and refused.stderr.count("\n") == 1
