@@ -28,7 +28,7 @@ def grey_levels(values: NDArray[Any]) -> NDArray[np.uint8]:
     if np.isnan(low):
         raise ValueError("expected floats in [0, 1], found NaN")
     if low < 0 or high > 1:
-        raise ValueError(f"expected floats in [0, 1], found {values.min():.4g} to {values.max():.4g}")
+        raise ValueError(f"expected floats in [0, 1], found {values.min():.9g} to {values.max():.9g}")
     levels = np.empty(values.shape, np.uint8)
     for start in range(0, len(values), _BLOCK):
         levels[start : start + _BLOCK] = np.rint(values[start : start + _BLOCK] * 255)

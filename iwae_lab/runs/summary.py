@@ -74,7 +74,9 @@ def _annealed(metrics: dict[str, Any]) -> dict[str, str]:
     gap = f"{metrics[keys.AIS_GAP]:.3f} ± {metrics[keys.AIS_GAP_SE]:.3f}"
     how = f"{chains} chains of {metrics[keys.AIS_TEMPERATURES]:,} temperatures"
     gain = f"{metrics[keys.AIS_GAIN]:.3f} ± {metrics[keys.AIS_GAIN_SE]:.3f}"
-    moves = f"{metrics[keys.AIS_ESS]:.1f} effective chains, {metrics[keys.AIS_ACCEPTANCE]:.0%} of moves accepted"
+    moves = f"{metrics[keys.AIS_ESS]:.1f} effective chains"
+    if metrics[keys.AIS_TEMPERATURES] > 1:  # else there are none
+        moves += f", {metrics[keys.AIS_ACCEPTANCE]:.0%} of moves accepted"
     return {
         f"AIS NLL of {n} test images": f"{metrics[keys.AIS_NLL]:.2f} ± {metrics[keys.AIS_NLL_SE]:.2f} nats ({how})",
         f"−L_{k} of these images": f"{metrics[keys.AIS_SAMPLING_NLL]:.2f} nats; AIS adds {gain}",
