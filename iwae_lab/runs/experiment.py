@@ -157,7 +157,7 @@ class Experiment:
         )
         if self.init_from is not None:
             first = read_record(self.init_from).identity
-            alike = {group for group in ("objective", "optimizer") if first[group] == self.identity[group]}
+            alike = {group for group in ("objective", "optimizer") if first.get(group) == self.identity[group]}
             training.start_from(read_checkpoint(self.init_from), alike)
         return training
 

@@ -78,6 +78,8 @@ def earlier_metrics(folder: Path) -> list[dict[str, float]]:
     try:
         checkpoint = read_checkpoint(folder)
     except UserError:
+        checkpoint = {}
+    if "so_far" not in checkpoint:
         return read_metrics(folder)
     *_, curve = checkpoint["so_far"]
     steps = checkpoint["global_step"] // (checkpoint["epoch"] + 1)
