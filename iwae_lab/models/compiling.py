@@ -1,6 +1,7 @@
 """Functions of tensors, compiled where that saves time. Torch only."""
 
 import contextlib
+import functools
 import logging
 import statistics
 import time
@@ -57,7 +58,7 @@ class Choice:
         """Say that compiling failed, and stay eager. Raises `error` if the user can fix it."""
         if isinstance(error, UserError):
             raise error
-        log.info("compile: not possible here, continuing without (%s)", _first_line(error))
+        _tell(_first_line(error))
         self.compile = self.deciding = False
 
     def _decide(self, units_left: int) -> None:
@@ -138,6 +139,11 @@ def inductor_options() -> dict[str, Any]:
 def _synchronize(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+
+
+@functools.cache  # once for each reason
+def _tell(reason: str) -> None:
+    log.info("compile: not possible here, continuing without (%s)", reason)
 
 
 def _first_line(error: Exception) -> str:

@@ -122,9 +122,10 @@ def test_what_cannot_be_compiled_stays_eager_and_one_line_says_so(monkeypatch, c
 
     caplog.set_level("INFO", "iwae_lab")
     monkeypatch.setattr(torch, "compile", lambda *_, **__: fails)
-    square = Compiled(torch.square, "true")
     for _ in range(2):
-        assert square(X, calls_left=2).equal(X.square())
+        square = Compiled(torch.square, "true")
+        for _ in range(2):
+            assert square(X, calls_left=2).equal(X.square())
     assert caplog.messages == ["compile: not possible here, continuing without (no compiler)"]
 
 
@@ -139,9 +140,7 @@ def test_without_a_compiler_the_run_continues(cli, tiny, tmp_path):
         TORCHINDUCTOR_CACHE_DIR=str(tmp_path / "cache"),
     )
     assert done.returncode == 0, done.stderr
-    assert (done.stdout + done.stderr).count(
-        "compile: not possible here, continuing without"
-    ) == 2  # in training, and of the NLL
+    assert (done.stdout + done.stderr).count("compile: not possible here, continuing without") == 1
     assert "Traceback" not in done.stderr
     (record,) = records(Path(tmp_path) / "runs")
     assert record["status"] == "finished"
