@@ -32,14 +32,14 @@ class Estimate:
         if self.inference_loss is None:
             self.loss.backward()
         else:
-            _backward(self.loss, model.generative_parameters())
+            _backward(self.loss, model.generative_parameters(), retain_graph=True)
             _backward(self.inference_loss, model.inference_parameters())
 
 
-def _backward(loss: Tensor, parameters: list[nn.Parameter]) -> None:
-    """Add the derivatives of a loss, whose graph is kept, to the `grad` of those parameters that are not frozen."""
+def _backward(loss: Tensor, parameters: list[nn.Parameter], retain_graph: bool = False) -> None:
+    """Add the derivatives of a loss to the `grad` of those parameters that are not frozen."""
     if trainable := [parameter for parameter in parameters if parameter.requires_grad]:
-        loss.backward(inputs=trainable, retain_graph=True)
+        loss.backward(inputs=trainable, retain_graph=retain_graph)
 
 
 class Objective(nn.Module, ABC):

@@ -60,8 +60,8 @@ class TrainedRun:
         """Read the run in `folder`, or exported to this .safetensors file, and apply `overrides` ("key=value").
 
         checkpoint=best is the one with the highest validation bound, instead of the last. An exported run lacks the
-        state of its objective. Raises `UserError` for a folder without a trained run,
-        overrides of keys that are fixed by training, and other images where a file of them has changed.
+        state of its objective. Raises `UserError` for a folder without a trained run, overrides of keys that are fixed
+        by training, and other images where a file of them has changed.
         """
         record, which = read_record(folder), "last"
         if record.status != "finished":

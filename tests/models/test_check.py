@@ -13,6 +13,7 @@ from iwae_lab.console.errors import UserError
 from iwae_lab.models.base import LatentVariableModel
 from iwae_lab.models.check import check_model
 from iwae_lab.models.distributions import Bernoulli, Gaussian, StandardNormal
+from iwae_lab.objectives.gdreg import GDReG
 from iwae_lab.objectives.iwae import IWAE
 
 PIXELS, UNITS = 6, 4
@@ -173,6 +174,15 @@ def test_densities_refuse_a_parameter_that_would_count_once_for_all_units(wrong:
 def test_a_derivative_that_there_is_none_of_is_refused(gradient: Any) -> None:
     with pytest.raises(UserError, match=r"gradient=.*: expected one of total, path, score"):
         Mine().draw(X, 5, gradient)
+
+
+def test_gdreg_refuses_a_discrete_layer_wherever_it_is() -> None:
+    encoder = nn.ModuleList([UP, Layer(UNITS, UNITS, Bernoulli)])
+    decoder = nn.ModuleList([DOWN, Layer(UNITS, 2 * UNITS, gaussian)])
+    model = Mine(encoder=encoder, decoder=decoder, given=Bernoulli(torch.zeros(UNITS)))
+    check_model(model, X)
+    with pytest.raises(UserError, match="expected continuous latents"):
+        GDReG()(model, X, 3)
 
 
 @pytest.mark.parametrize("gradient", ["total", "score"])

@@ -50,7 +50,11 @@ def test_a_model_an_objective_a_step_and_a_measurement() -> None:
 
 
 def test_a_run_and_its_records_come_back(
-    composed: Callable[..., DictConfig], tiny: list[str], tmp_path: Path, caplog: pytest.LogCaptureFixture
+    composed: Callable[..., DictConfig],
+    tiny: list[str],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     record = run(composed(*tiny, "model=two_layer", "model.latents=[4,3]", "model.hidden=[[8],[8]]"))
     loaded = iwae_lab.load(tmp_path / "runs" / record.run_id)
@@ -82,7 +86,7 @@ def test_a_run_and_its_records_come_back(
     (tmp_path / "runs" / "damaged").mkdir()
     (tmp_path / "runs" / "damaged" / "result.json").write_text("{")
     assert len(iwae_lab.load_all(tmp_path / "runs")) == 1
-    assert "left out: unreadable: " in caplog.text
+    assert "left out: unreadable: " in caplog.text + capsys.readouterr().err  # of a log that commands set up
 
 
 def test_records_are_a_frame_where_pandas_is_installed(
