@@ -31,6 +31,7 @@ from iwae_lab.console.logs import log_to_console
 from iwae_lab.console.tables import print_rows
 from iwae_lab.evaluation.diagnostics import KL_THRESHOLD, SNR_IMAGES, diagnose, gradient_snr
 from iwae_lab.evaluation.keys import TEST, TEST_NLL
+from iwae_lab.models.precision import PRECISIONS
 from iwae_lab.runs.external import measure_external
 from iwae_lab.runs.interrupted_evaluation import resumable
 from iwae_lab.runs.measure import measure
@@ -74,7 +75,7 @@ def _own_arguments(arguments: list[str]) -> tuple[str, list[str]]:
     """The P of precision=P, and the arguments that are overrides."""
     own = [argument for argument in arguments if argument.startswith("precision=")]
     precision = own[-1].partition("=")[2] if own else "32"
-    require_one_of("precision", precision, ("32", "bf16"))
+    require_one_of("precision", precision, PRECISIONS)
     return precision, [argument for argument in arguments if argument not in own]
 
 

@@ -16,7 +16,7 @@ from iwae_lab.evaluation.noise import BLOCK, image_noise
 from iwae_lab.evaluation.pareto import FEWEST, UNRELIABLE, LargestWeights, pareto_k
 from iwae_lab.models.base import LatentVariableModel
 from iwae_lab.models.compiling import Compiled
-from iwae_lab.models.precision import autocast
+from iwae_lab.models.precision import PRECISIONS, autocast
 
 __all__ = ["KS", "Likelihood", "likelihood", "standard_error"]
 
@@ -100,8 +100,7 @@ def likelihood(
     Raises `UserError` as `require_images` does, and for k < 1 and other words.
     """
     require("k", repr(k), isinstance(k, int) and k >= 1, "an integer of at least 1")
-    require_one_of("precision", precision, ("32", "bf16"))
-    require_one_of("compile", compile, ("auto", "true", "false"))
+    require_one_of("precision", precision, PRECISIONS)
     require_images(model, images)
     batch = max(1, (rows or (CUDA_ROWS if images.is_cuda else ROWS)) // BLOCK)
     dtype = next(model.parameters()).dtype

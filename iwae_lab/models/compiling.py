@@ -14,11 +14,13 @@ from torch import Tensor
 from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from iwae_lab.console.errors import UserError
+from iwae_lab.console.errors import UserError, require_one_of
 
-__all__ = ["Choice", "Compiled", "compiled", "inductor_options", "traced"]
+__all__ = ["MODES", "Choice", "Compiled", "compiled", "inductor_options", "traced"]
 
 log = logging.getLogger("iwae_lab")
+
+MODES = ("auto", "true", "false")
 
 
 class Choice:
@@ -26,13 +28,14 @@ class Choice:
 
     mode: "true" compiles at once, "false" never. "auto" measures `TIMED` eager executions, compiles if what is left
     would save more than compiling costs, measures as many compiled ones, and keeps the faster. gain: the share of the
-    time that compiling is expected to save.
+    time that compiling is expected to save. Raises `UserError` for other modes.
     """
 
     TIMED = 20
     COST = 60.0  # seconds that compiling takes
 
     def __init__(self, mode: str, gain: float = 0.1, clock: Callable[[], float] = time.monotonic) -> None:
+        require_one_of("compile", mode, MODES)
         self.compile = mode == "true"
         self.deciding = mode == "auto"
         self.gain = gain

@@ -2,13 +2,14 @@
 
 import contextlib
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 
-__all__ = ["Precision", "autocast", "fastest_precision", "products_for_training"]
+__all__ = ["PRECISIONS", "Precision", "autocast", "fastest_precision", "products_for_training"]
 
 Precision = Literal["32", "bf16"]
+PRECISIONS = get_args(Precision)
 
 HARMLESS_K = 5  # samples up to which training in bf16 ended at the NLL of fp32; with 50, 0.1 nats above
 REPAYING_ROWS = 200  # of a product; with fewer, converting to bf16 on a CPU costs what it saves

@@ -19,6 +19,8 @@ from omegaconf.errors import OmegaConfBaseException
 from iwae_lab.console.errors import CONFIGURATION_KEYS, UserError, as_typed, did_you_mean, require, require_one_of
 from iwae_lab.console.names import check_name
 from iwae_lab.evaluation.annealing import Annealing
+from iwae_lab.models.compiling import MODES
+from iwae_lab.models.precision import PRECISIONS
 
 __all__ = [
     "AIS",
@@ -35,9 +37,7 @@ __all__ = [
 ]
 
 CONF = Path(__file__).parents[2] / "conf"
-PRECISIONS = ("auto", "32", "bf16")
 GROUPS = ("dataset", "model", "objective", "schedule", "optimizer")
-COMPILE = ("auto", "true", "false")
 ACCELERATORS = ("auto", "cpu", "gpu")
 KINDS = {int: "an integer", float: "a number", str: "text", bool: "true or false"}
 
@@ -148,10 +148,10 @@ class Config:
         if self.stack > 1:  # it writes into the folders of other runs
             require("force", self.force, not self.force, "false with stack above 1; move the old folders away")
             require("init_from", self.init_from, self.init_from is None, "null with stack above 1")
-        require_one_of("precision", self.precision, PRECISIONS)
+        require_one_of("precision", self.precision, ("auto", *PRECISIONS))
         require_one_of("accelerator", self.accelerator, ACCELERATORS)
         self.compile = self.compile.lower()  # OmegaConf turns true into "True"
-        require_one_of("compile", self.compile, COMPILE)
+        require_one_of("compile", self.compile, MODES)
         valid_threads = self.threads == "auto" or (self.threads.isdecimal() and 1 <= int(self.threads) <= 1024)
         require("threads", self.threads, valid_threads, "auto or an integer from 1 to 1024")
         if self.data_dir is not None:
