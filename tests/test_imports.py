@@ -84,6 +84,10 @@ def test_mathematics_needs_torch_and_no_framework(name: str) -> None:
             assert ours <= {*MATHEMATICS, "console"}, module
 
 
+def test_a_configuration_is_read_before_torch_is_imported() -> None:
+    assert "torch" not in reached("iwae_lab.runs.config")
+
+
 def test_comparing_needs_neither_torch_nor_what_trains() -> None:
     for module in MODULES:
         if module.startswith("iwae_lab.compare"):

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 
 from iwae_lab.bounds import ess, iwae_bound
-from iwae_lab.console.errors import UserError
+from iwae_lab.console.errors import UserError, require_one_of
 from iwae_lab.models.base import LatentVariableModel
 from iwae_lab.models.compiling import Compiled
-from iwae_lab.models.precision import autocast, products_for_training
+from iwae_lab.models.precision import PRECISIONS, autocast, products_for_training
 from iwae_lab.objectives.base import Estimate, Objective
 
 __all__ = ["Gradients"]
@@ -20,12 +20,14 @@ class Gradients:
     """Adds an objective's estimator with k samples to the `grad` of parameters.
 
     sums: L̂_k, loss and effective sample size, summed over the images of all batches, float64 [3]; changed in place.
+    Raises `UserError` for another `precision`.
     """
 
     def __init__(self, model: LatentVariableModel, objective: Objective, k: int, precision: str = "32") -> None:
         self.model = model
         self.objective = objective
         self.k = k
+        require_one_of("precision", precision, PRECISIONS)
         self.precision = precision
         self.sums = torch.zeros(3, dtype=torch.float64)
 
