@@ -72,7 +72,7 @@ class Omniglot(Dataset):
 
 
 def _require_columns(key: str, shape: tuple[int, ...], kind: str) -> None:
-    if kind not in ("double", "single", "uint8", "logical"):
+    if kind not in ("double", "single", "uint8"):
         raise Refused(f"{key}: expected numbers, found {kind}")
     if len(shape) != 2 or shape[0] != _SIDE**2:
         raise Refused(f"{key}: expected {_SIDE**2} pixels × images, found {list(shape)}")

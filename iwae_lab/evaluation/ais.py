@@ -133,7 +133,7 @@ def bidirectional(
     """Both bounds for n images drawn from the model (bidirectional Monte Carlo, Grosse et al. 2015)."""
     device = next(model.parameters()).device
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), torch.no_grad():
-        torch.manual_seed(seed)
+        torch.manual_seed(seed + 2)
         x, z = model.sample_joint(n)
     lower = ais(model, x, how, seed=seed, rows=rows, progress=lambda done: progress(done / 2), kept=kept)
     upper = reverse_ais(

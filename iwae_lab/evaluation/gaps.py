@@ -16,7 +16,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from iwae_lab.bounds import StreamingBounds
-from iwae_lab.console.errors import UserError
+from iwae_lab.console.errors import UserError, require
 from iwae_lab.evaluation import keys
 from iwae_lab.evaluation.images import require_images
 from iwae_lab.evaluation.kept import Kept, Part
@@ -85,9 +85,10 @@ def encoder_gaps(
 
     q* starts at q and ascends the ELBO of `samples` samples per step by Adam, at a learning rate that falls linearly to
     0. kept: what an interrupted call left; batches that were done are not optimised again. Leaves the model and torch's
-    global generator as they are. Raises `UserError` for discrete latents, and for images that are not binary.
+    global generator as they are. Raises `UserError` for discrete latents, images that are not binary and other shapes.
     """
     require_images(model, images)
+    require("log_p", list(log_p.shape), log_p.shape == images.shape[:1], f"shape [{len(images)}], one per image")
     dtype = next(model.parameters()).dtype
     posteriors = model.posteriors(images[:1].to(dtype), 1, image_noise(0, [0], images.device))
     if any(isinstance(q, Bernoulli) for q in posteriors):

@@ -37,8 +37,8 @@ def _digest(model: nn.Module, images: Tensor, *settings: object) -> str:
     digest = hashlib.sha256(repr((torch.__version__, images.device.type, model)).encode())
     for value in (*model.state_dict().values(), images, *settings):
         if isinstance(value, Tensor):
-            digest.update(repr((value.dtype, value.shape)).encode())
+            digest.update(repr((value.dtype, value.shape)).encode() + b"\0")
             digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
         else:
-            digest.update(repr(value).encode())
+            digest.update(repr(value).encode() + b"\0")
     return digest.hexdigest()

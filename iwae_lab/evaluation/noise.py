@@ -37,7 +37,7 @@ class StreamNoise:
     def __call__(self, distribution: Distribution, level: int, shape: tuple[int, int, int]) -> Tensor:
         k, _, units = shape
         if level not in self.streams:
-            seeds = _shift(_mix(self.seed, self.indices, level), 1)  # 63 bits
+            seeds = _shift(_mix(self.seed, self.indices, level), 1)
             self.streams[level] = [Generator(self.device).manual_seed(seed) for seed in seeds.tolist()]
         blocks = -(-k // BLOCK)
         drawn = [

@@ -101,7 +101,7 @@ def standard_results(
     """Measure `model` on binary images [images, pixels] with k samples per image (Burda et al. 2016, table 1).
 
     compile: whether to compile the log-weights, see `Compiled`.
-    precision: of the matrix products of the test NLL; bf16 falls back to 32 if it moves L̂_k by more than `TOLERANCE`.
+    precision: of the matrix products of these bounds; bf16 falls back to 32 if it moves L̂_k by more than `TOLERANCE`.
     kept: see `likelihood`; what is not a bound is computed again.
     """
     model = model.eval()
@@ -116,8 +116,9 @@ def standard_results(
         model, test, k, compile=compile, precision=precision, progress=lambda n: progress(n * k / total), kept=kept
     )
     sets = overfitting(
-        model, train, val, test_bounds, compile, lambda done: progress((weighed[0] + done * weighed[1]) / total), kept
-    )
+        model, train, val, test_bounds, compile, precision,
+        lambda done: progress((weighed[0] + done * weighed[1]) / total), kept,
+    )  # fmt: skip
     active_only = test_bounds.bounds[active_only_k]
     if not all_active:
         without = WithoutUnits(model, units.active, units.means)

@@ -7,11 +7,9 @@ from torch import Tensor, nn
 
 from iwae_lab.console.errors import UserError
 from iwae_lab.models.base import LatentVariableModel
-from iwae_lab.models.distributions import Bernoulli
+from iwae_lab.models.distributions import Bernoulli, Distribution, Gaussian, StandardNormal
 
 __all__ = ["check_model"]
-
-METHODS = ("_fields", "noise", "sample", "log_prob")  # of every distribution
 
 
 @torch.no_grad()
@@ -29,22 +27,24 @@ def check_model(model: LatentVariableModel, x: Tensor) -> None:
         if isinstance(module, (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)):
             wanted = "log w to be a function of an image and its noise"
             raise UserError(f"{name}: expected {wanted}, found {type(module).__name__} at {where}")
-    below = x
+    below: Tensor = x
+    kind: type[Distribution] = Bernoulli  # of the distributions of `below`
     for level, (up, down) in enumerate(zip(model.encoder, model.decoder, strict=True)):
         q = up(below.to(next(model.parameters()).dtype))
-        _require(f"{name}: encoder[{level}]", q, (len(x), None))
+        _require(f"{name}: encoder[{level}]", q, (Gaussian, Bernoulli), (len(x), None))
         z = q.sample(q.noise(q[0].shape))
-        _require(f"{name}: decoder[{level}]", down(z), tuple(below.shape), of_pixels=level == 0)
-        below = z
-    _require(f"{name}: prior()", model.prior(), (below.shape[1],))
+        _require(f"{name}: decoder[{level}]", down(z), (kind,), tuple(below.shape))
+        below, kind = z, Bernoulli if isinstance(q, Bernoulli) else Gaussian
+    priors: tuple[type[Distribution], ...] = (Bernoulli,) if kind is Bernoulli else (Gaussian, StandardNormal)
+    _require(f"{name}: prior()", model.prior(), priors, (below.shape[1],))
 
 
-def _require(what: str, found: Any, shape: tuple[int | None, ...], of_pixels: bool = False) -> None:
-    """Raises `UserError` unless `found` is a distribution with parameters of this shape (None: any above 0)."""
-    if not (isinstance(found, Bernoulli) if of_pixels else all(hasattr(found, name) for name in METHODS)):
-        kinds = "a Bernoulli" if of_pixels else "a Gaussian, a Bernoulli or a named tuple with their methods"
+def _require(what: str, found: Any, kinds: tuple[type[Distribution], ...], shape: tuple[int | None, ...]) -> None:
+    """Raises `UserError` unless `found` is of these kinds, with parameters of this shape (None: any above 0)."""
+    if not isinstance(found, kinds):
+        names = " or ".join(f"a {kind.__name__}" for kind in kinds)
         raise UserError(
-            f"{what}: expected {kinds}, as in iwae_lab.models.distributions, found a {type(found).__name__}"
+            f"{what}: expected {names}, as in iwae_lab.models.distributions, found a {type(found).__name__}"
         )
     units = found[0].shape[-1] if isinstance(found[0], Tensor) and found[0].dim() else 0
     wanted = [units if size is None else size for size in shape]

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from iwae_lab.console.errors import require
 from iwae_lab.models.base import LatentVariableModel
 from iwae_lab.models.distributions import Bernoulli, Gaussian, StandardNormal
+from iwae_lab.models.networks import pixel_logits
 
 __all__ = ["ConvModel"]
 
@@ -68,7 +69,7 @@ class _Decoder(nn.Module):
             even = (1 - size[0] % 2, 1 - size[1] % 2)  # which of the two sizes that halve to the same
             layers += [nn.ELU(), nn.ConvTranspose2d(above, below, 3, stride=2, padding=1, output_padding=even)]
         self.body = nn.Sequential(*layers, nn.Flatten())
-        self.bias = nn.Parameter(torch.logit(mean_image.flatten().clamp(0.001, 0.999)))
+        self.bias = nn.Parameter(pixel_logits(mean_image))
 
     def forward(self, z: Tensor) -> Bernoulli:
         return Bernoulli(self.body(z) + self.bias)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from iwae_lab.console.errors import require
 from iwae_lab.models.distributions import Bernoulli, Gaussian
 
-__all__ = ["Conditional", "networks"]
+__all__ = ["Conditional", "networks", "pixel_logits"]
 
 
 def networks(
@@ -16,17 +16,22 @@ def networks(
 ) -> tuple[nn.ModuleList, nn.ModuleList]:
     """Encoder and decoder between the pixels and latents of `family`, from the image upwards."""
     _check_widths(latents, hidden)
-    lowest, highest = (pixel.item() for pixel in mean_image.aminmax())
-    require("mean_image", f"{lowest:g} to {highest:g}", 0 <= lowest <= highest <= 1, "pixels between 0 and 1")
     below = [mean_image.numel(), *latents]
     encoder = [Conditional(family, n, widths, above) for n, widths, above in zip(below, hidden, latents, strict=False)]
     decoder = [
         Conditional(family if level else Bernoulli, above, widths[::-1], n)
         for level, (n, widths, above) in enumerate(zip(below, hidden, latents, strict=False))
     ]
-    (pixel_logits,) = _linears(decoder[0].heads)
-    pixel_logits.bias.data.copy_(torch.logit(mean_image.flatten().clamp(0.001, 0.999)))
+    (pixels,) = _linears(decoder[0].heads)
+    pixels.bias.data.copy_(pixel_logits(mean_image))
     return nn.ModuleList(encoder), nn.ModuleList(decoder)
+
+
+def pixel_logits(mean_image: Tensor) -> Tensor:
+    """Logits [pixels] of a mean image [height, width], within ±6.9. Raises `UserError` unless it is in [0, 1]."""
+    lowest, highest = (pixel.item() for pixel in mean_image.aminmax())
+    require("mean_image", f"{lowest:g} to {highest:g}", 0 <= lowest <= highest <= 1, "pixels between 0 and 1")
+    return torch.logit(mean_image.flatten().clamp(0.001, 0.999))
 
 
 def _check_widths(latents: list[int], hidden: list[list[int]]) -> None:

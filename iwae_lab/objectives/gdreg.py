@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from iwae_lab.bounds import normalized_weights
-from iwae_lab.console.errors import UserError
+from iwae_lab.console.errors import UserError, require
 from iwae_lab.models.base import LatentVariableModel, conditional
 from iwae_lab.models.distributions import Gaussian
 from iwae_lab.objectives.base import Estimate, ImportanceWeighted
@@ -23,6 +23,7 @@ class GDReG(ImportanceWeighted):
     """
 
     def forward(self, model: LatentVariableModel, x: Tensor, k: int) -> Estimate:
+        require("k", k, k >= 1, "an integer of at least 1")
         path = _samples(model, x, k)
         z = [here.detach().requires_grad_() for here in path]
         log_p = model.log_joint(x, z)

@@ -20,10 +20,11 @@ class JVIDReG(JVI):
     def forward(self, model: LatentVariableModel, x: Tensor, k: int) -> Estimate:
         self.check(k)
         log_w = model.draw(x, k, "path").log_w
-        first, second = torch.zeros_like(log_w), torch.zeros_like(log_w)
+        double = log_w.detach().double()  # coefficients of up to k² cancel
+        first, second = torch.zeros_like(double), torch.zeros_like(double)
         for j, c in enumerate(self.coefficients(k)):
-            sets = leave_out(k, j, log_w.detach().double()).log()
-            weights = torch.softmax(sets.unsqueeze(-1) + log_w.detach(), dim=1)  # [sets, k, batch]
-            first += c * weights.mean(0).to(log_w)
-            second += c * weights.square().mean(0).to(log_w)
-        return Estimate(-(first * log_w).sum(0).mean(), log_w, -(second * log_w).sum(0).mean())
+            weights = torch.softmax(leave_out(k, j, double).log().unsqueeze(-1) + double, dim=1)  # [sets, k, batch]
+            first += c * weights.mean(0)
+            second += c * weights.square().mean(0)
+        losses = [-(weights.to(log_w) * log_w).sum(0).mean() for weights in (first, second)]
+        return Estimate(losses[0], log_w, losses[1])

@@ -38,7 +38,7 @@ def renyi_bound(log_w: Tensor, alpha: float | Tensor) -> Tensor:
     order = 1 - alpha
     if isinstance(order, Tensor):
         order = torch.where(order.abs() < 1e-6, 1e-6, order)  # where it differs from the ELBO by 1e-6 · Var(log w) / 2
-    elif order == 0:
+    elif abs(order) < 1e-6:
         return elbo(log_w)
     scaled = order * log_w.double()  # near α = 1 the bound of these is small
     return (iwae_bound(scaled) / order).to(log_w)

@@ -5,6 +5,7 @@ import math
 import torch
 from torch import Tensor
 
+from iwae_lab.console.errors import require
 from iwae_lab.models.base import LatentVariableModel
 from iwae_lab.objectives.base import Estimate, Objective
 
@@ -15,13 +16,14 @@ class SUMO(Objective):
     """S = L̂_k + Σ_{j=1}^{J} (L̂_{k+j} − L̂_{k+j−1}) / P(J ≥ j)   (Luo et al. 2020, arXiv 2004.00353).
 
     J is random, one for a minibatch, which takes k + J samples, some k + 5 on average. Unbiased for log p(x) and no
-    bound. Since E[S] does not depend on φ, φ minimises the variance of S,
-    by descending S². P(J ≥ j) is 1/j up to j = 80 and falls by a tenth per step from there.
+    bound. Since E[S] does not depend on φ, φ minimises the variance of S, by descending S². P(J ≥ j) is 1/j up to
+    j = 80 and falls by a tenth per step from there.
     """
 
     SLOW_UNTIL, DECAY = 80, 0.9
 
     def forward(self, model: LatentVariableModel, x: Tensor, k: int) -> Estimate:
+        require("k", k, k >= 1, "an integer of at least 1")
         terms = self._terms(1 - torch.rand(()).item())
         log_w = model.log_weights(x, k + terms)
         counts = torch.arange(1, len(log_w) + 1, device=x.device, dtype=log_w.dtype)

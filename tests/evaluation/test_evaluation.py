@@ -276,7 +276,9 @@ def test_overfitting_is_the_difference_to_equally_many_training_images() -> None
     assert found.gap == pytest.approx(nll["test"].nll - nll["train"].nll)
     assert found.gap_se == pytest.approx((nll["test"].nll_se ** 2 + nll["train"].nll_se ** 2) ** 0.5)
     assert found.gap > 5 * found.gap_se > 0
-    assert overfitting(model, train, val, likelihood(model, train, 700)).gap == 0
+    for precision in ("32", "bf16"):
+        bounds = likelihood(model, train, 700, precision=precision)
+        assert overfitting(model, train, val, bounds, precision=precision).gap == 0
 
 
 ARCHITECTURES = [HierarchicalModel, SigmoidBeliefNetwork]

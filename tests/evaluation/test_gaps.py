@@ -4,11 +4,15 @@ import pytest
 import torch
 from helpers.models import every_model, images, is_discrete, small
 from helpers.oracle import X, linear_gaussian, sigmoid_belief
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from iwae_lab.console.errors import UserError
 from iwae_lab.evaluation import gaps
+from iwae_lab.evaluation.against_ais import against_ais
 from iwae_lab.evaluation.ais import Annealing, ais
 from iwae_lab.evaluation.gaps import encoder_gaps
+from iwae_lab.evaluation.kept import Part
 from iwae_lab.evaluation.likelihood import likelihood
 
 
@@ -85,6 +89,26 @@ def test_discrete_latents_are_refused():
 def test_images_of_another_size_are_refused():
     with pytest.raises(UserError, match="images"):
         encoder_gaps(linear_gaussian(1), X[:, 1:], torch.zeros(1))
+
+
+@pytest.mark.parametrize("log_p", [torch.zeros(3, 1), torch.zeros(1), torch.zeros(())])
+def test_values_of_other_shapes_than_one_per_image_are_refused(log_p):
+    model, x = linear_gaussian(1), X.expand(3, -1)
+    with pytest.raises(UserError, match=r"log_p=.*: expected shape \[3\]"):
+        encoder_gaps(model, x, log_p, steps=1)
+    with pytest.raises(UserError, match=r"sampled=.*: expected shape \[3\]"):
+        against_ais(model, x, log_p, Annealing(1, 1, 1))
+
+
+@example((1, 11), (11, 1))
+@given(st.tuples(*[st.integers(1, 12)] * 2), st.tuples(*[st.integers(1, 12)] * 2))
+def test_results_that_are_kept_belong_to_their_settings(settings, others):
+    def part(settings):
+        return Part(kept, model, X, *settings)
+
+    model, kept = linear_gaussian(1), {}
+    part(settings).keep(settings)
+    assert (part(others).restored() is None) == (settings != others)
 
 
 @every_model

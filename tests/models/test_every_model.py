@@ -171,7 +171,7 @@ def test_it_is_drawn(name):
 @pytest.mark.parametrize("height", range(1, 10))
 def test_convolutions_fit_images_of_any_size(height):
     node = {"_target_": "iwae_lab.models.conv.ConvModel", "latents": 2, "channels": [2, 3]}
-    model = Node.of(node, "model", LatentVariableModel).build(LatentVariableModel, mean_image=torch.rand(height, 7))
+    model = Node.of(node, "model", LatentVariableModel).build(mean_image=torch.rand(height, 7))
     x = torch.zeros(2, height * 7)
     assert model.decoder[0](model.encoder[0](x).mean).logits.shape == x.shape
 
@@ -183,13 +183,14 @@ def test_convolutions_fit_images_of_any_size(height):
         ({"channels": []}, r"model.channels=\[\]: expected"),
         ({"channels": [2, 0]}, r"model.channels=\[2, 0\]: expected"),
         ({"mean_image": torch.rand(20)}, r"model.mean_image=\[20\]: expected \[height, width\]"),
+        ({"mean_image": 255 * torch.ones(SHAPE)}, "model.mean_image=255 to 255: expected pixels between 0 and 1"),
     ],
 )
 def test_convolutions_refuse(wrong, message):
     given = {"latents": 2, "channels": [2], "mean_image": torch.rand(SHAPE)} | wrong
     node = {"_target_": "iwae_lab.models.conv.ConvModel", "latents": given["latents"], "channels": given["channels"]}
     with pytest.raises(UserError, match=message):
-        Node.of(node, "model", LatentVariableModel).build(LatentVariableModel, mean_image=given["mean_image"])
+        Node.of(node, "model", LatentVariableModel).build(mean_image=given["mean_image"])
 
 
 @pytest.mark.parametrize("name", ["conv", "mine"])

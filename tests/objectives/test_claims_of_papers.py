@@ -209,6 +209,13 @@ class TestJVIDReG:
         torch.testing.assert_close(found.generative, plain.generative)
         assert found.inference.var(0).sum() < plain.inference.var(0).sum() / 2
 
+    def test_its_large_coefficients_cancel_in_fp32_too(self):
+        model = linear_gaussian(1, exact=True)
+        log_p = model.log_marginal(X).mean().float()
+        found = objective("jvi_dreg order=2")(model.float(), X.float(), 50)
+        torch.testing.assert_close(-found.loss, log_p, rtol=1e-6, atol=0)
+        assert found.inference_loss.abs() < 1e-9  # Σ_j c_j / (k − j) = 0
+
 
 class TestVarGrad:
     def test_phi_is_the_gradient_of_half_the_variance_of_log_w(self):

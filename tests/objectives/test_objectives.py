@@ -430,6 +430,7 @@ class TestOfOneObjective:
         torch.manual_seed(0)
         log_w = -90 + torch.randn(50, 4)
         torch.testing.assert_close(objective("renyi alpha=0.9999999").target(log_w), elbo(log_w), rtol=1e-5, atol=0)
+        torch.testing.assert_close(objective("renyi alpha=0.9999999999999998").target(log_w), elbo(log_w))
 
     def test_renyi_below_zero_is_no_bound_and_is_shown_to_be_none(self):
         made, model = objective("renyi alpha=-3.0"), linear_gaussian(1)
@@ -560,6 +561,12 @@ class TestDiscreteLatents:
 def test_bad_parameters_are_refused_by_name(spec, message):
     with pytest.raises(UserError, match=message):
         objective(spec)
+
+
+@pytest.mark.parametrize("spec", ALL)
+def test_no_samples_are_refused(spec):
+    with pytest.raises(UserError, match="k=0: expected"):
+        objective(spec)(linear_gaussian(1), X, 0)
 
 
 def scalar_two_layer():
