@@ -12,13 +12,13 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from iwae_lab.compare.runs import as_number, training_curve
 from iwae_lab.compare.tables import Cell, Table
-from iwae_lab.evaluation.keys import EPOCH, MINUTES, VAL_NLL, log10_variances, tightness_of
+from iwae_lab.evaluation.keys import EPOCH, LOWEST, MINUTES, VAL_NLL, log10_variances, tightness_of
 
 __all__ = ["draw"]
 
 MAX_ROWS = 24  # per table: those with the lowest NLL
 MAX_CURVES = 12
-THRESHOLD, LOWEST = -2, -6  # log₁₀ of variances: above which a unit is active; below which all are drawn alike
+THRESHOLD = -2  # log₁₀ of the variance above which a unit is active
 LABEL_WIDTH = 44  # characters per line
 CAPTION = "Error bars: standard errors, over seeds if there are several, otherwise over test images. Hollow: the paper."
 OF_ONE_SEED = " Below the results: the first seed of each cell."
@@ -200,7 +200,7 @@ def _draw_tightness(nll: Axes, units: Axes, table: Table, styles: list[dict[str,
         nll.errorbar(k, values, errors, capsize=2, **look)
         if by_ais := cell.runs[0].nll_by_ais:
             nll.axhline(by_ais[0], color=look["color"], alpha=look["alpha"], linestyle="--", linewidth=1)
-        logs = sorted(itertools.chain(*log10_variances(cell.runs[0].record.metrics, LOWEST)))
+        logs = sorted(itertools.chain(*log10_variances(cell.runs[0].record.metrics)))
         edges = [LOWEST, *logs, logs[-1] + 0.5]
         style = {key: look[key] for key in ("color", "alpha", "linestyle")}
         units.stairs(range(len(logs), -1, -1), edges, baseline=None, **style)

@@ -17,7 +17,7 @@ def log_to_console() -> None:
     """Show the package's messages on stderr, without Lightning's routine ones."""
     keep_output_from_failing()
     no_news = (
-        "isinstance.treespec|smaller than the logging interval|is not empty|could not find the monitored|"
+        "isinstance.treespec|smaller than the logging interval|"
         "without CUDA graph"  # of a copy of Adam, on a CPU beside a GPU
     )
     warnings.filterwarnings("ignore", f".*({no_news})")

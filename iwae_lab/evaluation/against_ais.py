@@ -7,13 +7,14 @@ from typing import Any
 
 from torch import Tensor
 
+from iwae_lab.console.errors import require
 from iwae_lab.evaluation import keys
-from iwae_lab.evaluation.ais import Annealed, Annealing, Sandwich, ais, bidirectional, estimated_seconds
+from iwae_lab.evaluation.ais import Annealed, Annealing, Sandwich, ais, bidirectional
 from iwae_lab.evaluation.kept import Kept
 from iwae_lab.evaluation.likelihood import standard_error
 from iwae_lab.models.base import LatentVariableModel
 
-__all__ = ["AgainstAIS", "against_ais", "estimated_seconds_of_both"]
+__all__ = ["AgainstAIS", "against_ais"]
 
 
 @dataclass(frozen=True)
@@ -63,15 +64,12 @@ def against_ais(
     progress: Callable[[float], None] = lambda fraction: None,
     kept: Kept | None = None,
 ) -> AgainstAIS:
-    """Anneal images [images, pixels] whose L̂_k is `sampled` [images]. Raises `UserError` for discrete latents.
+    """Anneal images [images, pixels] whose L̂_k is `sampled` [images]. Raises `UserError` for discrete latents
+    and other shapes.
 
     kept: see `ais`.
     """
+    require("sampled", list(sampled.shape), sampled.shape == images.shape[:1], f"shape [{len(images)}], one per image")
     annealed = ais(model, images, how, progress=lambda done: progress(done / 3), kept=kept)
     sandwich = bidirectional(model, len(images), how, progress=lambda done: progress((1 + 2 * done) / 3), kept=kept)
     return AgainstAIS(how, annealed, sampled, sandwich)
-
-
-def estimated_seconds_of_both(model: LatentVariableModel, images: Tensor, how: Annealing) -> float:
-    """How long `against_ais` will take, from a few moves."""
-    return 3 * estimated_seconds(model, images, how)

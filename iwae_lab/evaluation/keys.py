@@ -34,6 +34,7 @@ GAPS_APPROXIMATION, GAPS_APPROXIMATION_SE = "test/gaps/approximation", "test/gap
 GAPS_AMORTIZATION, GAPS_AMORTIZATION_SE = "test/gaps/amortization", "test/gaps/amortization_se"
 GAPS_K = "test/gaps/k"  # k of the L_k used as log p(x); 0: AIS was
 TEST_LOG_UNIT_VARIANCES = "test/log10_unit_variances"  # with /1, /2, …; for trackers
+LOWEST = -6  # log₁₀ of variances; smaller ones count as this
 
 _DIAGNOSTICS = "diagnostics/"
 DIAGNOSTICS_ESS, DIAGNOSTICS_KL = "diagnostics/ess", "diagnostics/kl"
@@ -57,9 +58,9 @@ def tightness_of(metrics: dict[str, Any]) -> list[tuple[int, float, float]]:
     return [*points, (metrics[TEST_NLL_K], metrics[TEST_NLL], metrics[TEST_NLL_SE])]
 
 
-def log10_variances(metrics: dict[str, Any], lowest: int = -6) -> list[list[float]]:
-    """log₁₀ A_u of the units of each stochastic layer, if a record has them; `lowest` for variances below it."""
-    return [[math.log10(max(v, 10**lowest)) for v in layer] for layer in metrics.get(TEST_UNIT_VARIANCES, [])]
+def log10_variances(metrics: dict[str, Any]) -> list[list[float]]:
+    """log₁₀ A_u of the units of each stochastic layer, if a record has them; `LOWEST` for variances below it."""
+    return [[math.log10(max(v, 10**LOWEST)) for v in layer] for layer in metrics.get(TEST_UNIT_VARIANCES, [])]
 
 
 def of_layer(key: str, layer: int) -> str:

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from iwae_lab.bounds import iwae_bound, normalized_weights
+from iwae_lab.bounds import iwae_bound, log_sum_of_others, normalized_weights
 from iwae_lab.console.errors import require
 from iwae_lab.models.base import LatentVariableModel
 from iwae_lab.objectives.base import Estimate, ImportanceWeighted
@@ -25,16 +25,9 @@ class VIMCO(ImportanceWeighted):
     def forward(self, model: LatentVariableModel, x: Tensor, k: int) -> Estimate:
         require("k", k, k >= 2, "at least 2 with objective=vimco, whose baseline is the other samples")
         draw = model.draw(x, k, "score")
-        signal = self._signal(draw.log_w.detach())
+        log_w = draw.log_w.detach()
+        others = (log_w.sum(0) - log_w) / (k - 1)
+        signal = iwae_bound(log_w) - torch.logaddexp(log_sum_of_others(log_w), others) + math.log(k)
         weights = normalized_weights(draw.log_w)
         gain = (signal * draw.log_q + weights * draw.log_w).sum(0).mean()
         return Estimate(-gain, draw.log_w)
-
-    @staticmethod
-    def _signal(log_w: Tensor) -> Tensor:
-        """L̂_k − L̂_k^{−i} [k, batch]."""
-        k = len(log_w)
-        others = (log_w.sum(0) - log_w) / (k - 1)
-        is_i = torch.eye(k, dtype=torch.bool, device=log_w.device).unsqueeze(-1)
-        replaced = torch.where(is_i, others, log_w)  # [i, k, batch]
-        return iwae_bound(log_w) - (replaced.logsumexp(1) - math.log(k))

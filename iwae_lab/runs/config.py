@@ -10,7 +10,7 @@ import pkgutil
 import typing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, Generic, TypeVar
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
@@ -19,8 +19,6 @@ from omegaconf.errors import OmegaConfBaseException
 from iwae_lab.console.errors import CONFIGURATION_KEYS, UserError, as_typed, did_you_mean, require, require_one_of
 from iwae_lab.console.names import check_name
 from iwae_lab.evaluation.annealing import Annealing
-from iwae_lab.models.compiling import MODES
-from iwae_lab.models.precision import PRECISIONS
 
 __all__ = [
     "AIS",
@@ -148,10 +146,8 @@ class Config:
         if self.stack > 1:  # it writes into the folders of other runs
             require("force", self.force, not self.force, "false with stack above 1; move the old folders away")
             require("init_from", self.init_from, self.init_from is None, "null with stack above 1")
-        require_one_of("precision", self.precision, ("auto", *PRECISIONS))
         require_one_of("accelerator", self.accelerator, ACCELERATORS)
         self.compile = self.compile.lower()  # OmegaConf turns true into "True"
-        require_one_of("compile", self.compile, MODES)
         valid_threads = self.threads == "auto" or (self.threads.isdecimal() and 1 <= int(self.threads) <= 1024)
         require("threads", self.threads, valid_threads, "auto or an integer from 1 to 1024")
         if self.data_dir is not None:
@@ -210,15 +206,15 @@ def first_stage(cfg: DictConfig) -> DictConfig:
 
 
 @dataclass(frozen=True)
-class Node:
+class Node(Generic[T]):
     """A checked option of a group: its class, and the arguments of that class, typed and with defaults filled in."""
 
     key: str
-    target: type
+    target: type[T]
     arguments: dict[str, Any]
 
     @classmethod
-    def of(cls, node: dict[str, Any], key: str, base: type) -> Self:
+    def of(cls, node: dict[str, Any], key: str, base: type[T]) -> "Node[T]":
         """Check the option under `key` against the signature of its class, which must be a subclass of `base`.
 
         Parameters that are keyword-only or have no annotation are not keys of the option: the program passes them.
@@ -233,7 +229,9 @@ class Node:
                 raise TypeError(f"this is a {type(kind).__name__}")
         except Exception as error:  # whatever importing the user's module raises
             raise UserError(f"{key}._target_={target}: expected a class to import ({error})") from None
-        _check_subclass(kind, base, key)
+        if not issubclass(kind, base) or inspect.isabstract(kind):
+            name = f"{kind.__module__}.{kind.__qualname__}"
+            raise UserError(f"{key}._target_={name}: expected a concrete subclass of {base.__name__}")
         hints, parameters = typing.get_type_hints(kind.__init__), inspect.signature(kind).parameters
         fields = []
         for name, parameter in parameters.items():
@@ -267,19 +265,12 @@ class Node:
                 raise UserError(f"{key}.{name} is missing: {kind.__name__} needs it")
         return cls(key, kind, typing.cast(dict[str, Any], OmegaConf.to_container(schema)))
 
-    def build(self, base: type[T], **given: Any) -> T:
-        """Instantiate the class, which must be a subclass of `base`, with the further arguments `given`."""
-        _check_subclass(self.target, base, self.key)
+    def build(self, **given: Any) -> T:
+        """Instantiate the class with the further arguments `given`."""
         try:
             return self.target(**self.arguments, **given)
         except UserError as error:
             raise UserError(f"{self.key}.{error}") from None
-
-
-def _check_subclass(kind: type, base: type, key: str) -> None:
-    if not issubclass(kind, base) or inspect.isabstract(kind):
-        target = f"{kind.__module__}.{kind.__qualname__}"
-        raise UserError(f"{key}._target_={target}: expected a concrete subclass of {base.__name__}")
 
 
 def known_keys() -> list[str]:

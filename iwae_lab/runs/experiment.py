@@ -13,12 +13,13 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from iwae_lab.console.errors import UserError, explain, require
+from iwae_lab.console.errors import UserError, explain, require, require_one_of
 from iwae_lab.data.base import Dataset, resolve_data_dir
 from iwae_lab.data.protocol import Data, prepare
 from iwae_lab.loggers.base import RunLogger
 from iwae_lab.models.base import LatentVariableModel
-from iwae_lab.models.precision import fastest_precision
+from iwae_lab.models.compiling import MODES
+from iwae_lab.models.precision import PRECISIONS, fastest_precision
 from iwae_lab.objectives.base import Objective
 from iwae_lab.objectives.parameter_schedule import parameter_schedules
 from iwae_lab.runs.config import Config, Node, check, first_stage
@@ -50,8 +51,8 @@ class Experiment:
     composed: dict[str, Any]
     """the configuration as Hydra composed it"""
     config: Config
-    nodes: dict[str, Node]
-    loggers: dict[str, Node]
+    nodes: dict[str, Node[Any]]
+    loggers: dict[str, Node[RunLogger]]
     dataset: Dataset
     objective: Objective
     schedule: Schedule
@@ -140,7 +141,7 @@ class Experiment:
 
     def model(self) -> LatentVariableModel:
         """A new model for images like those of `data`, initialised from torch's global generator."""
-        return self.nodes["model"].build(LatentVariableModel, mean_image=self.data.mean_image())
+        return self.nodes["model"].build(mean_image=self.data.mean_image())
 
     def training(self, precision: str, seed: int) -> Training:
         """The training of a new model from `seed`, or from the weights of `init_from`. Seeds the global generators."""
@@ -169,7 +170,7 @@ class Experiment:
     def trackers(self, record: Record, group: str | None) -> list[RunLogger]:
         """Trackers for the run of this record, not yet started. group: the name of its multirun."""
         given = {"folder": Path(self.config.runs_dir) / record.run_id, "record": record, "group": group}
-        return [node.build(RunLogger, **given) for node in self.loggers.values()]
+        return [node.build(**given) for node in self.loggers.values()]
 
     def record(self, precision: str) -> Record:
         """The record at the start of the run, with training's `precision`."""
@@ -202,22 +203,24 @@ def resolve(cfg: DictConfig | dict[str, Any]) -> Experiment:
     annealed = parameter_schedules(config.objective)
     start = {name: schedule.start for name, schedule in annealed.items()}
     given = {group: getattr(config, group) for group in BASES} | {"objective": config.objective | start}
-    nodes = {group: Node.of(given[group], group, base) for group, base in BASES.items()}
-    objective = nodes["objective"].build(Objective)
+    nodes: dict[str, Node[Any]] = {group: Node.of(given[group], group, base) for group, base in BASES.items()}
+    objective = nodes["objective"].build()
     if not hasattr(objective, "annealed"):
         target = config.objective["_target_"]
         raise UserError(f"objective._target_={target}: expected __init__ to call super().__init__()")
     if annealed:
         end = {name: schedule.end for name, schedule in annealed.items()}
-        Node.of(config.objective | end, "objective", Objective).build(Objective)  # checks the last values
+        Node.of(config.objective | end, "objective", Objective).build()  # checks the last values
     for name, parameter_schedule in annealed.items():
         can_change = isinstance(getattr(objective, name, None), float)
         expected = "a value, as this parameter can't change with the epoch"
         require(f"objective.{name}", config.objective[name], can_change, expected)
         objective.anneal(name, parameter_schedule)
     objective.couple(config.noise)
-    schedule = nodes["schedule"].build(Schedule)
+    schedule = nodes["schedule"].build()
     device = _device(config.accelerator)
+    require_one_of("compile", config.compile, MODES)
+    require_one_of("precision", config.precision, ("auto", *PRECISIONS))
     precision = config.precision
     if precision == "auto":
         precision = fastest_precision(device, schedule.batch_size, config.k)
@@ -226,10 +229,10 @@ def resolve(cfg: DictConfig | dict[str, Any]) -> Experiment:
         config=config,
         nodes=nodes,
         loggers={key: Node.of(node, f"logger.{key}", RunLogger) for key, node in config.logger.items()},
-        dataset=nodes["dataset"].build(Dataset),
+        dataset=nodes["dataset"].build(),
         objective=objective,
         schedule=schedule,
-        optimizer=nodes["optimizer"].build(OptimizerFactory),
+        optimizer=nodes["optimizer"].build(),
         device=device,
         precision=precision,
         threads=job_threads() if config.threads == "auto" else int(config.threads),

@@ -25,7 +25,7 @@ NOT_HASHED = (
 
 
 def identity(
-    config: Config, nodes: Mapping[str, Node], content: str | None, whole_test: bool, start: str | None
+    config: Config, nodes: Mapping[str, Node[Any]], content: str | None, whole_test: bool, start: str | None
 ) -> dict[str, Any]:
     """The values that change the result, typed by the schema and with defaults filled in; JSON types only.
 

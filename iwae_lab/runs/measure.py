@@ -1,5 +1,6 @@
 """The evaluation of a trained model with the settings of the configuration."""
 
+import dataclasses
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,8 +13,8 @@ from iwae_lab.console.errors import UserError
 from iwae_lab.console.progress import clock, shown
 from iwae_lab.data.protocol import Data
 from iwae_lab.evaluation import keys
-from iwae_lab.evaluation.against_ais import AgainstAIS, against_ais, estimated_seconds_of_both
-from iwae_lab.evaluation.ais import Annealing, ais
+from iwae_lab.evaluation.against_ais import AgainstAIS, against_ais
+from iwae_lab.evaluation.ais import ais, estimated_seconds
 from iwae_lab.evaluation.gaps import Gaps, encoder_gaps
 from iwae_lab.evaluation.kept import Kept
 from iwae_lab.evaluation.standard import StandardResults, standard_results
@@ -28,8 +29,9 @@ log = logging.getLogger("iwae_lab")
 def require_measurable(model: LatentVariableModel, data: Data, config: Config) -> None:
     """Raise `UserError` before training if the model can't be measured as `config` asks."""
     x = data.val[:1]
+    how = dataclasses.replace(config.evaluation.ais.annealing(), chains=1, temperatures=1)
     attempts: list[tuple[str, int, Callable[[], object]]] = [
-        ("ais", config.evaluation.ais.images, lambda: ais(model, x, Annealing(chains=1, temperatures=1))),
+        ("ais", config.evaluation.ais.images, lambda: ais(model, x, how)),
         ("gaps", config.evaluation.gaps.images, lambda: encoder_gaps(model, x, torch.zeros(1), steps=0)),
     ]
     for key, images, attempt in attempts:
@@ -86,7 +88,7 @@ def measure(
     log_p, log_p_k, annealed, gaps = standard.test.bound, standard.test.k, None, None
     if n := config.evaluation.ais.images:
         how, images = config.evaluation.ais.annealing(), test[:n]
-        seconds = estimated_seconds_of_both(model, images, how)
+        seconds = 3 * estimated_seconds(model, images, how)  # and both ways on as many drawn images
         log.info("annealing %d images: about %s", len(images), clock(seconds))
         with shown("annealing") as progress:
             annealed = against_ais(model, images, standard.test.bound[:n], how, progress, kept)

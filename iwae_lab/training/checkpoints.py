@@ -3,6 +3,7 @@
 import contextlib
 import io
 import logging
+import math
 import os
 import random
 import time
@@ -13,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import Checkpoint, ModelCheckpoint
+from pytorch_lightning.callbacks import Checkpoint
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 from torch import Tensor
 
@@ -75,7 +76,7 @@ def checkpoint_to_resume(folder: Path, state: Mapping[str, Tensor]) -> Path | No
             os.replace(folder / LAST, folder / DAMAGED)  # else the next save would make it the previous one
         return path
     if problems:
-        raise UserError(f"{'; '.join(problems)}; force=true trains from the start")
+        raise UserError(f"{'; '.join(problems)}; move them away to train from the start")
     return None
 
 
@@ -90,23 +91,16 @@ class CheckpointFiles(TorchCheckpointIO):
         write_atomically(path, buffer.getbuffer())
 
 
-class BestCheckpoint(ModelCheckpoint):
+class BestCheckpoint(Checkpoint):
     """Saves best.ckpt at the end of the epoch with the highest validation bound."""
 
     def __init__(self, folder: Path) -> None:
-        super().__init__(
-            folder, "best", VAL_BOUND, mode="max", save_on_train_epoch_end=True, enable_version_counter=False
-        )
+        self.path = folder / "best.ckpt"
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """With the paths of today, since Lightning forgets the best score of a run whose folder was moved."""
-
-        def here(path: str) -> str:
-            return str(Path(str(self.dirpath), Path(path).name)) if path else ""
-
-        paths = {key: here(state_dict[key]) for key in ("best_model_path", "kth_best_model_path")}
-        scores = {here(path): score for path, score in state_dict["best_k_models"].items()}
-        super().load_state_dict({**state_dict, **paths, "best_k_models": scores, "dirpath": self.dirpath})
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        *earlier, bound = [epoch.get(VAL_BOUND, -math.inf) for epoch in pl_module.curve]
+        if bound > max(earlier, default=-math.inf):
+            trainer.save_checkpoint(self.path)
 
 
 class LastCheckpoint(Checkpoint):

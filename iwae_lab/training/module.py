@@ -174,7 +174,6 @@ class Training(pl.LightningModule):
         for one, (bound, loss, ess) in zip(self.members, each, strict=True):
             one.end_epoch(bound, loss, ess, self.epoch_images, seconds)
         metrics = self.curve[-1]
-        self.log_dict(metrics, logger=False)  # for callbacks
         for logger in self.loggers:  # now, before the epoch is checkpointed: Lightning would log it afterwards
             logger.log_metrics(metrics, self.global_step)
             logger.save()

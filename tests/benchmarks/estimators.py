@@ -54,7 +54,7 @@ class Place:
 
 def objective(name: str) -> Objective:
     node = OmegaConf.to_container(OmegaConf.load(ROOT / f"conf/objective/{name}.yaml"))
-    return Node.of(node, "objective", Objective).build(Objective)
+    return Node.of(node, "objective", Objective).build()
 
 
 def noise(name: str, place: Place, k: int, draws: int) -> Measured | None:

@@ -75,7 +75,7 @@ def small(name: str) -> LatentVariableModel:
     else:
         node = OmegaConf.merge(OmegaConf.load(CONF / f"{name}.yaml"), OmegaConf.from_dotlist(SMALL.get(name, [])))
         found = Node.of(OmegaConf.to_container(node), "model", LatentVariableModel)
-        model = found.build(LatentVariableModel, mean_image=mean_image)
+        model = found.build(mean_image=mean_image)
     return model.double()
 
 

@@ -54,7 +54,7 @@ FOR_DISCRETE = ("rws", "tvo", "vimco", "reinforce", "ovis", "vargrad", "mlmc")
 def objective(spec: str) -> Objective:
     name, *overrides = spec.split()
     node = OmegaConf.merge(OmegaConf.load(ROOT / f"conf/objective/{name}.yaml"), OmegaConf.from_dotlist(overrides))
-    return Node.of(OmegaConf.to_container(node), "objective", Objective).build(Objective)
+    return Node.of(OmegaConf.to_container(node), "objective", Objective).build()
 
 
 def claims(spec: str, k: int) -> tuple[Objective, torch.Tensor]:

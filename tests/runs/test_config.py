@@ -12,22 +12,10 @@ from pytorch_lightning.loggers import Logger
 from torch import Tensor
 
 from iwae_lab.console.errors import UserError, explain
-from iwae_lab.data.base import Dataset
-from iwae_lab.models.base import LatentVariableModel
-from iwae_lab.objectives.base import Objective
 from iwae_lab.objectives.iwae import IWAE
 from iwae_lab.runs.config import CONF, Config, Evaluation, Node, check, help_text, known_keys
-from iwae_lab.runs.experiment import resolve
-from iwae_lab.training.optimizers.base import OptimizerFactory
-from iwae_lab.training.schedules import Schedule
+from iwae_lab.runs.experiment import BASES, resolve
 
-GROUPS = {
-    "dataset": Dataset,
-    "model": LatentVariableModel,
-    "objective": Objective,
-    "schedule": Schedule,
-    "optimizer": OptimizerFactory,
-}
 SHIPPED = [(path.parent.name, path.stem) for path in sorted(CONF.glob("*/*.yaml"))]
 Composed = Callable[..., DictConfig]
 
@@ -37,10 +25,10 @@ def test_every_shipped_yaml_composes_and_builds(group: str, option: str, compose
     required = {"dataset": {"npz": ["dataset.path=x.npz"]}}.get(group, {}).get(option, [])
     cfg = composed(f"{group}={option}", *required)
     experiment = resolve(cfg)
-    if group in GROUPS:
+    if group in BASES:
         assert cfg[group].name == option, "the name by which records and tables know it"
         given = {"mean_image": torch.rand(4, 4)} if group == "model" else {}
-        assert isinstance(experiment.nodes[group].build(GROUPS[group], **given), GROUPS[group])
+        assert isinstance(experiment.nodes[group].build(**given), BASES[group])
     elif group == "logger":
         assert all(issubclass(pkgutil.resolve_name(node["_target_"]), Logger) for node in cfg.logger.values())
 
@@ -94,8 +82,8 @@ def test_every_option_is_in_the_help() -> None:
         ("dataset.binarization=nope", "dataset.binarization=nope: expected"),
         ("model.latents=[]", r"model.latents=\[\]: expected"),
         ("model.latents=many", "model.latents=many: expected"),
-        *((f"{group}.nope=1", f"{group}.nope: no such key") for group in GROUPS),
-        *((f"+{group}.nope=1", f"{group}.nope=1: no such key") for group in GROUPS),
+        *((f"{group}.nope=1", f"{group}.nope: no such key") for group in BASES),
+        *((f"+{group}.nope=1", f"{group}.nope=1: no such key") for group in BASES),
         ("~objective.name", "objective.name is missing: expected objective.name=NAME"),
         ("logger=csv logger.csv=null", "logger.csv=null: expected the keys of an option"),
         ("objective._target_=os.system", "objective._target_=os.system: expected"),
@@ -109,7 +97,7 @@ def test_every_option_is_in_the_help() -> None:
 def test_bad_values_are_refused_in_one_line_by_name(override: str, message: str, composed: Composed) -> None:
     with pytest.raises((UserError, HydraException)) as caught:
         nodes = resolve(composed(*override.split())).nodes
-        nodes["model"].build(LatentVariableModel, mean_image=torch.rand(4, 4))
+        nodes["model"].build(mean_image=torch.rand(4, 4))
     line = explain(caught.value)
     assert "\n" not in line
     assert re.search(message, line), line
@@ -118,7 +106,7 @@ def test_bad_values_are_refused_in_one_line_by_name(override: str, message: str,
 def test_every_root_key_is_in_the_help_with_a_line() -> None:
     text = help_text()
     for key in known_keys():
-        if key not in {*GROUPS, "logger", "evaluation", "evaluation.ais", "evaluation.gaps"}:
+        if key not in {*BASES, "logger", "evaluation", "evaluation.ais", "evaluation.gaps"}:
             (line,) = [line for line in text.splitlines() if line.strip().startswith(f"{key}=")]
             assert len(line.split(maxsplit=1)[1]) > 10
     for group, option in SHIPPED:

@@ -162,7 +162,7 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before_it(
     with pytest.raises(SystemExit), one_line_errors():
         run(cfg)
     (said,) = (line for line in capfd.readouterr().err.splitlines() if line.startswith("error: "))
-    assert "last.ckpt" in said and "previous.ckpt" in said and said.endswith("force=true trains from the start")
+    assert "last.ckpt" in said and "previous.ckpt" in said and said.endswith("move them away to train from the start")
 
 
 def test_checkpoints_do_not_pass_through_the_temporary_directory(

@@ -14,6 +14,7 @@ from iwae_lab.evaluation.keys import (
     AIS_GAIN_SE,
     AIS_IMAGES,
     EPOCH,
+    LOWEST,
     TEST_ACTIVE_UNITS,
     TEST_ACTIVE_UNITS_AUTHORS,
     TEST_ACTIVE_UNITS_HIGH,
@@ -28,7 +29,7 @@ from iwae_lab.evaluation.keys import (
 __all__ = ["log_variances", "threshold_sensitivity", "tightness", "training_curve"]
 
 COLORS = ("#4477aa", "#228833", "#aa3377", "#ee7733")  # one per layer
-LOWEST, HIGHEST = -6, 2  # log₁₀ of thresholds
+HIGHEST = 2  # log₁₀ of thresholds, which begin at `LOWEST`
 
 
 def tightness(metrics: dict[str, Any]) -> Image.Image:
@@ -61,7 +62,7 @@ def threshold_sensitivity(metrics: dict[str, Any]) -> Image.Image:
     axes = figure.add_subplot()
     at = math.log10(THRESHOLD)
     counts = (metrics[key] for key in (TEST_ACTIVE_UNITS, TEST_ACTIVE_UNITS_LOW, TEST_ACTIVE_UNITS_HIGH))
-    layers = zip(log10_variances(metrics, LOWEST), *counts, metrics[TEST_ACTIVE_UNITS_AUTHORS], strict=True)
+    layers = zip(log10_variances(metrics), *counts, metrics[TEST_ACTIVE_UNITS_AUTHORS], strict=True)
     for level, (logs, count, low, high, authors) in enumerate(layers):
         logs = sorted(min(log, HIGHEST) for log in logs)
         color = COLORS[level % len(COLORS)]

@@ -43,14 +43,9 @@ class _AdamAuthors(torch.optim.Optimizer):
     """
 
     @torch.no_grad()
-    def step(self, closure: Any = None) -> Any:
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
         for group in self.param_groups:
             self._step([parameter for parameter in group["params"] if parameter.grad is not None], group)
-        return loss
 
     def _step(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
         for parameter in parameters:

@@ -35,14 +35,9 @@ class MatrixOptimizer(torch.optim.Optimizer, ABC):
     def __init__(self, parameters: Iterable[nn.Parameter], learning_rate: float, **settings: float) -> None:
         super().__init__(parameters, {"lr": learning_rate, "steps": 0, "capturable": True, **settings})
 
-    def step(self, closure: Any = None) -> Any:
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
         self.update()
         self.advance(1)
-        return loss
 
     @torch.no_grad()
     def update(self) -> None:

@@ -82,7 +82,7 @@ def gradients_agree_with_float64():
 def objectives():
     for path in sorted(CONF.glob("*.yaml")):
         node = OmegaConf.to_container(OmegaConf.load(path))
-        yield path.stem, lambda node=node: Node.of(node, "objective", Objective).build(Objective)
+        yield path.stem, lambda node=node: Node.of(node, "objective", Objective).build()
 
 
 def prepared(model, objective, factory, k, batch, compile="false", graphs=True):
