@@ -9,7 +9,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from iwae_lab.console.errors import one_line_errors
+from iwae_lab.console.explain import one_line_errors
 from iwae_lab.console.signals import interrupt_on_signals
 from iwae_lab.evaluation.keys import VAL_NLL
 from iwae_lab.loggers.wandb_agent import overrides_of

@@ -26,7 +26,8 @@ from pathlib import Path
 
 import torch
 
-from iwae_lab.console.errors import one_line_errors, require, require_one_of
+from iwae_lab.console.errors import require, require_one_of
+from iwae_lab.console.explain import one_line_errors
 from iwae_lab.console.logs import log_to_console
 from iwae_lab.console.tables import print_rows
 from iwae_lab.evaluation.diagnostics import KL_THRESHOLD, SNR_IMAGES, diagnose, gradient_snr

@@ -8,7 +8,8 @@ import argparse
 import dataclasses
 from pathlib import Path
 
-from iwae_lab.console.errors import one_line_errors, require
+from iwae_lab.console.errors import require
+from iwae_lab.console.explain import one_line_errors
 from iwae_lab.runs.folder import read_checkpoint
 from iwae_lab.runs.record import read_record
 from iwae_lab.runs.weights import write_tensors

@@ -7,7 +7,8 @@ from iwae_lab.compare.report import print_tables, write_csv, write_markdown
 from iwae_lab.compare.runs import find_runs, select
 from iwae_lab.compare.tables import make_tables, not_compared
 from iwae_lab.console.atomic import writable
-from iwae_lab.console.errors import UserError, one_line_errors
+from iwae_lab.console.errors import UserError
+from iwae_lab.console.explain import one_line_errors
 
 
 def main() -> None:

@@ -1,1 +1,1 @@
-"""Files, errors, signals, progress and tables for the command line."""
+"""What commands need: files, locks, errors, signals, progress, tables."""

@@ -1,1 +1,1 @@
-"""Datasets: locate, verify, read, split; then binarize on the device."""
+"""Datasets: locate, verify, read, split, binarize."""

@@ -8,7 +8,8 @@ from pathlib import Path
 from hydra.utils import get_object
 from omegaconf import OmegaConf
 
-from iwae_lab.console.errors import UserError, did_you_mean, one_line_errors
+from iwae_lab.console.errors import UserError, did_you_mean
+from iwae_lab.console.explain import one_line_errors
 from iwae_lab.data.base import Dataset, resolve_data_dir
 from iwae_lab.runs.config import CONF
 

@@ -95,9 +95,9 @@ def likelihood(
     `compile` (see `Compiled`). Matrix products are in the precision of the weights, or in bf16 with precision="bf16";
     log-weights are always in the former.
 
-    kept: what an interrupted call found. Its images are not computed again; the result is the same.
+    kept: results of an interrupted call. Its images are not computed again; the result is the same.
 
-    Raises `UserError` as `require_images` does, and for k < 1 and other words.
+    Raises `UserError` as `require_images` does, for k < 1, and for a `precision` or `compile` that there is none of.
     """
     require("k", repr(k), isinstance(k, int) and k >= 1, "an integer of at least 1")
     require_one_of("precision", precision, PRECISIONS)

@@ -69,16 +69,16 @@ class RunLogger(Logger):
         """End the run."""
 
 
-def log_finished(trackers: Iterable[RunLogger], record: Record, folder: Path) -> None:
-    """Log a finished run to the `trackers` that lack it, from its record, metrics.csv and figures."""
+def log_finished(trackers: Iterable[RunLogger]) -> None:
+    """Give the trackers of a finished run what they lack, from its record, metrics.csv and figures."""
     for tracker in trackers:
         if tracker.holds_result():
             continue
-        figures = {path.stem: _picture(path) for path in sorted((folder / "figures").glob("*.png"))}
-        tracker.start(read_metrics(folder))
+        figures = {path.stem: _picture(path) for path in sorted((tracker.folder / "figures").glob("*.png"))}
+        tracker.start(read_metrics(tracker.folder))
         failed = True
         try:
-            tracker.log_result(record, figures)
+            tracker.log_result(tracker.record, figures)
             failed = False
         finally:
             tracker.close(failed)

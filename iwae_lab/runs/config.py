@@ -16,9 +16,11 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from iwae_lab.console.errors import CONFIGURATION_KEYS, UserError, as_typed, did_you_mean, require, require_one_of
+from iwae_lab.console.errors import UserError, as_typed, did_you_mean, require, require_one_of
+from iwae_lab.console.explain import CONFIGURATION_KEYS
 from iwae_lab.console.names import check_name
 from iwae_lab.evaluation.annealing import Annealing
+from iwae_lab.objectives.parameter_schedule import ParameterSchedule
 
 __all__ = [
     "AIS",
@@ -31,6 +33,7 @@ __all__ = [
     "first_stage",
     "help_text",
     "known_keys",
+    "parameter_schedules",
     "register",
 ]
 
@@ -203,6 +206,19 @@ def first_stage(cfg: DictConfig) -> DictConfig:
     different = {"init_from": None, "force": False} | typing.cast(dict[str, Any], OmegaConf.to_container(cfg.init_from))
     plain = typing.cast(dict[str, Any], OmegaConf.to_container(cfg))
     return typing.cast(DictConfig, OmegaConf.merge(OmegaConf.structured(Config), plain | different))
+
+
+def parameter_schedules(node: Any) -> dict[str, ParameterSchedule]:
+    """Every value {from: A, to: B, epochs: N} of an objective's node, by its key. Raises `UserError` where one is
+    incomplete."""
+    schedules = {}
+    for name, value in node.items() if isinstance(node, dict) else ():
+        if isinstance(value, dict) and "from" in value:
+            numbers = set(value) == {"from", "to", "epochs"} and all(type(n) in (int, float) for n in value.values())
+            valid = numbers and value["epochs"] >= 1 and value["epochs"] % 1 == 0
+            require(f"objective.{name}", value, valid, "{from: A, to: B, epochs: N} with an integer N of at least 1")
+            schedules[name] = ParameterSchedule(float(value["from"]), float(value["to"]), int(value["epochs"]))
+    return schedules
 
 
 @dataclass(frozen=True)

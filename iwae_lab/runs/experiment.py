@@ -13,7 +13,8 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from iwae_lab.console.errors import UserError, explain, require, require_one_of
+from iwae_lab.console.errors import UserError, require, require_one_of
+from iwae_lab.console.explain import explain
 from iwae_lab.data.base import Dataset, resolve_data_dir
 from iwae_lab.data.protocol import Data, prepare
 from iwae_lab.loggers.base import RunLogger
@@ -21,8 +22,7 @@ from iwae_lab.models.base import LatentVariableModel
 from iwae_lab.models.compiling import MODES
 from iwae_lab.models.precision import PRECISIONS, fastest_precision
 from iwae_lab.objectives.base import Objective
-from iwae_lab.objectives.parameter_schedule import parameter_schedules
-from iwae_lab.runs.config import Config, Node, check, first_stage
+from iwae_lab.runs.config import Config, Node, check, first_stage, parameter_schedules
 from iwae_lab.runs.folder import read_checkpoint
 from iwae_lab.runs.identity import identity, run_id
 from iwae_lab.runs.launch import job_threads
@@ -93,7 +93,7 @@ class Experiment:
 
     @property
     def _start(self) -> str | None:
-        """What `init_from` names: the id of a run, and of exported weights, which lack other state, their hash too."""
+        """The id of the run that `init_from` names; of exported weights, which bring no more, with their hash."""
         if self.init_from is None:
             return None
         if self.first is not None:

@@ -65,7 +65,7 @@ def measure_external(weights: Path, model: str, map: str | None, overrides: Sequ
         earlier = earlier_record(folder)
         if earlier is not None:
             log.info("these weights are already measured; force=true measures them again")
-            log_finished(experiment.trackers(earlier, None), earlier, folder)
+            log_finished(experiment.trackers(earlier, None))
             return earlier, folder
         loaded = loaded.to(experiment.device).eval()
         with resumable(folder, experiment.config) as kept:
@@ -76,7 +76,7 @@ def measure_external(weights: Path, model: str, map: str | None, overrides: Sequ
         write_figures(folder, result_figures(loaded, experiment.data, measurements.standard.units, metrics))
         write_per_image(folder, measurements.per_image())
         record.write(folder)
-        log_finished(experiment.trackers(record, None), record, folder)
+        log_finished(experiment.trackers(record, None))
     return record, folder
 
 

@@ -6,8 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from iwae_lab.objectives.parameter_schedule import parameter_schedules
-from iwae_lab.runs.config import Config, Node
+from iwae_lab.runs.config import Config, Node, parameter_schedules
 
 __all__ = ["NOT_HASHED", "identity", "run_id"]
 
@@ -40,7 +39,7 @@ def identity(
         ours = cls.__module__.startswith("iwae_lab.")
         target = cls.__qualname__ if ours else f"{cls.__module__}.{cls.__qualname__}"
         annealed = parameter_schedules(values[group]) if group == "objective" else {}
-        schedules = {key: {"from": s.start, "to": s.end, "epochs": s.epochs} for key, s in annealed.items()}
+        schedules = {key: values[group][key] for key in annealed}
         values[group] = {"name": str(values[group]["name"]), "_target_": target, **node.arguments, **schedules}
     if content is not None:
         dataset = values["dataset"]

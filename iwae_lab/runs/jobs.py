@@ -13,7 +13,7 @@ from pathlib import Path
 from hydra.core.utils import JobReturn, JobStatus, filter_overrides
 
 from iwae_lab.console.atomic import write_atomically
-from iwae_lab.console.errors import explain
+from iwae_lab.console.explain import explain
 
 __all__ = ["Job", "read_jobs", "record_death"]
 

@@ -9,7 +9,8 @@ figures/posteriors.png.
 import argparse
 from pathlib import Path
 
-from iwae_lab.console.errors import UserError, one_line_errors, require
+from iwae_lab.console.errors import UserError, require
+from iwae_lab.console.explain import one_line_errors
 from iwae_lab.console.images import write_png
 from iwae_lab.evaluation.posterior_grid import posterior_grid
 from iwae_lab.runs.trained import TrainedRun

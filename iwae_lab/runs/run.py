@@ -14,7 +14,8 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from iwae_lab.console.atomic import remove_partial_files, writable, write_atomically
-from iwae_lab.console.errors import Diverged, UserError, explain, require
+from iwae_lab.console.errors import Diverged, UserError, require
+from iwae_lab.console.explain import explain
 from iwae_lab.console.logs import log_file, log_to_console
 from iwae_lab.console.signals import interrupt_on_signals
 from iwae_lab.evaluation.kept import Kept
@@ -76,7 +77,7 @@ def _run(experiment: Experiment, on_start: Callable[[Path], None]) -> Record:
             log.info("this run is finished; %s runs it again", again)
             _tell_what_is_not_measured(experiment, earlier)
             sweep = sweep_name()
-            log_finished(experiment.trackers(earlier, sweep), earlier, folder)
+            log_finished(experiment.trackers(earlier, sweep))
             if sweep is None:  # a multirun ends with a table of its own
                 print_record(earlier, folder)
             return earlier

@@ -20,7 +20,8 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
 from iwae_lab.console.atomic import writable
-from iwae_lab.console.errors import UserError, explain
+from iwae_lab.console.errors import UserError
+from iwae_lab.console.explain import explain
 from iwae_lab.console.signals import WARNINGS, interrupt
 from iwae_lab.evaluation.keys import TEST_NLL, VAL_NLL
 from iwae_lab.runs.gpus import take_gpu

@@ -12,7 +12,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor
 
-from iwae_lab.console.errors import UserError, did_you_mean, expected, require, require_one_of
+from iwae_lab.console.errors import UserError, did_you_mean, require, require_one_of
+from iwae_lab.console.explain import expected
 from iwae_lab.data.protocol import Data
 from iwae_lab.evaluation.images import require_images
 from iwae_lab.models.base import LatentVariableModel

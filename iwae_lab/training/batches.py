@@ -15,7 +15,7 @@ class Batches:
     """Freshly binarized batches of images that stay on their device; one iteration is an epoch.
 
     images: grey levels, uint8 [images, pixels]. shuffle: whether each epoch takes the images in a new random order.
-    stack: of how many models, if more than one, each gets images in an order of its own.
+    stack: the number of models; several get images in orders of their own.
     Yields tuples of batches, float32 [batch, pixels] or [models, batch, pixels]: as many batches as fit into `TOGETHER`
     images, and at least one. The last batch of an epoch may be smaller.
     """

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from helpers.datasets import images, npz
 
-from iwae_lab.console.errors import UserError, explain
+from iwae_lab.console.errors import UserError
+from iwae_lab.console.explain import explain
 from iwae_lab.data.base import resolve_data_dir
 from iwae_lab.runs.experiment import resolve
 

@@ -10,7 +10,8 @@ from helpers.datasets import amat, csv, idx, images, mat, npz, small_dataset
 from omegaconf.errors import OmegaConfBaseException
 from scipy.io import loadmat
 
-from iwae_lab.console.errors import UserError, explain
+from iwae_lab.console.errors import UserError
+from iwae_lab.console.explain import explain
 from iwae_lab.data.idx import parse_idx
 from iwae_lab.data.mnist import MNIST
 from iwae_lab.data.mnist_5k import MNIST5k

@@ -1,4 +1,4 @@
-"""Which arithmetic `precision=auto` chooses."""
+"""Which precision `precision=auto` chooses."""
 
 import pytest
 import torch

@@ -16,7 +16,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from iwae_lab.compare.runs import find_runs
-from iwae_lab.console.errors import UserError, one_line_errors
+from iwae_lab.console.errors import UserError
+from iwae_lab.console.explain import one_line_errors
 from iwae_lab.runs.record import read_metrics, read_record
 from iwae_lab.runs.run import run
 from iwae_lab.runs.weights import read_map, read_tensors

@@ -11,7 +11,8 @@ from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.loggers import Logger
 from torch import Tensor
 
-from iwae_lab.console.errors import UserError, explain
+from iwae_lab.console.errors import UserError
+from iwae_lab.console.explain import explain
 from iwae_lab.objectives.iwae import IWAE
 from iwae_lab.runs.config import CONF, Config, Evaluation, Node, check, help_text, known_keys
 from iwae_lab.runs.experiment import BASES, resolve

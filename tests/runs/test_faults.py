@@ -15,7 +15,8 @@ from helpers.commands import TINY, Command, records
 from omegaconf import DictConfig
 
 from iwae_lab.console.atomic import remove_partial_files, write_atomically
-from iwae_lab.console.errors import UserError, one_line_errors
+from iwae_lab.console.errors import UserError
+from iwae_lab.console.explain import one_line_errors
 from iwae_lab.console.locks import locked
 from iwae_lab.runs.experiment import resolve
 from iwae_lab.runs.run import run
