@@ -3,17 +3,18 @@
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["ARCHITECTURES", "SECOND_STAGES", "TABLE_1", "Published", "published"]
+from iwae_lab.runs.record import Record
+
+__all__ = ["ARCHITECTURES", "SECOND_STAGES", "TABLE_1", "Published", "is_called_as_it_is", "published"]
 
 ARCHITECTURES: dict[str, dict[str, Any]] = {
     "one_layer": {"latents": [50], "hidden": [[200, 200]]},
     "two_layer": {"latents": [100, 50], "hidden": [[200, 200], [100, 100]]},
 }
 """The paper's models in keys of our configuration."""
-
-
-OBJECTIVES = ("iwae_lab.objectives.vae.VAE", "iwae_lab.objectives.iwae.IWAE")
-"""The paper's objectives: a name can be given to any."""
+MODEL = "iwae_lab.models.hierarchical.HierarchicalModel"
+OBJECTIVES = {"vae": "iwae_lab.objectives.vae.VAE", "iwae": "iwae_lab.objectives.iwae.IWAE"}
+"""The class of each of the paper's objectives: any class can be given these names."""
 
 
 @dataclass(frozen=True)
@@ -64,29 +65,38 @@ for _protocol, _model, _text in _ROWS:
         TABLE_1.setdefault(_protocol, {})[_model, _objective, _k] = _cell
 
 
-SECOND_STAGES: dict[tuple[str, str, int], Published] = {
-    ("mnist-one_layer-vae-k1", "iwae", 50): Published(84.88, (22,)),
-    ("mnist-one_layer-iwae-k50", "vae", 1): Published(86.02, (23,)),
+SECOND_STAGES: dict[tuple[str, int, str, int], Published] = {
+    ("vae", 1, "iwae", 50): Published(84.88, (22,)),
+    ("iwae", 50, "vae", 1): Published(86.02, (23,)),
 }
-"""Section 5.2, on mnist/dynamic: (first stage, objective, k) of the second → what the paper reports."""
+"""Section 5.2, one layer on mnist/dynamic: objective and k of the first stage and of the second → what it reports."""
 
 
-def published(
-    protocol: str, model: str, objective: str, k: int, config: dict[str, Any], first_stage: str | None = None
-) -> Published | None:
-    """The paper's result for a run, or None where the paper has none.
+def published(record: Record, objective: str, first: Record | None = None) -> Published | None:
+    """The paper's result for a run as the cell of `objective`, or None where the paper has none.
 
-    It has none for another protocol, objective or k, for a model with other layers, for coupled noise, or for a run
-    that starts from a `first_stage` (dataset-model-objective-k…) that is not in section 5.2. Optimizer, schedule and
-    seed may differ.
+    It has none for another protocol, objective or k, for a model of another class or with other layers, for coupled
+    noise, or for a run that starts from another one, unless that is `first` and one of section 5.2. Optimizer, schedule
+    and seed may differ.
     """
-    if config["objective"].get("_target_") not in OBJECTIVES or config.get("noise", "iid") != "iid":
+    if not _is_of_the_paper(record):
         return None
-    architecture = ARCHITECTURES.get(model, {})
-    if any(config["model"].get(key) != value for key, value in architecture.items()):
+    if record.identity.get("init_from") is None:
+        return TABLE_1.get(record.protocol, {}).get((record.model, objective, record.k))
+    if first is None or first.identity.get("init_from") is not None or not _is_of_the_paper(first):
         return None
-    if first_stage is None:
-        return TABLE_1.get(protocol, {}).get((model, objective, k))
-    if protocol != "mnist/dynamic" or model != "one_layer":
+    same_data = first.identity["dataset"] == record.identity["dataset"]
+    if (record.protocol, record.model, first.model) != ("mnist/dynamic", "one_layer", "one_layer") or not same_data:
         return None
-    return SECOND_STAGES.get((first_stage, objective, k))
+    return SECOND_STAGES.get((first.objective, first.k, objective, record.k))
+
+
+def is_called_as_it_is(record: Record) -> bool:
+    """Whether the objective of that name is the paper's."""
+    return record.config["objective"].get("_target_") == OBJECTIVES.get(record.objective, "none")
+
+
+def _is_of_the_paper(record: Record) -> bool:
+    architecture = {"_target_": MODEL, **ARCHITECTURES.get(record.model, {})}
+    same_model = all(record.config["model"].get(key) == value for key, value in architecture.items())
+    return same_model and is_called_as_it_is(record) and record.config.get("noise", "iid") == "iid"

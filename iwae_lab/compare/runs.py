@@ -63,6 +63,8 @@ class Run:
     """identity keys and dotted keys of the configuration"""
     setting: dict[str, str]
     """the facts that change the result, except the seed: runs that share them are repetitions"""
+    first: Record | None = None
+    """of the run it started from, if that can be read"""
 
     @property
     def measured(self) -> bool:
@@ -111,12 +113,6 @@ class Run:
         """Approximation and amortization gap, nats, where they were measured."""
         metrics = self.record.metrics
         return (metrics[GAPS_APPROXIMATION], metrics[GAPS_AMORTIZATION]) if GAPS_AMORTIZATION in metrics else None
-
-    @property
-    def first_stage(self) -> str | None:
-        """dataset-model-objective-k of the run it started from; None for a run from scratch."""
-        start = self.setting.get("init_from", "null")
-        return None if start == "null" else start.rpartition("-")[0]
 
     @property
     def gradient_snr(self) -> tuple[float, float] | None:
@@ -184,14 +180,15 @@ def find_runs(directories: list[Path]) -> Found:
         where = ", ".join(map(str, directories))
         raise UserError(f"{where}: expected run folders with a result.json, found none" + _more(found.notes))
     for folder, record in records.values():
-        setting = _setting(record, records)
-        identity = {key: text(getattr(record, key)) for key in (*IDENTITY, "precision")}
-        run = Run(folder, record, _flat(record.config) | setting | identity, setting)
         try:
+            setting = _setting(record, records)
+            identity = {key: text(getattr(record, key)) for key in (*IDENTITY, "precision")}
+            first = _first_stage(record, records)
+            run = Run(folder, record, _flat(record.config) | setting | identity, setting, first)
             run.require_metrics()
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             path, what = folder / "result.json", f"{type(error).__name__}: {error}"
-            found.notes.append(f"unreadable: {path}: expected the metrics of a finished run ({what})")
+            found.notes.append(f"unreadable: {path}: expected the keys and metrics of a run ({what})")
             continue
         found.runs.append(run)
     _drop_duplicates(found)
@@ -275,16 +272,25 @@ def _origin(second: Record, records: dict[str, tuple[Path, Record]]) -> str:
     So repetitions that each start from a first stage of their own still count as repetitions.
     """
     first_id, weights, _ = str(second.identity["init_from"]).partition("#")  # exported weights have no other state
-    try:
-        first = records[first_id][1] if first_id in records else read_record(Path(str(second.config["init_from"])))
-    except UserError:
-        return first_id
-    if first.run_id != first_id:  # another run is in that folder now, or here
+    first = _first_stage(second, records)
+    if first is None:
         return first_id
     setting = json.dumps(_setting(first, records), sort_keys=True)
     digest = hashlib.sha256(setting.encode()).hexdigest()[:8]
     name = f"{first.dataset}-{first.model}-{first.objective}-k{first.k}-{digest}"
     return f"{name}.safetensors" if weights else name
+
+
+def _first_stage(second: Record, records: dict[str, tuple[Path, Record]]) -> Record | None:
+    """The record of the run another one starts from; None if there is none, or another one in its place."""
+    if second.identity.get("init_from") is None:
+        return None
+    first_id = str(second.identity["init_from"]).partition("#")[0]
+    try:
+        first = records[first_id][1] if first_id in records else read_record(Path(str(second.config["init_from"])))
+    except UserError:
+        return None
+    return first if first.run_id == first_id else None
 
 
 def differences(runs: list[Run]) -> list[dict[str, str]]:

@@ -6,7 +6,7 @@ from collections import defaultdict
 from dataclasses import dataclass
 
 from iwae_lab.compare.paired import Difference, paired_difference
-from iwae_lab.compare.paper import TABLE_1, Published, published
+from iwae_lab.compare.paper import TABLE_1, Published, is_called_as_it_is, published
 from iwae_lab.compare.runs import PROTOCOL_KEYS, Run, differences, known_key, sort_key
 from iwae_lab.console.errors import UserError
 
@@ -159,12 +159,10 @@ def _table(protocol: str, runs: list[Run], by: str) -> Table:
 
 
 def _cell(runs: list[Run]) -> Cell:
-    return Cell(sorted(runs, key=lambda run: run.record.seed), _published(runs[0], runs[0].record.objective))
-
-
-def _published(run: Run, objective: str) -> Published | None:
-    record = run.record
-    return published(record.protocol, record.model, objective, record.k, record.config, run.first_stage)
+    return Cell(
+        sorted(runs, key=lambda run: run.record.seed),
+        published(runs[0].record, runs[0].record.objective, runs[0].first),
+    )
 
 
 def _share_k1(rows: list[Row]) -> None:
@@ -172,8 +170,11 @@ def _share_k1(rows: list[Row]) -> None:
     vae = {(row.model, tuple(row.setting.items())): row.cells for row in rows if row.objective == "vae"}
     for row in rows:
         shared = vae.get((row.model, tuple(row.setting.items())), {}).get("1")
-        if row.objective == "iwae" and "1" not in row.cells and shared:
-            row.cells["1"] = Cell(shared.runs, _published(shared.runs[0], "iwae"), borrowed=True)
+        if row.objective != "iwae" or "1" in row.cells or not shared:
+            continue
+        others = next(iter(row.cells.values())).runs
+        if all(is_called_as_it_is(run.record) for run in (shared.runs[0], others[0])):
+            row.cells["1"] = Cell(shared.runs, published(shared.runs[0].record, "iwae"), borrowed=True)
 
 
 def _mark_best(cells: list[Cell]) -> None:

@@ -184,7 +184,26 @@ def test_repetitions_of_two_stages_are_averaged_and_unlike_first_stages_are_not(
     assert [len(row.cells["50"].runs) for row in table.rows] == [2, 2]
     starts = [row.setting["init_from"] for row in table.rows]
     assert starts[0].startswith("mnist-one_layer-iwae-k1-") and starts[1].startswith("mnist-one_layer-vae-k1-")
-    assert [row.cells["50"].paper for row in table.rows] == [None, SECOND_STAGES["mnist-one_layer-vae-k1", "iwae", 50]]
+    assert [row.cells["50"].paper for row in table.rows] == [None, SECOND_STAGES["vae", 1, "iwae", 50]]
+
+
+@pytest.mark.parametrize(
+    "first", [{"protocol": "mnist/static"}, {"noise": "antithetic"}, {"model___target_": "mine.Relu"}]
+)
+def test_a_second_stage_has_the_paper_s_value_only_after_the_paper_s_first(tmp_path, first):
+    folder = make_run(tmp_path, objective="vae", **first)
+    make_run(tmp_path, k=50, init_from=str(folder))
+    (table,) = (table for table in tables_of(tmp_path, "k=50"))
+    assert [row.cells["50"].paper for row in table.rows] == [None]
+
+
+@pytest.mark.parametrize("wrong", ["vae", "iwae"])
+def test_only_the_vae_of_the_paper_is_its_iwae_with_one_sample(tmp_path, wrong):
+    for objective, k in (("vae", 1), ("iwae", 50)):
+        mine = {"objective___target_": "mine.Objective"} if objective == wrong else {}
+        make_run(tmp_path, objective=objective, k=k, **mine)
+    [table] = tables_of(tmp_path)
+    assert not any(cell.borrowed for row in table.rows for cell in row.cells.values())
 
 
 def test_runs_that_start_from_folders_of_one_name_are_told_apart_wherever_one_is(tmp_path, monkeypatch):
@@ -232,6 +251,8 @@ def test_unlike_protocols_have_a_table_each_and_only_the_paper_s_have_its_number
     make_run(tmp_path, k=50, seed=1, model__latents=[20])
     make_run(tmp_path, k=50, seed=2, objective___target_="mine.IWAE")
     make_run(tmp_path, k=50, seed=3, noise="antithetic")
+    make_run(tmp_path, k=50, seed=4, model___target_="mine.Relu")
+    make_run(tmp_path, k=50, seed=5, objective="vae", objective___target_="iwae_lab.objectives.iwae.IWAE")
     tables = {table.protocol: table for table in tables_of(tmp_path)}
     assert set(tables) == {own, *TABLE_1}
     assert [row.cells["1"].paper for row in tables[own].rows] == [None]
