@@ -31,7 +31,7 @@ def main(cfg: DictConfig) -> float:
         record = load_run()(cfg)
     from iwae_lab.runs.summary import print_next  # rich, which --help needn't wait for
 
-    print_next(record, cfg.runs_dir)
+    print_next(record, os.path.expanduser(cfg.runs_dir))
     return record.metrics[VAL_NLL]
 
 

@@ -29,6 +29,7 @@ import torch
 from iwae_lab.console.errors import require, require_one_of
 from iwae_lab.console.explain import one_line_errors
 from iwae_lab.console.logs import log_to_console
+from iwae_lab.console.signals import interrupt_on_signals
 from iwae_lab.console.tables import print_rows
 from iwae_lab.evaluation.diagnostics import KL_THRESHOLD, SNR_IMAGES, diagnose, gradient_snr
 from iwae_lab.evaluation.keys import TEST, TEST_NLL
@@ -93,6 +94,7 @@ def _external() -> None:
 
 
 def main() -> None:
+    interrupt_on_signals()
     if any(argument.partition("=")[0] == "--weights" for argument in sys.argv):
         _external()
         return

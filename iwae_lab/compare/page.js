@@ -505,8 +505,7 @@
         tickformat: "d",
         range: [0, most * 1.6],
       };
-      const active = run.variances[view.layer].filter((value) => value > THRESHOLD).length;
-      const text = `<b>${active}</b> of ${run.variances[view.layer].length}: ${escaped(run.name)}`;
+      const text = `<b>${run.active[view.layer]}</b> of ${run.variances[view.layer].length}: ${escaped(run.name)}`;
       layout.annotations.push({
         text,
         x: 0,

@@ -54,10 +54,10 @@ def write_page(path: Path, tables: list[Table], notes: list[str]) -> None:
         "tables": _tables(tables),
     }
     parts = resources.files("iwae_lab.compare")
-    page = (parts / "page.html").read_text()
+    page = (parts / "page.html").read_text("utf-8")
     inlined = {
-        "/* page.css */": (parts / "page.css").read_text(),
-        "/* page.js */": (parts / "page.js").read_text(),
+        "/* page.css */": (parts / "page.css").read_text("utf-8"),
+        "/* page.js */": (parts / "page.js").read_text("utf-8"),
         "/* data */": json.dumps(data, separators=(",", ":"), allow_nan=False).replace("</", "<\\/"),
         "/* plotly */": get_plotlyjs(),
     }
@@ -139,6 +139,7 @@ def _run(run: Run) -> dict[str, Any]:
         "elbo": _number(metrics.get(TEST_ELBO)),
         "val": _number(metrics.get(VAL_NLL)),
         "units": format_units([float(count) for count in run.active_units]),
+        "active": run.active_units,
         "total": sum(run.active_units),
         "epochs": record.epochs,
         "minutes": round(record.train_seconds / 60, 1),

@@ -79,6 +79,8 @@ class Run:
         pairs = [self.nll_by_ais or (), self.encoder_gaps or (), *tightness_of(metrics), (self.nll, self.nll_se)]
         variances = log10_variances(metrics)
         numbers = [*itertools.chain(*pairs, *variances), *self.active_units, self.train_gap or 0.0]
+        if variances and len(variances) != len(self.active_units):
+            raise ValueError("active units of other layers than their variances")
         if not all(isinstance(number, int | float) and math.isfinite(number) for number in numbers):
             raise ValueError("a metric is not finite")
 

@@ -89,7 +89,7 @@ class WandB(RunLogger):
     def runs(self) -> dict[str, dict[str, Any]]:
         """The W&B runs of this folder by id: where each is, and whether it has the result."""
         try:
-            noted = json.loads((self.folder / "wandb.json").read_text())
+            noted = json.loads((self.folder / "wandb.json").read_text("utf-8"))
             return {key: run for key, run in noted.items() if run.keys() == {"destination", "finished"}}
         except (OSError, ValueError, AttributeError):  # none yet, or not written by us
             return {}

@@ -326,7 +326,7 @@ def help_text() -> str:
     for group in sorted(path for path in CONF.iterdir() if path.is_dir()):
         rows = []
         for option in sorted(group.glob("*.yaml")):
-            comments = [line[2:] for line in option.read_text().splitlines() if line.startswith("# ")]
+            comments = [line[2:] for line in option.read_text("utf-8").splitlines() if line.startswith("# ")]
             summary = next((comment for comment in comments if not comment.startswith("@")), "")
             mark = "*" if defaults.get(group.name) == option.stem else " "
             rows.append((f" {mark} {option.stem}", summary))

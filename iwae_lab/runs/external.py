@@ -41,12 +41,13 @@ def measure_external(weights: Path, model: str, map: str | None, overrides: Sequ
     are measured again only with force=true, but logged to trackers that lack it. Raises `UserError` for weights that
     don't fit, for other keys, and if the NLL is not finite.
     """
-    for override in overrides:
-        if override.lstrip("+").partition("=")[0].partition(".")[0] not in KEYS:
+    keys = [override.lstrip("+").partition("=")[0] for override in overrides]
+    for key, override in zip(keys, overrides, strict=True):
+        if key.partition(".")[0] not in KEYS:
             raise UserError(f"{override}: expected keys of {', '.join(KEYS)}, as nothing is trained")
     models = sorted(path.stem for path in (CONF / "model").glob("*.yaml"))
     require("--model", model, model in models, f"one of {', '.join(models)}{did_you_mean(model, models)}")
-    untracked = [] if any(override.startswith("logger=") for override in overrides) else ["logger=none"]
+    untracked = [] if "logger" in keys else ["logger=none"]
     register()
     with initialize_config_dir(str(CONF), version_base="1.3"):
         experiment = resolve(compose("config", overrides=[f"model={model}", *untracked, *overrides]))
@@ -56,7 +57,7 @@ def measure_external(weights: Path, model: str, map: str | None, overrides: Sequ
     loaded = load_named(loaded, tensors) if mapping is None else load_mapped(loaded, tensors, mapping)
     require_measurable(loaded, experiment.data, experiment.config)
     content = hashlib.sha256(weights.read_bytes() + json.dumps(mapping, sort_keys=True).encode()).hexdigest()[:8]
-    trained_k = experiment.config.k if any(override.startswith("k=") for override in overrides) else 0
+    trained_k = experiment.config.k if "k" in keys else 0
     record = _record(experiment, trained_k, {"name": EXTERNAL, "content": content}, weights, map)
     runs_dir = Path(experiment.config.runs_dir)
     require("runs_dir", runs_dir, writable(runs_dir), "a directory that can be written")

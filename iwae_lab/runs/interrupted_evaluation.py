@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from iwae_lab.console.atomic import write_atomically
+from iwae_lab.console.errors import Diverged
 from iwae_lab.evaluation.kept import Kept
 from iwae_lab.runs.config import Config
 
@@ -38,6 +39,9 @@ def resumable(beside: Path, config: Config, precision: str = "32") -> Iterator[K
     kept = _Written(path, _read(path))
     try:
         yield kept
+    except Diverged:  # so would the same command
+        path.unlink(missing_ok=True)
+        raise
     except BaseException:
         if kept.changed:
             kept.write()

@@ -45,7 +45,7 @@ class Job:
 
 def read_jobs(folder: Path) -> list[Job]:
     """The jobs that have started, in order."""
-    jobs = [Job(**json.loads(path.read_text())) for path in folder.glob("job-*.json")]
+    jobs = [Job(**json.loads(path.read_text("utf-8"))) for path in folder.glob("job-*.json")]
     return sorted(jobs, key=lambda job: job.number)
 
 

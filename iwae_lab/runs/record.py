@@ -75,7 +75,7 @@ def read_record(folder: Path) -> Record:
     """The record in a run folder, or beside an exported .safetensors. Raises `UserError` if there is none to read."""
     path = folder.with_suffix(".json") if folder.suffix == ".safetensors" else folder / "result.json"
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(path.read_text("utf-8"))
         if not isinstance(content, dict) or not _REQUIRED <= content.keys() <= _HINTS.keys():
             raise ValueError("found other fields")
         record = Record(**content)
@@ -114,7 +114,7 @@ def read_metrics(folder: Path) -> list[dict[str, float]]:
     if not path.exists():
         return []
     try:
-        with path.open(newline="") as file:
+        with path.open(newline="", encoding="utf-8") as file:
             table = csv.DictReader(file)
             rows = [{key: float(value) for key, value in row.items() if value} for row in table]
             if table.fieldnames and "step" not in table.fieldnames:
@@ -148,8 +148,9 @@ def _git() -> dict[str, Any] | None:
     """The commit of the code, and whether the code has changed since; None outside a checkout."""
 
     def git(*arguments: str) -> str:
+        command = ["git", "--no-optional-locks", *arguments]  # many jobs ask at once
         return subprocess.run(
-            ["git", *arguments], cwd=Path(__file__).parent, capture_output=True, text=True, check=True, timeout=10
+            command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True, timeout=10
         ).stdout.strip()
 
     try:

@@ -65,10 +65,11 @@ def run(cfg: DictConfig, on_start: Callable[[Path], None] = lambda log_path: Non
 def _run(experiment: Experiment, on_start: Callable[[Path], None]) -> Record:
     folder, runs_dir = experiment.folder, experiment.config.runs_dir
     known = None if experiment.config.force else earlier_record(folder)
-    if known is None or known.status != "finished":
+    finished = known is not None and known.status == "finished"
+    if not finished:
         _require_runnable(experiment)
     require("runs_dir", runs_dir, writable(Path(runs_dir)), "a directory that can be written")
-    if experiment.first is not None:
+    if experiment.first is not None and not finished:
         _run(experiment.first, on_start)
     with claimed(folder, experiment.config.force):
         earlier = earlier_record(folder)
@@ -213,19 +214,22 @@ def _started(trackers: list[RunLogger], rows: list[dict[str, float]]) -> Iterato
 
 @contextlib.contextmanager
 def _recorded(record: Record, folder: Path, training_folder: Path) -> Iterator[None]:
-    """Write the record of a running run, and if the run fails or is interrupted, the reason."""
+    """Write the record of a running run, and if the run fails or is interrupted before its result, the reason."""
     record.write(folder)
+
+    def end(status: str, error: str | None = None, finished: str | None = None) -> None:
+        with contextlib.suppress(OSError, UserError):  # the disk may be the reason
+            if read_record(folder).status != "finished":  # else it was a tracker
+                dataclasses.replace(record, status=status, error=error, finished=finished).write(folder)
+
     try:
         yield
     except Exception as error:
-        status = "diverged" if isinstance(error, Diverged) else "failed"
-        with contextlib.suppress(OSError):  # the disk may be the reason
-            dataclasses.replace(record, status=status, error=explain(error), finished=now()).write(folder)
+        end("diverged" if isinstance(error, Diverged) else "failed", error=explain(error), finished=now())
         log.debug("%s", traceback.format_exc())  # to the file; the terminal gets one line
         raise
     except BaseException as stop:  # Ctrl-C, or SIGTERM, after which Lightning would exit with code 0
-        with contextlib.suppress(OSError):
-            dataclasses.replace(record, status="interrupted").write(folder)
+        end("interrupted")
         saved = any(path for where in (folder, training_folder) for path in where.glob("checkpoints/*.ckpt"))
         log.warning("interrupted; the same command %s", "resumes where this one was" if saved else "starts again")
         raise stop if isinstance(stop, SystemExit) else SystemExit(130) from None  # submitit: queued again

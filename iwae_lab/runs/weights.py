@@ -94,7 +94,7 @@ def read_map(name: str) -> dict[str, Any]:
     shipped = sorted(known.stem for known in MAPS.glob("*.yaml"))
     require("map", name, path.is_file(), f"a YAML file, or one of {', '.join(shipped)}{did_you_mean(name, shipped)}")
     try:
-        mapping = yaml.safe_load(path.read_text())
+        mapping = yaml.safe_load(path.read_text("utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise UserError(f"map={name}: expected YAML ({' '.join(str(error).split())})") from None
     require("map", name, isinstance(mapping, dict) and isinstance(mapping.get("layers"), dict), "a mapping with layers")

@@ -42,6 +42,8 @@ class Workers(ThreadingBackend):
     def configure(self, n_jobs: int = 1, parallel: Any = None, **settings: Any) -> int:
         """Make the executors, which start their processes with the first job."""
         require("hydra.launcher.n_jobs", n_jobs, n_jobs != 0, "a number of jobs, or -1 for as many as there are cores")
+        size = parallel.batch_size
+        require("hydra.launcher.batch_size", size, size in ("auto", 1), "auto or 1, as each job is recorded on its own")
         self.parallel = parallel
         self._n_jobs: int = self.effective_n_jobs(n_jobs)
         self.idle: queue.SimpleQueue[tuple[int, ProcessPoolExecutor]] = queue.SimpleQueue()

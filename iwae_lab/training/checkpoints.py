@@ -68,6 +68,8 @@ def checkpoint_to_resume(folder: Path, state: Mapping[str, Tensor]) -> Path | No
             shapes = {name: tensor.shape for name, tensor in checkpoint["state_dict"].items()}
             if shapes != {name: tensor.shape for name, tensor in state.items()}:
                 raise UserError(f"{path}: expected the model of this run, found another one")
+            if not {"so_far", "random_states"} <= checkpoint.keys():
+                raise UserError(f"{path}: expected a checkpoint of this version, found one of an earlier version")
         except UserError as error:
             problems.append(str(error))
             continue

@@ -1,13 +1,16 @@
 """What surrounds a job: cores, home, installation, a launcher, and a directory that Hydra changes."""
 
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers.commands import records
+from helpers.commands import ROOT, records
+from helpers.records import make_run
 from omegaconf import DictConfig
 
 from iwae_lab.console.cores import available_cores
@@ -17,6 +20,15 @@ from iwae_lab.runs.config import check
 from iwae_lab.runs.record import Record
 
 Cli = Callable[..., Any]
+
+
+@pytest.mark.parametrize("command", [["train.py", "--help"], ["-m", "iwae_lab.compare", "RUNS", "--out", "OUT"]])
+def test_a_locale_without_unicode_is_no_hindrance(command: list[str], tmp_path: Path) -> None:
+    make_run(tmp_path / "RUNS")
+    arguments = [str(tmp_path / word) if word.isupper() else word for word in command]
+    ascii_only = os.environ | {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    done = subprocess.run([sys.executable, *arguments], cwd=ROOT, env=ascii_only, capture_output=True)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.fixture

@@ -243,7 +243,10 @@ def test_other_peoples_weights_are_recorded_and_compared_with_a_run_of_ours(cli,
     assert external(tensors, mapping).stdout == done.stdout, "recorded already"
 
     _, others, _ = theirs(1)
-    assert external(others, mapping).returncode == 0
+    shape = [override for override in tiny if override.startswith("model.")]
+    assert external(others, mapping, "--model", "one_layer", *shape, "++k=7").returncode == 0
+    ks = {read_record(folder).k for folder in (tmp_path / "runs").glob("npz*")}
+    assert ks == {0, 7}
     assert cli("train.py", *tiny, "schedule.epochs=1", "precision=32").returncode == 0
     compared = cli("-m", "iwae_lab.compare", str(tmp_path / "runs"), "--out", str(tmp_path / "out"))
     assert compared.returncode == 0, compared.stderr
@@ -299,7 +302,7 @@ def test_what_evaluate_can_not_use_with_other_peoples_weights_is_one_line(extern
     assert trained.returncode == 1 and "schedule.epochs=3: expected keys of dataset, model" in trained.stderr
     unknown = external(tensors, mapping, "--model", "one_laver")
     assert unknown.returncode == 1 and "did you mean one_layer?" in unknown.stderr
-    tracker = external(tensors, mapping, "--model", "one_layer", "logger=wanb")
+    tracker = external(tensors, mapping, "--model", "one_layer", "++logger=wanb")
     assert tracker.returncode == 1 and "did you mean wandb?" in tracker.stderr
 
 

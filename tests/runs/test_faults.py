@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from helpers.commands import TINY, Command, records
 from omegaconf import DictConfig
 
@@ -18,6 +19,7 @@ from iwae_lab.console.atomic import remove_partial_files, write_atomically
 from iwae_lab.console.errors import UserError
 from iwae_lab.console.explain import one_line_errors
 from iwae_lab.console.locks import locked
+from iwae_lab.loggers.metrics_csv import MetricsCSV
 from iwae_lab.runs.experiment import resolve
 from iwae_lab.runs.run import run
 
@@ -158,12 +160,30 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before_it(
     checked(tmp_path / "runs", undisturbed)
 
     stopped(tmp_path / "runs")
+    earlier = torch.load(checkpoints / "previous.ckpt", weights_only=True)
+    del earlier["so_far"]
     for path in checkpoints.glob("*.ckpt"):
         path.write_bytes(b"nothing")
+    torch.save(earlier, checkpoints / "previous.ckpt")
     with pytest.raises(SystemExit), one_line_errors():
         run(cfg)
     (said,) = (line for line in capfd.readouterr().err.splitlines() if line.startswith("error: "))
-    assert "last.ckpt" in said and "previous.ckpt" in said and said.endswith("move them away to train from the start")
+    assert "last.ckpt: can't be read" in said and "previous.ckpt: expected a checkpoint of this version" in said
+    assert said.endswith("move them away to train from the start")
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()])
+def test_what_happens_after_the_result_is_written_does_not_cost_it(
+    error: BaseException, undisturbed: dict[str, Any], composed: Composed, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    def close(self: MetricsCSV, failed: bool) -> None:
+        raise error
+
+    monkeypatch.setattr(MetricsCSV, "close", close)
+    with pytest.raises((OSError, SystemExit)):
+        run(composed(*ARGUMENTS, f"runs_dir={tmp_path / 'runs'}"))
+    checked(tmp_path / "runs", undisturbed)
 
 
 def test_checkpoints_do_not_pass_through_the_temporary_directory(

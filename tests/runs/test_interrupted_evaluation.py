@@ -3,6 +3,10 @@
 import contextlib
 import dataclasses
 import errno
+import os
+import signal
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +14,8 @@ import pytest
 import torch
 from helpers.commands import TINY
 
+from iwae_lab import evaluate
+from iwae_lab.console.signals import WARNINGS
 from iwae_lab.evaluate import measured_again
 from iwae_lab.evaluation.ais import bidirectional
 from iwae_lab.evaluation.annealing import Annealing
@@ -204,6 +210,22 @@ def test_measuring_again_resumes_and_a_damaged_file_is_no_error(composed, interr
     assert measured_again(trained, folder, "32").metrics == trained.record.metrics
     assert "can't be read, so the evaluation starts anew" in caplog.text
     assert hidden(folder) == []
+
+
+@pytest.mark.parametrize("number", WARNINGS)
+def test_a_signal_interrupts_the_command_as_ctrl_c_does(number, composed, tmp_path, monkeypatch):
+    def measured(*_):
+        os.kill(os.getpid(), number)
+        time.sleep(60)
+
+    run(composed(*SMALL, f"runs_dir={tmp_path / 'runs'}"))
+    (folder,) = (tmp_path / "runs").glob("npz*")
+    monkeypatch.setattr(evaluate, "measured_again", measured)
+    monkeypatch.setattr(sys, "argv", ["evaluate", str(folder)])
+    for signal_number in WARNINGS:
+        signal.signal(signal_number, signal.SIG_DFL)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate.main()
 
 
 def test_a_full_disk_does_not_end_an_evaluation(composed, monkeypatch, tmp_path, caplog):

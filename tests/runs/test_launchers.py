@@ -45,20 +45,23 @@ def launcher(request: pytest.FixtureRequest) -> str:
     return request.param
 
 
-def test_no_workers_at_all_are_refused(cli: Cli, tmp_path: Path) -> None:
+@pytest.mark.parametrize("setting", ["n_jobs=0", "batch_size=2"])
+def test_workers_that_can_not_be_are_refused(setting: str, cli: Cli, tmp_path: Path) -> None:
     pytest.importorskip(LAUNCHERS["joblib"])
-    jobs = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=0", f"runs_dir={tmp_path}", "k=1,2"]
+    jobs = ["hydra/launcher=joblib", f"hydra.launcher.{setting}", f"runs_dir={tmp_path}", "k=1,2"]
     done = cli("train.py", "-m", *jobs)
-    assert done.returncode == 1 and done.stderr.startswith("error: hydra.launcher.n_jobs=0: expected"), done.stderr
+    assert done.returncode == 1 and done.stderr.startswith(f"error: hydra.launcher.{setting}: expected"), done.stderr
 
 
 def test_workers_leave_it_to_their_jobs_to_divide_the_cores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip(LAUNCHERS["joblib"])
+    import joblib
+
     from iwae_lab.runs.workers import Workers
 
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     workers = Workers(tmp_path, threading.Event())
-    workers.configure(n_jobs=2)
+    workers.configure(n_jobs=2, parallel=joblib.Parallel())
     assert workers.executors[1].submit(os.getenv, "OMP_NUM_THREADS").result() is None
     workers.terminate()
 

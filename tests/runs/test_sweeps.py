@@ -1,6 +1,7 @@
 """The sweeps in sweeps/: every job composes and is checked; a multirun tells what became of each job."""
 
 import re
+import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -85,6 +86,10 @@ def test_a_missing_first_stage_is_trained_first_and_once(cli: Cli, tiny: list[st
     again = cli("train.py", *sweep, "cell=vae_then_iwae")
     assert again.returncode == 0 and "1 skipped" in again.stdout
     assert len(records(tmp_path / "runs")) == 2
+    shutil.rmtree(tmp_path / "runs" / first["run_id"])
+    again = cli("train.py", *sweep, "cell=vae_then_iwae")
+    assert again.returncode == 0 and "1 skipped" in again.stdout
+    assert [record["run_id"] for record in records(tmp_path / "runs")] == [second["run_id"]]
 
 
 def test_a_sweep_issued_again_runs_what_is_not_finished(cli: Cli, tiny: list[str], tmp_path: Path) -> None:
