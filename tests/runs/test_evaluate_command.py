@@ -302,7 +302,7 @@ def test_what_evaluate_can_not_use_with_other_peoples_weights_is_one_line(extern
     assert trained.returncode == 1 and "schedule.epochs=3: expected keys of dataset, model" in trained.stderr
     unknown = external(tensors, mapping, "--model", "one_laver")
     assert unknown.returncode == 1 and "did you mean one_layer?" in unknown.stderr
-    tracker = external(tensors, mapping, "--model", "one_layer", "++logger=wanb")
+    tracker = external(tensors, mapping, "--model", "one_layer", "logger=wanb")
     assert tracker.returncode == 1 and "did you mean wandb?" in tracker.stderr
 
 
