@@ -33,20 +33,20 @@ def milliseconds(layers, k, batch, optimizer, compile, precision, graphs, stack,
     step = Step(StackedGradients(each) if stack > 1 else each[0], optimizer.make(parameters, 1e-3))
     execute = Steps(step, compile, graphs=graphs)
     groups = itertools.chain.from_iterable(itertools.repeat(Batches(images, batch, stack=stack)))
-    done, begun = 0, time.monotonic()
-    while done < 5 * Steps.LONGEST:
-        group = next(groups)
-        execute(group, [1e-3] * len(group), 1)
-        done += len(group)
-    torch.cuda.synchronize()
-    first = time.monotonic() - begun
-    done, begun = 0, time.monotonic()
-    while done < steps:
-        group = next(groups)
-        execute(group, [1e-3] * len(group), 1)
-        done += len(group)
-    torch.cuda.synchronize()
-    return 1e3 * (time.monotonic() - begun) / done, first
+
+    def take(count):
+        """Take at least `count` steps; returns their number and the seconds they took."""
+        done, begun = 0, time.monotonic()
+        while done < count:
+            group = next(groups)
+            execute(group, [1e-3] * len(group), 1)
+            done += len(group)
+        torch.cuda.synchronize()
+        return done, time.monotonic() - begun
+
+    _, first = take(5 * Steps.LONGEST)
+    done, seconds = take(steps)
+    return 1e3 * seconds / done, first
 
 
 if __name__ == "__main__":
