@@ -5,7 +5,7 @@ from typing import Any
 
 from iwae_lab.runs.record import Record
 
-__all__ = ["ARCHITECTURES", "SECOND_STAGES", "TABLE_1", "Published", "is_called_as_it_is", "published"]
+__all__ = ["ARCHITECTURES", "SECOND_STAGES", "TABLE_1", "Published", "has_its_objective", "published"]
 
 ARCHITECTURES: dict[str, dict[str, Any]] = {
     "one_layer": {"latents": [50], "hidden": [[200, 200]]},
@@ -91,12 +91,12 @@ def published(record: Record, objective: str, first: Record | None = None) -> Pu
     return SECOND_STAGES.get((first.objective, first.k, objective, record.k))
 
 
-def is_called_as_it_is(record: Record) -> bool:
-    """Whether the objective of that name is the paper's."""
+def has_its_objective(record: Record) -> bool:
+    """Whether the record's objective is the paper's of that name, not another one with its name."""
     return record.config["objective"].get("_target_") == OBJECTIVES.get(record.objective, "none")
 
 
 def _is_of_the_paper(record: Record) -> bool:
     architecture = {"_target_": MODEL, **ARCHITECTURES.get(record.model, {})}
     same_model = all(record.config["model"].get(key) == value for key, value in architecture.items())
-    return same_model and is_called_as_it_is(record) and record.config.get("noise", "iid") == "iid"
+    return same_model and has_its_objective(record) and record.config.get("noise", "iid") == "iid"

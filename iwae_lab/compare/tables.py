@@ -6,7 +6,7 @@ from collections import defaultdict
 from dataclasses import dataclass
 
 from iwae_lab.compare.paired import Difference, paired_difference
-from iwae_lab.compare.paper import TABLE_1, Published, is_called_as_it_is, published
+from iwae_lab.compare.paper import TABLE_1, Published, has_its_objective, published
 from iwae_lab.compare.runs import PROTOCOL_KEYS, Run, differences, known_key, sort_key
 from iwae_lab.console.errors import UserError
 
@@ -173,7 +173,7 @@ def _share_k1(rows: list[Row]) -> None:
         if row.objective != "iwae" or "1" in row.cells or not shared:
             continue
         others = next(iter(row.cells.values())).runs
-        if all(is_called_as_it_is(run.record) for run in (shared.runs[0], others[0])):
+        if all(has_its_objective(run.record) for run in (shared.runs[0], others[0])):
             row.cells["1"] = Cell(shared.runs, published(shared.runs[0].record, "iwae"), borrowed=True)
 
 

@@ -87,8 +87,13 @@ def test_it_is_shown_as_a_finished_run(run_id, capsys):
 
 
 @pytest.mark.parametrize("arguments", SINGLE_RUNS)
-def test_a_command_of_the_page_is_the_run_of_a_record(arguments, composed, request):
+def test_a_command_of_the_page_is_the_run_of_a_record(arguments, composed, request, tmp_path, monkeypatch):
     overrides = shlex.split(arguments)
+    (tmp_path / "runs").mkdir()
+    for run_id, folder in RECORDS.items():
+        (tmp_path / "runs" / run_id).symlink_to(folder)
+    (tmp_path / "sweeps").symlink_to(SWEEPS)
+    monkeypatch.chdir(tmp_path)
     if "dataset=omniglot" in overrides:
         overrides.append(f"data_dir={request.getfixturevalue('real_data')}")
     assert resolve(composed(*overrides)).run_id in RECORDS
@@ -104,6 +109,7 @@ def test_weights_have_their_record_beside_them(weights):
 PINNED = {
     "mnist-one_layer-vae-k1-s0-120fd17e": 88.75649,
     "mnist-one_layer-iwae-k50-s0-a0d6ec28": 87.45571,
+    "mnist-one_layer-dreg_resampled-k200-s0-1d095a2a": 86.36910,
     "mnist-two_layer-vae-k1-s0-841a81ec": 85.95178,
     "mnist-two_layer-iwae-k50-s0-50bfaab7": 84.72005,
 }
@@ -119,13 +125,15 @@ def test_weights_give_the_same_bound_on_every_processor(weights, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("weights", WEIGHTS, ids=lambda path: path.stem)
 def test_weights_have_the_committed_nll(weights, real_data):
-    """L_500 of the first 400 test images, as evaluation.json has it.
+    """L_500 of the first 400 test images, as evaluation.json or the record has it.
 
-    That was measured with the noise of CUDA, which is other noise. From one CPU seed to another the mean moves with
-    a standard deviation of 0.07 nats (IWAE with k = 50, one layer), so the tolerance is three and a half of those.
+    The former was measured with the noise of CUDA, which is other noise. From one CPU seed to another the mean moves
+    with a standard deviation of 0.07 nats (IWAE with k = 50, one layer), so the tolerance is three and a half of those.
     """
-    committed = RECORDS[weights.stem] / "evaluation.json"
-    found = json.loads(committed.read_text())
-    images = prepare(MNIST("dynamic"), real_data, 500, found["overfitting/with_val/images"]).test
-    nll = likelihood(trained(weights), images, found["overfitting/k"]).nll
-    assert nll == pytest.approx(found["overfitting/with_val/test"], abs=0.25)
+    images = prepare(MNIST("dynamic"), real_data, 500, 400).test
+    nll = likelihood(trained(weights), images, 500).nll
+    on_a_gpu = RECORDS[weights.stem] / "evaluation.json"
+    if on_a_gpu.exists():
+        assert nll == pytest.approx(json.loads(on_a_gpu.read_text())["overfitting/with_val/test"], abs=0.25)
+    else:
+        assert nll == pytest.approx(read_record(weights).metrics["test/overfitting/nll_test"], abs=1e-3)
