@@ -21,7 +21,7 @@ def test_the_example_runs(monkeypatch):
     example = re.search(r"```python\n(.*?)```", README, re.DOTALL)[1]
     small = example.replace("5000", "600").replace("temperatures=1000", "temperatures=4").replace("100,", "3,")
     exec(small, scope)
-    assert scope["found"].unreliable is not None and 500 in scope["found"].bounds
+    assert scope["result"].unreliable is not None and 500 in scope["result"].bounds
     assert scope["annealed"].bound.shape == (4,)
     assert isinstance(scope["how"], ais.Annealing)
 
