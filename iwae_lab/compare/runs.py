@@ -183,9 +183,9 @@ def find_runs(directories: list[Path]) -> Found:
         raise UserError(f"{where}: expected run folders with a result.json, found none" + _more(found.notes))
     for folder, record in records.values():
         try:
-            setting = _setting(record, records)
-            identity = {key: text(getattr(record, key)) for key in (*IDENTITY, "precision")}
             first = _first_stage(record, records)
+            setting = _setting(record, first, records)
+            identity = {key: text(getattr(record, key)) for key in (*IDENTITY, "precision")}
             run = Run(folder, record, _flat(record.config) | setting | identity, setting, first)
             run.require_metrics()
         except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -256,7 +256,7 @@ def _flat(config: dict[str, Any]) -> dict[str, str]:
     return flat
 
 
-def _setting(record: Record, records: dict[str, tuple[Path, Record]]) -> dict[str, str]:
+def _setting(record: Record, first: Record | None, records: dict[str, tuple[Path, Record]]) -> dict[str, str]:
     setting = {key: value for key, value in record.identity.items() if key not in ("seed", "stack")}
     # auto's choice was found harmless, and differs between the k of one sweep
     setting["precision"] = "bf16" if record.config.get("precision") == "bf16" else "32 or auto"
@@ -264,20 +264,19 @@ def _setting(record: Record, records: dict[str, tuple[Path, Record]]) -> dict[st
         name, content = Path(record.config["objective"]["weights"]).stem, record.identity["objective"]["content"]
         setting["objective"] = {"name": EXTERNAL, "weights": f"{name} ({content})"}
     if record.identity.get("init_from") is not None:
-        setting["init_from"] = _origin(record, records)
+        setting["init_from"] = _origin(record, first, records)
     return _flat(setting)
 
 
-def _origin(second: Record, records: dict[str, tuple[Path, Record]]) -> str:
+def _origin(second: Record, first: Record | None, records: dict[str, tuple[Path, Record]]) -> str:
     """A name for the run another one starts from, without its seed where its record can be read.
 
     So repetitions that each start from a first stage of their own still count as repetitions.
     """
     first_id, weights, _ = str(second.identity["init_from"]).partition("#")  # exported weights have no other state
-    first = _first_stage(second, records)
     if first is None:
         return first_id
-    setting = json.dumps(_setting(first, records), sort_keys=True)
+    setting = json.dumps(_setting(first, _first_stage(first, records), records), sort_keys=True)
     digest = hashlib.sha256(setting.encode()).hexdigest()[:8]
     name = f"{first.dataset}-{first.model}-{first.objective}-k{first.k}-{digest}"
     return f"{name}.safetensors" if weights else name

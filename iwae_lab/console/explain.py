@@ -13,9 +13,8 @@ from typing import Any, NoReturn
 from iwae_lab.console.errors import UserError, did_you_mean
 from iwae_lab.console.output import keep_output_from_failing
 
-__all__ = ["CONFIGURATION_KEYS", "expected", "explain", "one_line_errors"]
+__all__ = ["expected", "explain", "one_line_errors"]
 
-CONFIGURATION_KEYS: list[str] = []  # filled in by the schema, for messages about misspelt ones
 EXPECTED = {  # by what OmegaConf says
     "converted to Integer": "an integer",
     "converted to Float": "a number",
@@ -64,15 +63,13 @@ def _explain_configuration(error: BaseException) -> str:
         if key.startswith("init_from."):
             return f"{key}: no such key; expected init_from={{{key.removeprefix('init_from.')}: VALUE}}"
         group, _, name = key.rpartition(".")
-        siblings = [k for k in CONFIGURATION_KEYS if k.rpartition(".")[0] == group]
-        node = getattr(error.__cause__, "parent_node", None)
-        if not siblings and node is not None:
-            key, siblings = name, [k for k in node if k not in ("name", "_target_")]
+        node = getattr(error.__cause__ or error, "parent_node", None)
+        siblings = [k for k in node or () if k not in ("name", "_target_", "hydra")]
         known = f"; expected one of {', '.join(siblings)}" if siblings else ""
         if not siblings and node is not None and "name" in node:
             known = f"; {group}={node['name']} has no parameters"
-        hint = _in_another_group(name, node) or did_you_mean(key, [*siblings, "name"])
-        return f"{missing[1] or missing[2]}: no such key{hint}{known}"
+        hint = _in_another_group(name, node) or did_you_mean(name, [*siblings, "name"])
+        return f"{key}: no such key{hint}{known}"
     if missing := re.search(r"Could not find '([\w/]+)/([^']*)'\s*Available options in '[\w/]+':((?:\n\t\w+)*)", text):
         group, name, options = missing[1], missing[2], missing[3].split()
         of_packages, own = "after pip install -e '.[joblib,slurm]' one of theirs", "one of your own with -cd FOLDER"
@@ -116,7 +113,7 @@ def expected(text: str) -> str:
 
 
 def _wrong_arguments(parser: argparse.ArgumentParser, message: str) -> NoReturn:
-    """In place of argparse's usage and exit code 2, in Hydra too."""
+    """Replaces argparse's usage message and exit code 2, also in Hydra."""
     if unknown := re.match("unrecognized arguments: (.*)", message):
         without_dashes = re.sub(r"(?<!\S)-+", "", unknown[1])
         meant = f" (did you mean {without_dashes}?)" if "=" in without_dashes else ""

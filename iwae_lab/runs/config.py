@@ -17,7 +17,6 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from iwae_lab.console.errors import UserError, as_typed, did_you_mean, require, require_one_of
-from iwae_lab.console.explain import CONFIGURATION_KEYS
 from iwae_lab.console.names import check_name
 from iwae_lab.evaluation.annealing import Annealing
 from iwae_lab.objectives.parameter_schedule import ParameterSchedule
@@ -32,7 +31,6 @@ __all__ = [
     "check",
     "first_stage",
     "help_text",
-    "known_keys",
     "parameter_schedules",
     "register",
 ]
@@ -289,11 +287,6 @@ class Node(Generic[T]):
             raise UserError(f"{self.key}.{error}") from None
 
 
-def known_keys() -> list[str]:
-    """The keys of `Config` and of the dataclasses inside it, in dotted form."""
-    return [prefix + f.name for cls, prefix in _nodes() for f in dataclasses.fields(cls)]
-
-
 def _nodes(cls: type = Config, prefix: str = "") -> list[tuple[type, str]]:
     """The dataclasses of the configuration, each with the prefix of its keys."""
     nodes = [(cls, prefix)]
@@ -345,6 +338,3 @@ def help_text() -> str:
         "The composed configuration:  python train.py --cfg job [overrides]",
     ]
     return "\n".join(lines).replace("$", "$$")
-
-
-CONFIGURATION_KEYS[:] = known_keys()

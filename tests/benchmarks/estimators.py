@@ -18,12 +18,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from omegaconf import OmegaConf
 from torch import Tensor
 
 ROOT = Path(__file__).parent.parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
+from helpers.objectives import objective  # noqa: E402
 from helpers.oracle import BINARY_X, X, linear_gaussian, sigmoid_belief  # noqa: E402
 
 from iwae_lab.console.errors import UserError  # noqa: E402
@@ -32,7 +32,6 @@ from iwae_lab.models.base import LatentVariableModel  # noqa: E402
 from iwae_lab.models.hierarchical import HierarchicalModel  # noqa: E402
 from iwae_lab.models.sigmoid_belief import SigmoidBeliefNetwork  # noqa: E402
 from iwae_lab.objectives.base import Objective  # noqa: E402
-from iwae_lab.runs.config import Node  # noqa: E402
 from iwae_lab.runs.trained import TrainedRun  # noqa: E402
 
 COST_K, BATCH = 50, 20
@@ -50,11 +49,6 @@ class Place:
     model: LatentVariableModel
     x: Tensor
     rivals: tuple[str, ...] = ("iwae", "dreg")
-
-
-def objective(name: str) -> Objective:
-    node = OmegaConf.to_container(OmegaConf.load(ROOT / f"conf/objective/{name}.yaml"))
-    return Node.of(node, "objective", Objective).build()
 
 
 def noise(name: str, place: Place, k: int, draws: int) -> Measured | None:
