@@ -41,9 +41,9 @@ def composed() -> Callable[..., DictConfig]:
 
 
 @pytest.fixture(scope="session")
-def zygote() -> Iterator[subprocess.Popen[str]]:
+def fork_server() -> Iterator[subprocess.Popen[str]]:
     """The process that `cli` forks commands from."""
-    command = [sys.executable, str(ROOT / "tests" / "helpers" / "zygote.py")]
+    command = [sys.executable, str(ROOT / "tests" / "helpers" / "fork_server.py")]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     with subprocess.Popen(
         command, cwd=ROOT, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -54,16 +54,16 @@ def zygote() -> Iterator[subprocess.Popen[str]]:
 
 
 @pytest.fixture
-def start(zygote: subprocess.Popen[str], tmp_path: Path) -> Iterator[Callable[..., Command]]:
+def start(fork_server: subprocess.Popen[str], tmp_path: Path) -> Iterator[Callable[..., Command]]:
     """start("train.py", *overrides) -> the command at work; what has not ended after the test is killed."""
-    with beginning(zygote, tmp_path, dict(os.environ)) as begin:
+    with beginning(fork_server, tmp_path, dict(os.environ)) as begin:
         yield begin
 
 
 @pytest.fixture
-def cli(zygote: subprocess.Popen[str], tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+def cli(fork_server: subprocess.Popen[str], tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
     """cli("train.py", *overrides) or cli("-m", module, …) -> what `python …` did, in the root of the project."""
-    return lambda *arguments, **environment: Command(zygote, tmp_path, arguments, os.environ | environment).wait()
+    return lambda *arguments, **environment: Command(fork_server, tmp_path, arguments, os.environ | environment).wait()
 
 
 @pytest.fixture

@@ -34,10 +34,10 @@ METRICS = [
 
 
 @pytest.fixture(scope="module")
-def first(zygote: subprocess.Popen[str], tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
+def first(fork_server: subprocess.Popen[str], tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
     """What a run has printed, and its runs folder."""
     runs = tmp_path_factory.mktemp("first")
-    done = Command(zygote, runs, ["train.py", *TINY, "objective=iwae", f"runs_dir={runs}"], os.environ).wait()
+    done = Command(fork_server, runs, ["train.py", *TINY, "objective=iwae", f"runs_dir={runs}"], os.environ).wait()
     assert done.returncode == 0, done.stderr
     return done.stdout, runs
 

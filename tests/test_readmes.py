@@ -58,7 +58,7 @@ def name(command: Documented) -> str:
 
 
 @pytest.fixture(scope="module")
-def here(zygote, tmp_path_factory) -> Path:
+def here(fork_server, tmp_path_factory) -> Path:
     """A folder with two runs, the sweeps, and the files that READMEs tell their reader to write."""
     folder = tmp_path_factory.mktemp("here")
     for shared in ("train.py", "conf", "sweeps"):
@@ -74,38 +74,38 @@ def here(zygote, tmp_path_factory) -> Path:
         (folder / f"{node._target_.partition('.')[0]}.py").write_text(code)
     (folder / "small.npz").write_bytes(npz(train=images(110), test=images(30)))
     made = ["dataset=npz", "dataset.path=small.npz", "objective=iwae,dreg", "k=50", "runs_dir=runs"]
-    done = python(zygote, folder, folder, ["train.py", "-m", *QUICK, *made])
+    done = python(fork_server, folder, folder, ["train.py", "-m", *QUICK, *made])
     assert done.returncode == 0, done.stderr
     (run,) = (folder / "runs").glob("*iwae*")
     run.rename(folder / "runs" / "RUN")
     return folder
 
 
-def python(zygote, cwd: Path, folder: Path, arguments: list[str]):
-    return Command(zygote, folder, arguments, os.environ | {"PYTHONPATH": f"{cwd}:{ROOT}"}, cwd).wait()
+def python(fork_server, cwd: Path, folder: Path, arguments: list[str]):
+    return Command(fork_server, folder, arguments, os.environ | {"PYTHONPATH": f"{cwd}:{ROOT}"}, cwd).wait()
 
 
 @pytest.mark.parametrize(
     "command",
     [pytest.param(c, marks=[] if c.readme == "README.md" else pytest.mark.slow, id=name(c)) for c in SHORT],
 )
-def test_every_command_runs(command, zygote, here, tmp_path):
+def test_every_command_runs(command, fork_server, here, tmp_path):
     program, *arguments = shlex.split(command.line)
     assert program == "python", f"{command}: say how long it takes, or which other program it is"
     if arguments[0] == "train.py":
         arguments += [*QUICK, "k=3", f"runs_dir={tmp_path / 'runs'}"]
         if "dataset=" not in command.line:
             arguments += ["dataset=npz", "dataset.path=small.npz"]
-    done = python(zygote, here, tmp_path, arguments)
+    done = python(fork_server, here, tmp_path, arguments)
     assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("command", COMPOSED, ids=name)
-def test_every_long_command_can_be_composed(command, zygote, here, tmp_path):
+def test_every_long_command_can_be_composed(command, fork_server, here, tmp_path):
     arguments = [part for part in shlex.split(command.line)[1:] if not part.startswith("hydra/")]
     if "-m" in arguments:  # compose the first job
         arguments = [re.sub(r"=([^,]+),.*", r"=\1", part) for part in arguments if part != "-m"]
-    done = python(zygote, here, tmp_path, [*arguments, "--cfg", "job"])
+    done = python(fork_server, here, tmp_path, [*arguments, "--cfg", "job"])
     assert done.returncode == 0, done.stderr
 
 

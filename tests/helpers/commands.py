@@ -43,13 +43,13 @@ class Command:
 
     def __init__(
         self,
-        zygote: subprocess.Popen[str],
+        fork_server: subprocess.Popen[str],
         folder: Path,
         arguments: Sequence[str],
         environment: Mapping[str, str],
         cwd: Path = ROOT,
     ) -> None:
-        self.zygote, self.arguments = zygote, arguments
+        self.fork_server, self.arguments = fork_server, arguments
         name = secrets.token_hex(4)
         self.stdout, self.stderr = folder / f".{name}.out", folder / f".{name}.err"
         self.stderr.touch()
@@ -74,21 +74,21 @@ class Command:
             self.wait()
 
     def _ask(self, **request: Any) -> int:
-        assert self.zygote.stdin and self.zygote.stdout
-        self.zygote.stdin.write(json.dumps(request) + "\n")
-        self.zygote.stdin.flush()
-        return int(self.zygote.stdout.readline())
+        assert self.fork_server.stdin and self.fork_server.stdout
+        self.fork_server.stdin.write(json.dumps(request) + "\n")
+        self.fork_server.stdin.flush()
+        return int(self.fork_server.stdout.readline())
 
 
 @contextlib.contextmanager
 def beginning(
-    zygote: subprocess.Popen[str], folder: Path, environment: Mapping[str, str]
+    fork_server: subprocess.Popen[str], folder: Path, environment: Mapping[str, str]
 ) -> Iterator[Callable[..., Command]]:
     """A function that begins commands, (*arguments, **more of the environment); what has not ended is killed."""
     begun: list[Command] = []
 
     def begin(*arguments: str, **more: str) -> Command:
-        begun.append(Command(zygote, folder, arguments, environment | more))  # type: ignore[operator]
+        begun.append(Command(fork_server, folder, arguments, environment | more))  # type: ignore[operator]
         return begun[-1]
 
     try:

@@ -69,18 +69,20 @@ def environment(tmp_path: Path) -> dict[str, str]:
 
 
 @pytest.fixture
-def train(zygote: subprocess.Popen[str], environment: dict[str, str], tmp_path: Path) -> Train:
+def train(fork_server: subprocess.Popen[str], environment: dict[str, str], tmp_path: Path) -> Train:
     """train(*overrides, **environment) -> what a tiny run with W&B did."""
     arguments = ["train.py", *TINY, "logger=wandb", f"runs_dir={tmp_path}/r"]
-    return lambda *overrides, **more: Command(zygote, tmp_path, [*arguments, *overrides], environment | more).wait()
+    return lambda *overrides, **more: Command(
+        fork_server, tmp_path, [*arguments, *overrides], environment | more
+    ).wait()
 
 
 @pytest.fixture
 def begin(
-    zygote: subprocess.Popen[str], environment: dict[str, str], tmp_path: Path
+    fork_server: subprocess.Popen[str], environment: dict[str, str], tmp_path: Path
 ) -> Iterator[Callable[..., Command]]:
     """The same, at work."""
-    with beginning(zygote, tmp_path, environment) as start:
+    with beginning(fork_server, tmp_path, environment) as start:
         yield functools.partial(start, "train.py", *TINY, "logger=wandb", f"runs_dir={tmp_path}/r")
 
 
@@ -151,7 +153,7 @@ def assert_whole(server: Server, project: str, folder: Path) -> None:
 
 @pytest.fixture(scope="module")
 def multirun(
-    server: Server, zygote: subprocess.Popen[str], tmp_path_factory: pytest.TempPathFactory
+    server: Server, fork_server: subprocess.Popen[str], tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[subprocess.CompletedProcess[str], Path, Path]:
     """What a multirun of two jobs did, and the folders of the one that finished and the one that failed."""
     home = tmp_path_factory.mktemp("multirun")
@@ -159,7 +161,7 @@ def multirun(
     given += ["logger.wandb.project=multi", "logger.wandb.tags=[mine]"]
     given += ["schedule.learning_rate=0.001,1e30"]  # the latter makes the loss NaN
     tags = {"WANDB_TAGS": "theirs,mine"}
-    done = Command(zygote, home, given, without_account(home) | server.environment | tags).wait()
+    done = Command(fork_server, home, given, without_account(home) | server.environment | tags).wait()
     assert done.returncode == 1, done.stderr
     good, bad = sorted(run_folders(home / "r"), key=lambda folder: record_of(folder)["status"] != "finished")
     return done, good, bad

@@ -28,10 +28,10 @@ ARGUMENTS = [*TINY, "schedule.epochs=3"]
 
 
 @pytest.fixture(scope="module")
-def undisturbed(zygote: subprocess.Popen[str], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def undisturbed(fork_server: subprocess.Popen[str], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """The record of a run that nothing disturbed, and its metrics.csv."""
     runs = tmp_path_factory.mktemp("undisturbed")
-    done = Command(zygote, runs, ["train.py", *ARGUMENTS, f"runs_dir={runs}"], os.environ).wait()
+    done = Command(fork_server, runs, ["train.py", *ARGUMENTS, f"runs_dir={runs}"], os.environ).wait()
     assert done.returncode == 0, done.stderr
     (record,) = records(runs)
     return record | {"csv": (runs / record["run_id"] / "metrics.csv").read_text()}

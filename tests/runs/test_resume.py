@@ -17,10 +17,10 @@ Start = Callable[..., Command]
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(zygote: subprocess.Popen[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def uninterrupted(fork_server: subprocess.Popen[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The runs folder of one run of 12 epochs that nothing disturbed."""
     runs = tmp_path_factory.mktemp("whole")
-    done = Command(zygote, runs, ["train.py", *TINY, "schedule.epochs=12", f"runs_dir={runs}"], os.environ).wait()
+    done = Command(fork_server, runs, ["train.py", *TINY, "schedule.epochs=12", f"runs_dir={runs}"], os.environ).wait()
     assert done.returncode == 0, done.stderr
     return runs
 
