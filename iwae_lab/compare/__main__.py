@@ -44,8 +44,8 @@ def _compare(arguments: argparse.Namespace) -> None:
     notes = not_compared(runs) + found.notes
     print_tables(tables, notes)
     if out:
+        from iwae_lab.compare.figure import draw
         from iwae_lab.compare.page import write_page
-        from iwae_lab.compare.png import draw
         from iwae_lab.console.images import rendered, write_png
 
         write_markdown(out / "comparison.md", tables, notes)

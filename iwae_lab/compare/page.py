@@ -71,7 +71,7 @@ def _left_out(runs: int) -> list[str]:
 
 
 def _tables(tables: list[Table]) -> list[dict[str, Any]]:
-    cells = [cell for table in tables for row in table.rows for cell in row.own_cells.values()]
+    cells = [cell for table in tables for cell in table.cells]
     shown = [run for cell in cells for run in cell.runs[:1]] + [run for cell in cells for run in cell.runs[1:]]
     with_curves = {run.record.run_id for run in shown[:MAX_CURVES]}
     with_grid = {run.record.run_id for run in shown[: min(MAX_GRIDS, len(cells))]}
@@ -85,7 +85,7 @@ def _tables(tables: list[Table]) -> list[dict[str, Any]]:
                 {
                     "row": index,
                     "column": column,
-                    "differs": _pairs(row.setting | ({} if table.by in _COLUMNS else {table.by: column})),
+                    "differs": row.settings + ([] if table.by in _COLUMNS else [f"{table.by}={column}"]),
                     **_run(run),
                     "curves": _curves(run.folder) if run.record.run_id in with_curves else {},
                     "grids": _grids(run) if run.record.run_id in with_grid else {},
@@ -101,11 +101,7 @@ def _tables(tables: list[Table]) -> list[dict[str, Any]]:
 
 def _row(row: Row) -> dict[str, Any]:
     cells = {column: _cell(cell) for column, cell in row.cells.items()}
-    return {"model": row.model, "objective": row.objective, "setting": _pairs(row.setting), "cells": cells}
-
-
-def _pairs(setting: dict[str, str]) -> list[str]:
-    return [f"{key}={value}" for key, value in setting.items()]
+    return {"model": row.model, "objective": row.objective, "setting": row.settings, "cells": cells}
 
 
 def _cell(cell: Cell) -> dict[str, Any]:

@@ -66,14 +66,16 @@ def _beside(cell: Cell) -> list[str]:
 def legend(tables: list[Table]) -> list[str]:
     """What the numbers in the tables mean, one paragraph each."""
     cells = [cell for table in tables for row in table.rows for cell in row.cells.values()]
-    paper = [_PAPER_LEGEND] if any(cell.paper for cell in cells) else []
-    paired = [_PAIRED_LEGEND] if any(cell.minus_lowest for cell in cells) else []
-    borrowed = [_BORROWED_LEGEND] if any(cell.borrowed for cell in cells) else []
-    gap = [_GAP_LEGEND] if any(cell.train_gap is not None for cell in cells) else []
-    encoder = [_ENCODER_LEGEND] if any(cell.encoder_gaps for cell in cells) else []
-    bold = [_BOLD_LEGEND] if any(cell.best for cell in cells) else []
-    layers = [_LAYERS_LEGEND] if any(len(cell.active_units) > 1 for cell in cells) else []
-    return [_LEGEND, *bold, *layers, *paper, *paired, *gap, *encoder, *borrowed]
+    shown = {
+        _BOLD_LEGEND: any(cell.best for cell in cells),
+        _LAYERS_LEGEND: any(len(cell.active_units) > 1 for cell in cells),
+        _PAPER_LEGEND: any(cell.paper for cell in cells),
+        _PAIRED_LEGEND: any(cell.minus_lowest for cell in cells),
+        _GAP_LEGEND: any(cell.train_gap is not None for cell in cells),
+        _ENCODER_LEGEND: any(cell.encoder_gaps for cell in cells),
+        _BORROWED_LEGEND: any(cell.borrowed for cell in cells),
+    }
+    return [_LEGEND, *(paragraph for paragraph, applies in shown.items() if applies)]
 
 
 def print_tables(tables: list[Table], notes: list[str]) -> None:
@@ -97,10 +99,7 @@ def print_tables(tables: list[Table], notes: list[str]) -> None:
 
 
 def _styled_label(row: Row) -> Text:
-    label = Text(row.objective)
-    for key, value in row.setting.items():
-        label.append(f"\n{key}={value}", style="dim")
-    return label
+    return Text("\n").join([Text(row.objective), *(Text(setting, style="dim") for setting in row.settings)])
 
 
 def _styled(cell: Cell | None) -> Text:
@@ -167,7 +166,7 @@ def _csv_line(table: Table, row: Row, column: str, cell: Cell) -> list[object]:
         table.protocol,
         row.model,
         row.objective,
-        " ".join(f"{key}={value}" for key, value in row.setting.items()),
+        " ".join(row.settings),
         table.by,
         column,
         cell.nll,

@@ -84,9 +84,14 @@ class Row:
         return {column: cell for column, cell in self.cells.items() if not cell.borrowed}
 
     @property
+    def settings(self) -> list[str]:
+        """What sets the row apart, key=value each."""
+        return [f"{key}={value}" for key, value in self.setting.items()]
+
+    @property
     def label(self) -> str:
         """The objective and what sets the row apart."""
-        return " ".join([self.objective, *(f"{key}={value}" for key, value in self.setting.items())])
+        return " ".join([self.objective, *self.settings])
 
 
 @dataclass
@@ -99,9 +104,14 @@ class Table:
     rows: list[Row]
 
     @property
+    def cells(self) -> list[Cell]:
+        """Every cell, once."""
+        return [cell for row in self.rows for cell in row.own_cells.values()]
+
+    @property
     def runs(self) -> list[Run]:
         """Every run in the table."""
-        return [run for row in self.rows for cell in row.own_cells.values() for run in cell.runs]
+        return [run for cell in self.cells for run in cell.runs]
 
 
 def _mean_pair(pairs: list[tuple[float, float] | None]) -> tuple[float, float] | None:

@@ -17,6 +17,7 @@ from iwae_lab.evaluation.keys import (
     VAL_NLL,
     of_layer,
 )
+from iwae_lab.loggers.wandb_agent import DESCRIPTIVE, OVERRIDES
 
 try:
     import wandb_workspaces.reports.v2 as wr
@@ -26,7 +27,6 @@ except ModuleNotFoundError:
 
 __all__ = ["make_workspace", "save_workspaces"]
 
-_FLAT = ("dataset", "binarization", "protocol", "model", "objective", "k", "schedule", "seed")
 _PICTURES = ("samples", "reconstructions", "log_variances")
 
 
@@ -56,7 +56,7 @@ def make_workspace(entity: str, project: str, table: Table, chosen: bool) -> ws.
     filters: list[Any] = [ws.Config("protocol") == table.protocol, ws.Metric("State") == "finished"]
     if chosen:
         filters.append(ws.Config("run_id").isin(sorted(run.record.run_id for run in table.runs)))
-    by = table.by if table.by in _FLAT else f"parameters.{table.by}"
+    by = table.by if table.by in (*OVERRIDES, *DESCRIPTIVE) else f"parameters.{table.by}"
     layers = range(1, 1 + max(len(run.active_units) for run in table.runs))
     units = [of_layer(TEST_ACTIVE_UNITS, layer) for layer in layers]
     return ws.Workspace(

@@ -20,7 +20,7 @@ from iwae_lab.console.errors import UserError, require
 from iwae_lab.evaluation.keys import TEST, TEST_UNIT_VARIANCES, TRAIN_BOUND, TRAIN_LOSS, VAL_BOUND, VAL_NLL, numbers
 from iwae_lab.loggers.base import RunLogger
 from iwae_lab.loggers.remote import Remote, RemoteError
-from iwae_lab.loggers.wandb_agent import DESCRIPTIVE
+from iwae_lab.loggers.wandb_agent import DESCRIPTIVE, OVERRIDES
 from iwae_lab.runs.record import Record
 
 __all__ = ["WandB"]
@@ -30,7 +30,6 @@ log = logging.getLogger(__name__)
 CLIENT = Path(__file__).with_name("wandb_client.py")
 MODES = ("online", "offline", "disabled", "shared", "dryrun", "run")
 SUMMARIES = {TRAIN_LOSS: min, VAL_NLL: min, TRAIN_BOUND: max, VAL_BOUND: max}
-OVERRIDES = ("dataset", "model", "objective", "k", "schedule", "seed")  # with DESCRIPTIVE, the W&B run's config
 MARGIN = 30.0  # seconds for W&B's own limit to take effect, before its process is killed
 GRACE = 5.0  # seconds for that process to end once the run is finished
 

@@ -1,9 +1,11 @@
-"""Rewrites the command line of a W&B sweep agent. Imports nothing, since every command uses it."""
+"""Rewrites the command line of a W&B sweep agent. Imports nothing, since train.py imports it at every start."""
 
-__all__ = ["DESCRIPTIVE", "overrides_of"]
+__all__ = ["DESCRIPTIVE", "OVERRIDES", "overrides_of"]
 
+OVERRIDES = ("dataset", "model", "objective", "k", "schedule", "seed")
+"""keys of a W&B run's config that are overrides"""
 DESCRIPTIVE = ("run_id", "protocol", "epochs", "binarization", "parameters")
-"""keys of a W&B run's config that are not overrides"""
+"""and those that are not"""
 
 
 def overrides_of(arguments: list[str]) -> list[str]:

@@ -14,8 +14,8 @@ from helpers.records import make_run
 from matplotlib.axes import Axes
 
 from iwae_lab.compare.__main__ import main
+from iwae_lab.compare.figure import MAX_ROWS, draw
 from iwae_lab.compare.paper import SECOND_STAGES, TABLE_1, Published
-from iwae_lab.compare.png import MAX_ROWS, draw
 from iwae_lab.compare.runs import find_runs, select
 from iwae_lab.compare.tables import make_tables
 from iwae_lab.console.errors import UserError

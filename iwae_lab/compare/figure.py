@@ -40,7 +40,7 @@ def draw(tables: list[Table]) -> Figure:
         title = table.protocol
         if len(table.rows) < len(full.rows):
             title += f", the {len(table.rows)} lowest of {len(full.rows)} rows"
-        cells = [cell for row in table.rows for cell in row.own_cells.values()]
+        cells = table.cells
         rows.append((table, title, _draw_results))
         if any(cell.gradient_snr for cell in cells):
             rows.append((table, "", _draw_snrs))
@@ -207,7 +207,7 @@ def _draw_tightness(nll: Axes, units: Axes, table: Table, styles: list[dict[str,
     nll.set_xscale("log")
     nll.set_xticks(*_ticks(table))
     nll.minorticks_off()
-    annealed = any(cell.runs[0].nll_by_ais for row in table.rows for cell in row.own_cells.values())
+    annealed = any(cell.runs[0].nll_by_ais for cell in table.cells)
     nll.set_xlabel("samples k of the test NLL" + ("; dashed: corrected by AIS" if annealed else ""))
     nll.set_ylabel("test NLL (nats)")
     units.axvline(THRESHOLD, color="#777777", linestyle="--", linewidth=1)
@@ -218,7 +218,7 @@ def _draw_tightness(nll: Axes, units: Axes, table: Table, styles: list[dict[str,
 
 
 def _ticks(table: Table) -> tuple[list[int], list[str]]:
-    ks = {k for row in table.rows for cell in row.own_cells.values() for k, _, _ in _tightness(cell)}
+    ks = {k for cell in table.cells for k, _, _ in _tightness(cell)}
     return sorted(ks), [str(k) for k in sorted(ks)]
 
 
