@@ -40,6 +40,8 @@ class Draw:
     """log q(z | x) [k, batch]"""
     log_p: Tensor
     """log p(x, z) [k, batch]"""
+    noise: list[Tensor]
+    """of which z was made, [k, batch, units], one per stochastic layer"""
     path_parameters: list[Tensor] = field(default_factory=list)
     """with gradient="path": the parameters of each q at each sample, [k, batch, units], the only path from φ"""
 
@@ -72,6 +74,7 @@ class LatentVariableModel(nn.Module, ABC):
     def __init__(self) -> None:
         super().__init__()
         torch.backends.cudnn.allow_tf32 = False  # convolutions are in fp32, as products are; training allows it again
+        torch.backends.cudnn.deterministic = True  # so that a resumed run is the one not interrupted
 
     @abstractmethod
     def prior(self) -> Distribution:
@@ -102,7 +105,7 @@ class LatentVariableModel(nn.Module, ABC):
         """
         require("k", repr(k), isinstance(k, int) and k >= 1, "an integer of at least 1")
         require_one_of("gradient", gradient, GRADIENTS)
-        z, path_parameters = [], []
+        z, used, path_parameters = [], [], []
         log_q = x.new_zeros(())
         below = x
         for level, layer in enumerate(self.encoder):
@@ -126,7 +129,8 @@ class LatentVariableModel(nn.Module, ABC):
                 log_q = log_q + type(q)(*frozen).log_prob(below)
                 path_parameters += entries
             z.append(below)
-        return Draw(z, log_q, self.log_joint(x, z), path_parameters)
+            used.append(eps)
+        return Draw(z, log_q, self.log_joint(x, z), used, path_parameters)
 
     def require_continuous(self, q: Distribution, gradient: Gradient) -> None:
         """Raises `UserError` for discrete latents, whose samples have no such derivative."""

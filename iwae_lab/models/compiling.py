@@ -82,19 +82,14 @@ class Choice:
 class Compiled:
     """A pure function of tensors, compiled for inputs of the first call's shapes and eager for others.
 
-    mode: that of `Choice`. traced: gives what to compile, from the function and its inputs. Noise is that of the eager
-    function. If compiling fails, one line says so, and the function stays eager.
+    mode: that of `Choice`. Noise is that of the eager function. If compiling fails, one line says so, and the function
+    stays eager.
     """
 
     def __init__(
-        self,
-        function: Callable[..., Any],
-        mode: str = "auto",
-        clock: Callable[[], float] = time.monotonic,
-        traced: Callable[..., Callable[..., Any]] = lambda function, *inputs: function,
+        self, function: Callable[..., Any], mode: str = "auto", clock: Callable[[], float] = time.monotonic
     ) -> None:
         self.eager = function
-        self.traced = traced
         self.choice = Choice(mode, clock=clock)
         self.compiled: Callable[..., Any] | None = None
         self.shapes: list[torch.Size] | None = None
@@ -109,7 +104,7 @@ class Compiled:
             if not self.choice.compile:
                 return self.eager(*inputs)
             try:
-                self.compiled = self.compiled or compiled(self.traced(self.eager, *inputs))
+                self.compiled = self.compiled or compiled(self.eager)
                 return self.compiled(*inputs)
             except Exception as error:  # whatever the compiler raises
                 self.choice.impossible(error)
@@ -122,15 +117,22 @@ class Compiled:
 
 
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A pure function of tensors, compiled for the shapes it is called with, with the noise of the eager function."""
+    """A pure function of tensors, compiled for the shapes it is called with, with the noise of the eager function.
+
+    It is one graph, or an error when first called: up to torch 2.10 a hook on a tensor breaks graphs, and its gradient
+    would pass by the hook (pytorch/pytorch#91468).
+    """
     torch.compiler.reset()  # else dynamo gives up after a few functions from one place, as in a multirun
-    return torch.compile(function, dynamic=False, options=inductor_options())
+    return torch.compile(function, fullgraph=True, dynamic=False, options=inductor_options())
 
 
 def traced(function: Callable[..., Any], *inputs: Any, operations: dict[Any, Any] | None = None) -> GraphModule:
-    """The operations of a function as a graph, made without values; `operations` replaces some by functions."""
+    """The operations of a function as a graph, made without values; `operations` replaces some by functions.
+
+    It reads tensors that the function closes over wherever it is executed.
+    """
     with patch.object(torch.compiler, "_is_compiling_flag", True):
-        return make_fx(function, operations, "fake")(*inputs)
+        return make_fx(function, operations, "fake", _allow_non_fake_inputs=True)(*inputs)
 
 
 def inductor_options() -> dict[str, Any]:

@@ -51,7 +51,7 @@ def rqmc(distribution: Distribution, level: int, shape: tuple[int, int, int]) ->
     return noise.to(distribution[0].dtype)
 
 
-@torch.compiler.disable
+@torch.compiler.assume_constant_result
 @functools.cache
 def _sobol(k: int, units: int, device: torch.device) -> Tensor:
     """k points [k, units] as integers below 2**BITS, with the linear scrambling of one seed."""

@@ -1,5 +1,7 @@
 """Antithetic gradient for Bernoulli latents."""
 
+from __future__ import annotations  # torch 2.6 compiles no generic alias, as that of `record` is
+
 import torch
 from torch import Tensor
 
@@ -32,20 +34,20 @@ class DisARM(Objective):
         self.bound = bound
 
     def forward(self, model: LatentVariableModel, x: Tensor, k: int) -> Estimate:
-        drawn: list[tuple[Distribution, Tensor]] = []
+        posteriors: list[Distribution] = []
 
         def record(q: Distribution, level: int, shape: tuple[int, int, int]) -> Tensor:
-            drawn.append((q, q.noise(shape)))
-            return drawn[level][1]
+            posteriors.append(q)
+            return q.noise(shape)
 
         draw = model.draw(x, k, "score", record)
         log_w = draw.log_w.detach()
         weights = normalized_weights(log_w) if self.bound == "iwae" else torch.full_like(log_w, 1 / k)
         gain = (weights * draw.log_p).sum(0)
-        for level, (q, noise) in enumerate(drawn):
+        for level, (q, noise) in enumerate(zip(posteriors, draw.noise, strict=True)):
             if not isinstance(q, Bernoulli):
-                raise UserError("objective=disarm: expected a model with Bernoulli latents, such as sigmoid_belief")
-            other = self._antithetic(model, x, [eps for _, eps in drawn], level)
+                raise UserError("DisARM: expected a model with Bernoulli latents, such as sigmoid_belief")
+            other = self._antithetic(model, x, draw.noise, level)
             slope = (q.sample(noise) - q.sample(1 - noise)) * torch.sigmoid(q.logits.detach().abs())
             signal = self._difference(log_w, other) / 2
             gain = gain + (signal.unsqueeze(-1) * slope * q.logits).sum((0, -1))

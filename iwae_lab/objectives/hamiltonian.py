@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from iwae_lab.models.base import LatentVariableModel, Noise
-from iwae_lab.models.distributions import Distribution, StandardNormal
+from iwae_lab.models.distributions import StandardNormal
 
 __all__ = ["Chains", "Point"]
 
@@ -40,14 +40,9 @@ class Chains:
 
     def start(self, k: int, noise: Noise) -> Point:
         """k samples of q for each datum. Raises `UserError` for a model whose latents are discrete."""
-        drawn: list[Tensor] = []
-
-        def draw(q: Distribution, level: int, shape: tuple[int, int, int]) -> Tensor:
-            drawn.append(noise(q, level, shape).requires_grad_())
-            return drawn[level]
-
         with torch.enable_grad():
-            return self._point(drawn, self.model.log_weights(self.x, k, draw))
+            draw = self.model.draw(self.x, k, noise=lambda *given: noise(*given).requires_grad_())
+            return self._point(draw.noise, draw.log_w)
 
     def momentum(self, point: Point, noise: Noise) -> list[Tensor]:
         """Standard normal, one [k, batch, units] per layer of ε."""

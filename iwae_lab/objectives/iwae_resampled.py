@@ -1,7 +1,5 @@
 """Importance weighted autoencoder with few of its k samples in the backward pass."""
 
-from __future__ import annotations  # torch 2.6 compiles no generic alias, as those of inner functions are
-
 from dataclasses import dataclass
 
 import torch
@@ -10,7 +8,6 @@ from torch import Tensor
 from iwae_lab.bounds import normalized_weights
 from iwae_lab.console.errors import require
 from iwae_lab.models.base import LatentVariableModel, Noise
-from iwae_lab.models.distributions import Distribution
 from iwae_lab.objectives.base import Estimate, ImportanceWeighted
 
 __all__ = ["Chosen", "IWAEResampled", "Resampling", "resample"]
@@ -61,20 +58,15 @@ class Resampling:
     @torch.no_grad()
     def __call__(self, model: LatentVariableModel, x: Tensor, k: int, noise: Noise) -> Chosen:
         """Of k samples for each row of x [batch, pixels]."""
-        drawn = []
-
-        def draw(q: Distribution, level: int, shape: tuple[int, int, int]) -> Tensor:
-            drawn.append(noise(q, level, shape))
-            return drawn[level]
-
-        log_w = model.log_weights(x, k, draw)
-        normalized = normalized_weights(log_w)
+        draw = model.draw(x, k, noise=noise)
+        normalized = normalized_weights(draw.log_w)
         indices, weights = resample(normalized, min(self.kept, k))
-
-        def draw_again(q: Distribution, level: int, shape: tuple[int, int, int]) -> Tensor:
-            return drawn[level].gather(0, indices.unsqueeze(-1).expand(shape))
-
-        return Chosen(log_w, normalized.gather(0, indices), weights, draw_again)
+        return Chosen(
+            draw.log_w,
+            normalized.gather(0, indices),
+            weights,
+            lambda q, level, shape: draw.noise[level].gather(0, indices.unsqueeze(-1).expand(shape)),
+        )
 
 
 def resample(weights: Tensor, m: int) -> tuple[Tensor, Tensor]:

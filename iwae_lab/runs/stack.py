@@ -44,8 +44,8 @@ def require_stackable(experiment: Experiment, model: LatentVariableModel, x: Ten
 def train_stack(experiment: Experiment, record: Record) -> None:
     """Train the models of the stack of this run, unless that is done. Resumes where it was interrupted.
 
-    Raises `UserError` for models that differ in their buffers, and if the stack is trained in another precision. Raises
-    `Diverged`, and records all runs as diverged, if one of the models does.
+    Raises `UserError` for models that differ in what is not trained, and if the stack is trained in another precision.
+    Raises `Diverged`, and records all runs as diverged, if one of the models does.
     """
     runs = experiment.stack()
     folder = experiment.training_folder
@@ -65,9 +65,9 @@ def train_stack(experiment: Experiment, record: Record) -> None:
 def _train(experiment: Experiment, record: Record, runs: dict[int, Path], folder: Path) -> None:
     log.info("training seeds %d to %d at once", min(runs), max(runs))
     trainings = [experiment.training(record.precision, seed) for seed in runs]
-    for name, buffer in trainings[0].named_buffers():
-        if not all(torch.equal(buffer, training.get_buffer(name)) for training in trainings):
-            raise UserError(f"stack={len(runs)}: expected 1, since the buffer {name} differs between models")
+    for (name, first), *others in zip(*map(_constants, trainings), strict=True):
+        if not all(torch.equal(first, tensor) for _, tensor in others):
+            raise UserError(f"stack={len(runs)}: expected 1, since {name} is not trained and differs between models")
     trainings[0].stack_with(trainings[1:])
     try:
         fit(trainings[0], experiment.images(len(runs)), experiment.device.type, [], folder)
@@ -88,6 +88,11 @@ def _train(experiment: Experiment, record: Record, runs: dict[int, Path], folder
             _last(of_run).parent.mkdir(parents=True, exist_ok=True)
             for name in ("metrics.csv", "checkpoints/last.ckpt"):
                 os.replace(folder / of_run.name / name, of_run / name)
+
+
+def _constants(training: Training) -> list[tuple[str, Tensor]]:
+    """Buffers and frozen parameters by name."""
+    return [*training.named_buffers(), *((n, p) for n, p in training.named_parameters() if not p.requires_grad)]
 
 
 def _last(folder: Path) -> Path:

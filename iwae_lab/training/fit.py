@@ -39,11 +39,13 @@ class TrainingResult:
         return {key: value for key, value in latest.items() if key == TRAIN_BOUND or is_diagnostic(key)}
 
 
-def fit(training: Training, data: ImageData, kind: str, trackers: Sequence[RunLogger], folder: Path) -> TrainingResult:
-    """Train, resuming from the last checkpoint in the run's `folder`. kind: "cpu" or "cuda"."""
+def fit(
+    training: Training, data: ImageData, accelerator: str, trackers: Sequence[RunLogger], folder: Path
+) -> TrainingResult:
+    """Train, resuming from the last checkpoint in the run's `folder`. accelerator: "cpu" or "cuda"."""
     checkpoints = folder / "checkpoints"
     trainer = pl.Trainer(
-        accelerator=kind,
+        accelerator=accelerator,
         devices=1,
         plugins=[CheckpointFiles(), LightningEnvironment()],  # one run ignores Slurm's tasks and ranks
         logger=trackers,

@@ -1,7 +1,6 @@
 """The gradients of a batch, and the sums that an epoch logs. Torch only."""
 
 import copy
-import functools
 
 import torch
 from torch import Tensor
@@ -9,7 +8,7 @@ from torch import Tensor
 from iwae_lab.bounds import ess, iwae_bound
 from iwae_lab.console.errors import UserError, require_one_of
 from iwae_lab.models.base import LatentVariableModel
-from iwae_lab.models.compiling import Compiled
+from iwae_lab.models.compiling import compiled
 from iwae_lab.models.precision import PRECISIONS, autocast, products_for_training
 from iwae_lab.objectives.base import Estimate, Objective
 
@@ -72,8 +71,14 @@ class Gradients:
         modules = self.model, self.objective
         return [self.sums, *(t for module in modules for t in (*module.parameters(), *module.buffers()))]
 
-    def compiled(self) -> "Gradients":
-        """A copy whose estimate is compiled on its first call."""
+    def compiled(self, x: Tensor) -> "Gradients":
+        """A copy whose estimate is compiled for batches of the shape of x. Clears the gradients of parameters."""
         copied = copy.copy(self)
-        copied.estimate = functools.partial(Compiled(self.estimate, "true"), calls_left=1)  # type: ignore[method-assign]
+        copied.estimate = compiled(self.estimate)  # type: ignore[method-assign]
+        rehearsal = copy.copy(copied)
+        rehearsal.sums = torch.zeros_like(self.sums)
+        with torch.random.fork_rng([x.device] if x.is_cuda else []):
+            rehearsal(x)  # compiles it, and its derivative
+        self.model.zero_grad()
+        self.objective.zero_grad()
         return copied

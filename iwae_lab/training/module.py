@@ -135,6 +135,9 @@ class Training(pl.LightningModule):
         step = Step(StackedGradients(each) if self.others else self.add_gradients, optimizer)
         self.execute = Steps(step, self.mode, graphs=graphs, after_call=self.after_call)
 
+    def on_train_end(self) -> None:
+        del self.execute  # graphs hold memory
+
     def on_train_epoch_start(self) -> None:
         for one in self.members:
             one.add_gradients.start_sums(self.device)

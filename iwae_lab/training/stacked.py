@@ -1,14 +1,13 @@
 """The gradients of several models at once, by operations on stacks of their parameters. Torch only."""
 
 import copy
-import functools
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vjp, vmap
 
-from iwae_lab.models.compiling import Compiled, traced
+from iwae_lab.models.compiling import compiled, traced
 from iwae_lab.models.precision import products_for_training
 from iwae_lab.training.gradients import Gradients
 
@@ -34,13 +33,9 @@ class StackedGradients:
 
     def __call__(self, x: Tensor) -> Tensor:
         """Set the gradients for batches x [models, batch, pixels] and add to the sums; returns the losses [models]."""
-        if not self.rehearsed:  # fills caches, which must not get the tensors of torch.func
-            with torch.random.fork_rng([x.device] if x.is_cuda else []):
-                copy.deepcopy(self.members[0])(x[0])
-            self.rehearsed = True
-        stacks = [torch.stack([parameter.detach() for parameter in same]) for same in self.parameters]
+        self._rehearse(x)
         with products_for_training(x.device):
-            losses, means, *gradients = self.estimate(x, *stacks)
+            losses, means, *gradients = self.estimate(x, *self._stacks())
         torch._foreach_add_([member.sums for member in self.members], list(means.double()), alpha=x.shape[1])
         for same, stack in zip(self.parameters, gradients, strict=True):
             for parameter, gradient in zip(same, stack, strict=True):
@@ -68,13 +63,25 @@ class StackedGradients:
         """Every tensor that a call reads or changes."""
         return [tensor for member in self.members for tensor in member.tensors()]
 
-    def compiled(self) -> "StackedGradients":
-        """A copy whose `estimate` is compiled on its first call."""
-        copied = copy.copy(self)
+    def compiled(self, x: Tensor) -> "StackedGradients":
+        """A copy whose `estimate` is compiled for batches of the shape of x."""
+        self._rehearse(x)
+        copied, inputs = copy.copy(self), [x, *self._stacks()]
         # from a trace, since torch.compile can't vmap an autograd.Function
-        estimate = Compiled(self.estimate, "true", traced=traced)
-        copied.estimate = functools.partial(estimate, calls_left=1)  # type: ignore[method-assign]
+        copied.estimate = compiled(traced(self.estimate, *inputs))  # type: ignore[method-assign]
+        with products_for_training(x.device), torch.random.fork_rng([x.device] if x.is_cuda else []):
+            copied.estimate(*inputs)
         return copied
+
+    def _rehearse(self, x: Tensor) -> None:
+        """Fill caches, which must not get the tensors of torch.func."""
+        if not self.rehearsed:
+            with torch.random.fork_rng([x.device] if x.is_cuda else []):
+                copy.deepcopy(self.members[0])(x[0])
+            self.rehearsed = True
+
+    def _stacks(self) -> list[Tensor]:
+        return [torch.stack([parameter.detach() for parameter in same]) for same in self.parameters]
 
 
 class _EstimateModule(nn.Module):

@@ -49,7 +49,7 @@ class Step:
         matrix products may be in TF32, those of optimizers may not.
         """
         if x.is_cuda:
-            return Step(self.gradients.compiled(), self.optimizer)
+            return Step(self.gradients.compiled(x), self.optimizer)
         traced, tensors = self.traced(x)
         with torch.no_grad():
             run = torch._inductor.compile(traced, _fakes([x, torch.tensor(0.0), *tensors]), options=inductor_options())

@@ -7,22 +7,27 @@ import pytest
 import torch
 from helpers.commands import ROOT
 from helpers.oracle import (
+    BINARY_X,
     LinearGaussian,
     X,
     compare,
     estimates,
     linear_gaussian,
     reference,
+    sigmoid_belief,
     slopes,
 )
 from omegaconf import OmegaConf
 
 from iwae_lab.console.errors import UserError
+from iwae_lab.models.base import LatentVariableModel
+from iwae_lab.models.hierarchical import HierarchicalModel
+from iwae_lab.models.sigmoid_belief import SigmoidBeliefNetwork
 from iwae_lab.objectives.base import Objective
 from iwae_lab.objectives.coupling import COUPLINGS
 from iwae_lab.runs.config import Node
 
-FOR_BERNOULLI_ONLY = ("disarm",)
+FOR_BERNOULLI_ONLY = ["disarm", "disarm bound=elbo"]
 FOUND = sorted({path.stem for path in (ROOT / "conf/objective").glob("*.yaml")} - {*FOR_BERNOULLI_ONLY})
 VARIANTS = {
     "stl": ["bound=elbo"],
@@ -46,8 +51,9 @@ VARIANTS = {
     "annealed_wake_sleep": ["temperatures=2"],
 }
 ALL = FOUND + [f"{name} {variant}" for name, variants in VARIANTS.items() for variant in variants]
+EVERY = ALL + FOR_BERNOULLI_ONLY
 ANNEALED = ("uha",)  # its weights are those of chains, and its gradient is that of their target at any noise
-SCORE_FUNCTIONS = ("ovis", "ovis auxiliary=2", "vargrad", "disarm", "disarm bound=elbo")
+SCORE_FUNCTIONS = ("ovis", "ovis auxiliary=2", "vargrad", *FOR_BERNOULLI_ONLY)
 FOR_DISCRETE = ("rws", "tvo", "vimco", "reinforce", "ovis", "vargrad", "mlmc")
 
 
@@ -55,6 +61,16 @@ def objective(spec: str) -> Objective:
     name, *overrides = spec.split()
     node = OmegaConf.merge(OmegaConf.load(ROOT / f"conf/objective/{name}.yaml"), OmegaConf.from_dotlist(overrides))
     return Node.of(OmegaConf.to_container(node), "objective", Objective).build()
+
+
+def architecture(spec: str) -> type[HierarchicalModel]:
+    """One that the objective takes, built as any other."""
+    return SigmoidBeliefNetwork if spec in FOR_BERNOULLI_ONLY else HierarchicalModel
+
+
+def oracle(spec: str, layers: int) -> tuple[LatentVariableModel, torch.Tensor]:
+    """A model that the objective takes, and a datum."""
+    return (sigmoid_belief(layers), BINARY_X) if spec in FOR_BERNOULLI_ONLY else (linear_gaussian(layers), X)
 
 
 def claims(spec: str, k: int) -> tuple[Objective, torch.Tensor]:

@@ -156,6 +156,11 @@ class Shuffling(HierarchicalModel):
     def __init__(self, latents: list[int], hidden: list[list[int]], *, mean_image):
         super().__init__(latents, hidden, mean_image=mean_image)
         self.register_buffer("order", torch.randperm(mean_image.numel()))
+
+class Frozen(HierarchicalModel):
+    def __init__(self, latents: list[int], hidden: list[list[int]], *, mean_image):
+        super().__init__(latents, hidden, mean_image=mean_image)
+        self.decoder.requires_grad_(False)
 """
 
 
@@ -182,8 +187,11 @@ def test_what_can_not_be_stacked_is_named(
     assert not list(tmp_path.glob("runs/*/result.json"))
 
 
-def test_buffers_of_one_seed_are_not_taken_for_those_of_another(cli: Cli, tiny: list[str], tmp_path: Path) -> None:
+@pytest.mark.parametrize(("model", "tensor"), [("Shuffling", "model.order"), ("Frozen", "model.decoder.0.")])
+def test_what_is_not_trained_in_one_seed_is_not_taken_for_that_of_another(
+    cli: Cli, tiny: list[str], tmp_path: Path, model: str, tensor: str
+) -> None:
     (tmp_path / "mine.py").write_text(MINE)
-    done = cli("train.py", *tiny, "stack=2", "model._target_=mine.Shuffling", PYTHONPATH=str(tmp_path))
+    done = cli("train.py", *tiny, "stack=2", f"model._target_=mine.{model}", PYTHONPATH=str(tmp_path))
     assert done.returncode == 1, done.stderr
-    assert "stack=2: expected 1, since the buffer model.order differs between models" in done.stderr
+    assert f"stack=2: expected 1, since {tensor}" in done.stderr and "differs between models" in done.stderr

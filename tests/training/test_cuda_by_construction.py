@@ -7,10 +7,9 @@ depends on values) fails on it. Copies between the two are found by looking at e
 import pytest
 import torch
 from helpers.no_copies import META, NoCopies
-from helpers.objectives import ALL, FOR_DISCRETE, by_default, objective
+from helpers.objectives import EVERY, FOR_DISCRETE, architecture, by_default, objective
 from helpers.tapes import tapes
 
-from iwae_lab.models.hierarchical import HierarchicalModel
 from iwae_lab.models.sigmoid_belief import SigmoidBeliefNetwork
 from iwae_lab.training.batches import Batches
 from iwae_lab.training.module import Training
@@ -25,12 +24,12 @@ def test_a_copy_is_found() -> None:
         torch.ones(3).to(META)
 
 
-@pytest.mark.parametrize("spec", by_default(ALL))
+@pytest.mark.parametrize("spec", by_default(EVERY))
 def test_gradients_of_a_training_step_need_no_value_on_the_host(spec):
     images = torch.empty(60, 784, dtype=torch.uint8, device=META)
     schedule = Constant(epochs=1, batch_size=40, learning_rate=1e-3)
-    for architecture in [HierarchicalModel] + [SigmoidBeliefNetwork] * (spec.split()[0] in FOR_DISCRETE):
-        model = architecture([8, 4], [[16], [8]], mean_image=torch.rand(784))
+    for kind in [architecture(spec)] + [SigmoidBeliefNetwork] * (spec.split()[0] in FOR_DISCRETE):
+        model = kind([8, 4], [[16], [8]], mean_image=torch.rand(784))
         training = Training(model, objective(spec), Adam(), schedule, k=5, compile="false").to(META)
         training.on_train_epoch_start()
         with NoCopies():

@@ -6,7 +6,7 @@ import shutil
 import hypothesis.strategies as st
 import pytest
 import torch
-from helpers.objectives import ALL, by_default, objective
+from helpers.objectives import EVERY, architecture, by_default, objective
 from helpers.tapes import Traced, tapes
 from hypothesis import given, settings
 from torch._dynamo.utils import counters
@@ -94,7 +94,7 @@ def learned(step_of, mode, factory, spec="iwae", steps=8, together=1, resume_at=
     resume_at: the step at which execution begins anew, from the optimizer's state as a graph leaves it.
     """
     torch.manual_seed(0)
-    model = HierarchicalModel([3, 2], [[16], [4]], mean_image=torch.full((32,), 0.3)).double()
+    model = architecture(spec)([3, 2], [[16], [4]], mean_image=torch.full((32,), 0.3)).double()
     made = objective(spec)
     if spec.startswith("beta_vae"):
         made.anneal("beta", ParameterSchedule(0.0, 1.0, 5))
@@ -136,7 +136,7 @@ def test_operations_that_are_compiled_take_the_steps_of_calls_with_the_same_nois
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("spec", ALL)
+@pytest.mark.parametrize("spec", EVERY)
 def test_they_do_for_every_objective_that_is_compiled(spec):
     if not objective(spec).compilable:
         pytest.skip("it is never compiled")
@@ -166,7 +166,7 @@ def test_auto_goes_over_to_compiled_steps_on_the_way(step_of, graphs, monkeypatc
     assert_same(found[1:], learned(Step, "false", Adam(), **plan)[1:])
 
 
-@pytest.mark.parametrize("spec", by_default(ALL))
+@pytest.mark.parametrize("spec", by_default(EVERY))
 def test_graphs_hold_every_objective(spec):
     """They read what changes between their replays (rates, epochs, noise) and do all that calls do."""
     if not objective(spec).compilable:
