@@ -124,9 +124,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="names", help="objectives; all by default")
     parser.add_argument("--k", type=int, nargs="+", default=[1, 5, 50])
-    parser.add_argument(
-        "--draws", type=int, default=1000, help=f"gradients of which each variance is, {BLOCKS} or more"
-    )
+    parser.add_argument("--draws", type=int, default=1000, help=f"gradients per variance, {BLOCKS} or more")
     parser.add_argument("--steps", type=int, default=30, help="timed for the cost")
     parser.add_argument("--run", type=Path, help="the folder of a run, whose model takes the place of the oracle")
     options = parser.parse_args()

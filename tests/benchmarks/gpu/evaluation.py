@@ -1,4 +1,7 @@
-"""Seconds for L_5000 of 10,000 images on a GPU: python tests/benchmarks/gpu/evaluation.py"""
+"""Seconds for L_5000 of 10,000 images on a GPU: python tests/benchmarks/gpu/evaluation.py
+
+With compile=true they include compiling what an earlier call has left in the cache.
+"""
 
 import time
 
