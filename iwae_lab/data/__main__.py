@@ -2,10 +2,10 @@
 
 import argparse
 import logging
+import pkgutil
 import sys
 from pathlib import Path
 
-from hydra.utils import get_object
 from omegaconf import OmegaConf
 
 from iwae_lab.console.errors import UserError, did_you_mean
@@ -64,7 +64,7 @@ def show(data_dir: Path) -> None:
 def datasets() -> dict[str, type[Dataset]]:
     """The class of every dataset in conf/dataset, by name."""
     paths = sorted((CONF / "dataset").glob("*.yaml"))
-    return {path.stem: get_object(OmegaConf.load(path)._target_) for path in paths}
+    return {path.stem: pkgutil.resolve_name(OmegaConf.load(path)._target_) for path in paths}
 
 
 if __name__ == "__main__":

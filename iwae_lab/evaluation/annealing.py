@@ -28,9 +28,9 @@ class Annealing:
     def __post_init__(self) -> None:
         for key in ("chains", "temperatures", "leapfrog_steps"):
             value = getattr(self, key)
-            require(f"evaluation.ais.{key}", value, value >= 1, "an integer of at least 1")
-        require_one_of("evaluation.ais.start", self.start, STARTS)
-        require_one_of("evaluation.ais.schedule", self.schedule, SCHEDULES)
+            require(key, value, value >= 1, "an integer of at least 1")
+        require_one_of("start", self.start, STARTS)
+        require_one_of("schedule", self.schedule, SCHEDULES)
 
     def betas(self) -> list[float]:
         """β from 0 to 1, one more than `temperatures`."""

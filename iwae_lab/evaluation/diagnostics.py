@@ -14,7 +14,7 @@ from iwae_lab.models.base import LatentVariableModel
 from iwae_lab.models.distributions import Distribution
 from iwae_lab.objectives.base import Objective
 
-__all__ = ["SNR_IMAGES", "Diagnosis", "GradientSNR", "SignalToNoise", "diagnose", "gradient_snr"]
+__all__ = ["KL_THRESHOLD", "SNR_IMAGES", "Diagnosis", "GradientSNR", "SignalToNoise", "diagnose", "gradient_snr"]
 
 SEED = 300
 SNR_IMAGES = 20  # in the batch on which commands measure gradients

@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -97,7 +97,7 @@ def likelihood(
 
     kept: results of an interrupted call. Its images are not computed again; the result is the same.
 
-    Raises `UserError` as `require_images` does, for k < 1, and for a `precision` or `compile` that there is none of.
+    Raises `UserError` as `require_images` does, for k < 1, and for an unknown `precision` or `compile`.
     """
     require("k", repr(k), isinstance(k, int) and k >= 1, "an integer of at least 1")
     require_one_of("precision", precision, PRECISIONS)
@@ -118,27 +118,36 @@ def likelihood(
     done = before.shape[1]
     results[:, :done] = before
     weigh = Compiled(log_weights, compile)
-    calls_left = math.ceil((len(images) - done) / batch) * math.ceil(k / BLOCK)
+    blocks = [min(BLOCK, k - drawn) for drawn in range(0, k, BLOCK)]
+
+    def log_weights_of(start: int, x: Tensor) -> Iterator[Tensor]:
+        """[samples, batch] of each block."""
+        noise = image_noise(seed, range(start, start + len(x)), x.device)
+        calls_left = math.ceil((len(images) - start) / batch) * len(blocks)
+        for done, samples in enumerate(blocks):
+            drawn = [noise(q, level, (samples, len(x), q[0].shape[-1])) for level, q in enumerate(layers)]
+            yield weigh(x, *drawn, calls_left=calls_left - done)
+
     progress(done)
     for start in range(done, len(images), batch):
         x = images[start : start + batch].to(dtype)
-        here = results[:, start : start + len(x)]
-        noise = image_noise(seed, range(start, start + len(x)), x.device)
-        bounds, largest = StreamingBounds(), LargestWeights(k)
-        while bounds.k < k:
-            samples = min(BLOCK, k - bounds.k)
-            drawn = [noise(q, level, (samples, len(x), q[0].shape[-1])) for level, q in enumerate(layers)]
-            log_w = weigh(x, *drawn, calls_left=calls_left)
-            calls_left -= 1
-            for row, n in enumerate(ks):
-                if bounds.k < n <= bounds.k + samples:
-                    first_n = copy.copy(bounds)
-                    first_n.add(log_w[: n - bounds.k])
-                    here[row] = first_n.iwae_bound
-            bounds.add(log_w)
-            largest.add(log_w)
-        here[len(ks) :] = torch.stack([bounds.elbo, bounds.ess, pareto_k(largest.log_w)])
+        results[:, start : start + len(x)] = _estimates(log_weights_of(start, x), ks)
         part.keep(results[:, : start + len(x)], weigh.mode)
         progress(start + len(x))
     *bound, elbo, ess, shape = results
     return Likelihood(dict(zip(ks, bound, strict=True)), elbo, ess, shape)
+
+
+def _estimates(blocks: Iterable[Tensor], ks: list[int]) -> Tensor:
+    """L̂_n for each n of `ks`, ELBO, ESS and k̂ from blocks of log w [samples, batch]: float64 [len(ks) + 3, batch]."""
+    rows: list[Tensor] = []
+    bounds, largest = StreamingBounds(), LargestWeights(ks[-1])
+    for log_w in blocks:
+        for n in ks:
+            if bounds.k < n <= bounds.k + len(log_w):
+                first_n = copy.copy(bounds)
+                first_n.add(log_w[: n - bounds.k])
+                rows.append(first_n.iwae_bound)
+        bounds.add(log_w)
+        largest.add(log_w)
+    return torch.stack([*rows, bounds.elbo, bounds.ess, pareto_k(largest.log_w)])

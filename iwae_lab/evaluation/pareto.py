@@ -11,7 +11,7 @@ import math
 import torch
 from torch import Tensor
 
-__all__ = ["UNRELIABLE", "LargestWeights", "pareto_k"]
+__all__ = ["FEWEST", "UNRELIABLE", "LargestWeights", "pareto_k"]
 
 UNRELIABLE = 0.7
 FEWEST = 21  # samples: their tail, of 5, is the shortest fitted

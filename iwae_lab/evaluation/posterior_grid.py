@@ -43,7 +43,7 @@ def posterior_grid(
     q = model.encoder[0](x)
     units = [q[0].shape[-1], *("…" for _ in model.encoder[1:])]
     if units != [2] or not isinstance(q, Gaussian):
-        raise UserError(f"model.latents={units}: expected [2], two continuous latent units, for a posterior on a grid")
+        raise UserError(f"latents={units}: expected [2], two continuous latent units, for a posterior on a grid")
     cell = 2 * extent / size
     axis = torch.arange(size, dtype=parameter.dtype, device=x.device) * cell + (cell / 2 - extent)
     grid = torch.cartesian_prod(axis, axis).flip(1)  # z_1 runs fastest

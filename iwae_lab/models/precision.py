@@ -2,20 +2,19 @@
 
 import contextlib
 from collections.abc import Iterator
-from typing import Any, Literal, get_args
+from typing import Any
 
 import torch
 
-__all__ = ["PRECISIONS", "Precision", "autocast", "fastest_precision", "products_for_training"]
+__all__ = ["PRECISIONS", "autocast", "fastest_precision", "products_for_training"]
 
-Precision = Literal["32", "bf16"]
-PRECISIONS = get_args(Precision)
+PRECISIONS = ("32", "bf16")
 
 HARMLESS_K = 5  # samples up to which training in bf16 ended at the NLL of fp32; with 50, 0.1 nats above
 REPAYING_ROWS = 200  # of a product; with fewer, converting to bf16 on a CPU costs what it saves
 
 
-def fastest_precision(device: torch.device, batch_size: int, k: int) -> Precision:
+def fastest_precision(device: torch.device, batch_size: int, k: int) -> str:
     """bf16 where it is harmless, the hardware has it and products of batch_size × k rows repay it; else 32.
 
     It is not timed, so a repeated run gets the same precision on a busy machine.

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from iwae_lab.bounds import iwae_bound
-from iwae_lab.console.errors import UserError, require_one_of
+from iwae_lab.console.errors import UserError, require, require_one_of
 from iwae_lab.models.base import LatentVariableModel, Noise, fresh_noise
 from iwae_lab.objectives.coupling import COUPLINGS
 from iwae_lab.objectives.parameter_schedule import ParameterSchedule
@@ -77,6 +77,10 @@ class Objective(nn.Module, ABC):
     @abstractmethod
     def forward(self, model: LatentVariableModel, x: Tensor, k: int) -> Estimate:
         """The estimate for binary images x [batch, pixels]. Raises `UserError` for a k or a model it does not take."""
+
+    def require_samples(self, k: int, least: int) -> None:
+        """Raises `UserError` for fewer than `least` samples."""
+        require("k", k, k >= least, f"at least {least} for {type(self).__name__}")
 
     def attributes(self) -> dict[str, str]:
         """The attributes whose changes compiled code would miss, by name: all but parameters, buffers and modules."""

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from iwae_lab.bounds import normalized_weights
-from iwae_lab.console.errors import UserError, require
+from iwae_lab.console.errors import UserError
 from iwae_lab.models.base import LatentVariableModel, conditional
 from iwae_lab.models.distributions import Gaussian
 from iwae_lab.objectives.base import Estimate, ImportanceWeighted
@@ -23,7 +23,7 @@ class GDReG(ImportanceWeighted):
     """
 
     def forward(self, model: LatentVariableModel, x: Tensor, k: int) -> Estimate:
-        require("k", k, k >= 1, "an integer of at least 1")
+        self.require_samples(k, 1)
         path = _samples(model, x, k)
         z = [here.detach().requires_grad_() for here in path]
         log_p = model.log_joint(x, z)
@@ -40,7 +40,7 @@ class GDReG(ImportanceWeighted):
             gain = gain + (w.square() * slope * here).sum(-1)
         for p, here, slope_p, slope_w in zip(priors[:-1], z[:-1], slopes_p[:-1], slopes_w[:-1], strict=True):
             if not isinstance(p, Gaussian):
-                raise UserError(f"objective=gdreg: expected Gaussian p(z_l | z_{{l+1}}), found {type(p).__name__}")
+                raise UserError(f"GDReG: expected Gaussian p(z_l | z_{{l+1}}), found {type(p).__name__}")
             noise = p.noise_of(here).detach()
             slope_below = slope_p + noise * torch.exp(-p.log_std.detach())  # ∂/∂z_l log p(z_{l−1} | z_l)
             pull = w * slope_below - w.square() * slope_w

@@ -30,13 +30,9 @@ class JVI(Objective):
         self.order = order
 
     def forward(self, model: LatentVariableModel, x: Tensor, k: int) -> Estimate:
-        self.check(k)
+        self.require_samples(k, self.order + 1)
         log_w = model.log_weights(x, k)
         return Estimate(-self.target(log_w).mean(), log_w)
-
-    def check(self, k: int) -> None:
-        """Raises `UserError` where too few samples would be left."""
-        require("k", k, k > self.order, f"more than objective.order={self.order}")
 
     def coefficients(self, k: int) -> list[float]:
         """c_0, …, c_order."""

@@ -18,7 +18,7 @@ class JVIDReG(JVI):
     """
 
     def forward(self, model: LatentVariableModel, x: Tensor, k: int) -> Estimate:
-        self.check(k)
+        self.require_samples(k, self.order + 1)
         log_w = model.draw(x, k, "path").log_w
         double = log_w.detach().double()  # coefficients of up to k² cancel
         first, second = torch.zeros_like(double), torch.zeros_like(double)

@@ -30,14 +30,14 @@ class OVIS(ImportanceWeighted):
         super().__init__()
         require("gamma", gamma, 0 <= gamma <= 1, "a number from 0 to 1")
         require("auxiliary", auxiliary, auxiliary >= 0, "an integer of at least 0")
-        unused = f"0 with objective.auxiliary={auxiliary}, the Monte Carlo form"
+        unused = f"0 with auxiliary={auxiliary}, the Monte Carlo form"
         require("gamma", gamma, not (auxiliary and gamma), unused)
         self.gamma = gamma
         self.auxiliary = auxiliary
 
     def forward(self, model: LatentVariableModel, x: Tensor, k: int) -> Estimate:
         enough = k >= 2 or self.auxiliary > 0
-        require("k", k, enough, "at least 2 with objective=ovis, unless objective.auxiliary is above 0")
+        require("k", k, enough, "at least 2 for OVIS, unless auxiliary is above 0")
         draw = model.draw(x, k, "score")
         weights = normalized_weights(draw.log_w)
         others = log_sum_of_others(draw.log_w)

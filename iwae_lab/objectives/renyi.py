@@ -22,7 +22,7 @@ class Renyi(Reparameterized):
 
     def __init__(self, alpha: float = 0.5) -> None:
         super().__init__()
-        require("alpha", alpha, math.isfinite(alpha), "a finite number; objective=vr_max is the limit α → −∞")
+        require("alpha", alpha, math.isfinite(alpha), "a finite number; vr_max is the limit α → −∞")
         self.alpha = alpha
 
     @property

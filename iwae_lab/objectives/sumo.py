@@ -5,7 +5,6 @@ import math
 import torch
 from torch import Tensor
 
-from iwae_lab.console.errors import require
 from iwae_lab.models.base import LatentVariableModel
 from iwae_lab.objectives.base import Estimate, Objective
 
@@ -23,7 +22,7 @@ class SUMO(Objective):
     SLOW_UNTIL, DECAY = 80, 0.9
 
     def forward(self, model: LatentVariableModel, x: Tensor, k: int) -> Estimate:
-        require("k", k, k >= 1, "an integer of at least 1")
+        self.require_samples(k, 1)
         terms = self._terms(1 - torch.rand(()).item())
         log_w = model.log_weights(x, k + terms)
         counts = torch.arange(1, len(log_w) + 1, device=x.device, dtype=log_w.dtype)

@@ -38,7 +38,7 @@ class TVO(Objective):
         self.betas = betas
 
     def forward(self, model: LatentVariableModel, x: Tensor, k: int) -> Estimate:
-        require("k", k, k >= 2, "at least 2 with objective=tvo, whose gradient is a covariance")
+        self.require_samples(k, 2)  # for a covariance
         draw = model.draw(x, k, "score")
         log_w = draw.log_w.detach()
         from_p, from_q = torch.zeros_like(log_w), torch.zeros_like(log_w)

@@ -38,8 +38,8 @@ class UStatistic(ImportanceWeighted):
         n = self.groups * k
         if self.permutations is None and math.comb(n, k) > self.MOST_SETS:
             raise UserError(
-                f"k={k}: expected at most {self.MOST_SETS} sets of k of objective.groups·k samples, which are "
-                f"{math.comb(n, k)}, or objective.permutations=20"
+                f"k={k}: expected at most {self.MOST_SETS} sets of k of groups·k samples, which are "
+                f"{math.comb(n, k)}, or permutations=20"
             )
         log_w = model.log_weights(x, n)
         bounds = iwae_bound(log_w[self._sets(n, k, x.device)])  # [sets, batch]

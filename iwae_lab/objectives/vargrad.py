@@ -3,7 +3,6 @@
 from torch import Tensor
 
 from iwae_lab.bounds import elbo
-from iwae_lab.console.errors import require
 from iwae_lab.models.base import LatentVariableModel
 from iwae_lab.objectives.base import Estimate, Objective
 
@@ -22,7 +21,7 @@ class VarGrad(Objective):
     compilable = True
 
     def forward(self, model: LatentVariableModel, x: Tensor, k: int) -> Estimate:
-        require("k", k, k >= 2, "at least 2 with objective=vargrad, whose baseline is the other samples")
+        self.require_samples(k, 2)  # the baseline of one is the others
         draw = model.draw(x, k, "score")
         log_w = draw.log_w.detach()
         signal = (log_w - log_w.mean(0)) / (k - 1)

@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 
 from iwae_lab.bounds import iwae_bound, log_sum_of_others, normalized_weights
-from iwae_lab.console.errors import require
 from iwae_lab.models.base import LatentVariableModel
 from iwae_lab.objectives.base import Estimate, ImportanceWeighted
 
@@ -23,7 +22,7 @@ class VIMCO(ImportanceWeighted):
     compilable = True
 
     def forward(self, model: LatentVariableModel, x: Tensor, k: int) -> Estimate:
-        require("k", k, k >= 2, "at least 2 with objective=vimco, whose baseline is the other samples")
+        self.require_samples(k, 2)  # the baseline of one is the others
         draw = model.draw(x, k, "score")
         log_w = draw.log_w.detach()
         others = (log_w.sum(0) - log_w) / (k - 1)

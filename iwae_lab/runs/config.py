@@ -23,6 +23,7 @@ from iwae_lab.objectives.parameter_schedule import ParameterSchedule
 
 __all__ = [
     "AIS",
+    "CONF",
     "GROUPS",
     "Config",
     "Evaluation",
@@ -70,7 +71,10 @@ class AIS:
 
     def annealing(self) -> Annealing:
         """The settings other than `images`. Raises `UserError` for values out of range."""
-        return Annealing(self.chains, self.temperatures, self.leapfrog_steps, self.start, self.schedule)
+        try:
+            return Annealing(self.chains, self.temperatures, self.leapfrog_steps, self.start, self.schedule)
+        except UserError as error:
+            raise UserError(f"evaluation.ais.{error}") from None
 
 
 @dataclass

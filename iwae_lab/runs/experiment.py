@@ -200,23 +200,9 @@ def resolve(cfg: DictConfig | dict[str, Any]) -> Experiment:
     """
     cfg = cast(DictConfig, OmegaConf.merge(OmegaConf.structured(Config), cfg))
     config = check(cfg)
-    annealed = parameter_schedules(config.objective)
-    start = {name: schedule.start for name, schedule in annealed.items()}
+    start = {name: schedule.start for name, schedule in parameter_schedules(config.objective).items()}
     given = {group: getattr(config, group) for group in BASES} | {"objective": config.objective | start}
     nodes: dict[str, Node[Any]] = {group: Node.of(given[group], group, base) for group, base in BASES.items()}
-    objective = nodes["objective"].build()
-    if not hasattr(objective, "annealed"):
-        target = config.objective["_target_"]
-        raise UserError(f"objective._target_={target}: expected __init__ to call super().__init__()")
-    if annealed:
-        end = {name: schedule.end for name, schedule in annealed.items()}
-        Node.of(config.objective | end, "objective", Objective).build()  # checks the last values
-    for name, parameter_schedule in annealed.items():
-        can_change = isinstance(getattr(objective, name, None), float)
-        expected = "a value, as this parameter can't change with the epoch"
-        require(f"objective.{name}", config.objective[name], can_change, expected)
-        objective.anneal(name, parameter_schedule)
-    objective.couple(config.noise)
     schedule = nodes["schedule"].build()
     device = _device(config.accelerator)
     require_one_of("compile", config.compile, MODES)
@@ -230,7 +216,7 @@ def resolve(cfg: DictConfig | dict[str, Any]) -> Experiment:
         nodes=nodes,
         loggers={key: Node.of(node, f"logger.{key}", RunLogger) for key, node in config.logger.items()},
         dataset=nodes["dataset"].build(),
-        objective=objective,
+        objective=_objective(nodes["objective"], config),
         schedule=schedule,
         optimizer=nodes["optimizer"].build(),
         device=device,
@@ -238,6 +224,25 @@ def resolve(cfg: DictConfig | dict[str, Any]) -> Experiment:
         threads=job_threads() if config.threads == "auto" else int(config.threads),
         first=_first(cfg, config),
     )
+
+
+def _objective(node: Node[Objective], config: Config) -> Objective:
+    """The objective with the first values of its annealed parameters, and its noise."""
+    objective = node.build()
+    if not hasattr(objective, "annealed"):
+        target = config.objective["_target_"]
+        raise UserError(f"objective._target_={target}: expected __init__ to call super().__init__()")
+    annealed = parameter_schedules(config.objective)
+    if annealed:
+        end = {name: schedule.end for name, schedule in annealed.items()}
+        Node.of(config.objective | end, "objective", Objective).build()  # checks the last values
+    for name, schedule in annealed.items():
+        can_change = isinstance(getattr(objective, name, None), float)
+        expected = "a value, as this parameter can't change with the epoch"
+        require(f"objective.{name}", config.objective[name], can_change, expected)
+        objective.anneal(name, schedule)
+    objective.couple(config.noise)
+    return objective
 
 
 def _device(accelerator: str) -> torch.device:

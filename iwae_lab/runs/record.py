@@ -20,6 +20,7 @@ from iwae_lab.evaluation.keys import TEST_NLL
 __all__ = [
     "EXTERNAL",
     "Record",
+    "now",
     "read_metrics",
     "read_record",
 ]

@@ -66,7 +66,7 @@ def test_other_models_have_no_grid():
     torch.manual_seed(0)
     for latents in ([3], [2, 2]):
         model = HierarchicalModel(latents, [[4] for _ in latents], mean_image=torch.rand(2))
-        with pytest.raises(UserError, match=rf"model.latents=\[{latents[0]}.*: expected \[2\]"):
+        with pytest.raises(UserError, match=rf"^latents=\[{latents[0]}.*: expected \[2\]"):
             posterior_grid(model, torch.ones(1, 2))
     with pytest.raises(UserError, match="two continuous latent units"):
         posterior_grid(sigmoid_belief(1), X.round().clamp(0, 1))

@@ -45,7 +45,7 @@ def amat(binary: np.ndarray) -> bytes:
 
 
 def mat(**arrays: np.ndarray) -> bytes:
-    """chardata.mat of images [n, 28, 28]: one a column, each column by column, in [0, 1]."""
+    """chardata.mat of images [n, 28, 28]: one per column, each column by column, in [0, 1]."""
     columns = {name: np.stack([i.ravel(order="F") for i in array], axis=1) / 255 for name, array in arrays.items()}
     file = io.BytesIO()
     savemat(file, columns, do_compression=True)

@@ -42,7 +42,7 @@ def make_run(
         "objective": {"name": objective, "_target_": f"iwae_lab.objectives.{objective}.{objective.upper()}"},
         "schedule": {"name": "quick", "epochs": 20, "batch_size": 20, "learning_rate": 0.001},
         "optimizer": {"name": "adam", "beta1": 0.9},
-        "logger": {"csv": {"_target_": "iwae_lab.loggers.MetricsCSV"}},
+        "logger": {"csv": {"_target_": "iwae_lab.loggers.metrics_csv.MetricsCSV"}},
         "k": k,
         "seed": seed,
         "evaluation": {"k": 5000, "images": None},

@@ -87,7 +87,7 @@ class TestOVIS:
         assert many < vimco * 1.1
 
     def test_few_samples_are_refused_but_in_the_monte_carlo_form(self):
-        with pytest.raises(UserError, match="k=1: expected at least 2 with objective=ovis"):
+        with pytest.raises(UserError, match="k=1: expected at least 2 for OVIS"):
             objective("ovis")(linear_gaussian(1), X, 1)
         model = linear_gaussian(1)
         found = estimates(objective("ovis auxiliary=2"), model, X, 1)
@@ -197,7 +197,7 @@ class TestUStatistic:
             torch.testing.assert_close(getattr(found, part), getattr(expected, part))
 
     def test_too_many_sets_are_refused(self):
-        with pytest.raises(UserError, match=r"^k=10: expected at most 10000 sets of k of objective.groups·k samples"):
+        with pytest.raises(UserError, match=r"^k=10: expected at most 10000 sets of k of groups·k samples"):
             objective("ustat permutations=null")(linear_gaussian(1), X, 10)
 
 
@@ -245,7 +245,7 @@ class TestDisARM:
         assert found.var(0).sum() < other.var(0).sum() / ratio
 
     def test_other_latents_are_refused(self):
-        with pytest.raises(UserError, match="objective=disarm: expected a model with Bernoulli latents"):
+        with pytest.raises(UserError, match="DisARM: expected a model with Bernoulli latents"):
             objective("disarm")(linear_gaussian(1), X, 3)
 
     @pytest.mark.parametrize("k", [1, 4])

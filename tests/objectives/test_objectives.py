@@ -543,7 +543,7 @@ class TestDiscreteLatents:
         ("vr_iwae alpha=1.5", "objective.alpha=1.5: expected a number from 0 to 1"),
         ("ovis gamma=-0.1", "objective.gamma=-0.1: expected a number from 0 to 1"),
         ("ovis auxiliary=-1", "objective.auxiliary=-1: expected an integer of at least 0"),
-        ("ovis auxiliary=2 gamma=0.5", "objective.gamma=0.5: expected 0 with objective.auxiliary=2"),
+        ("ovis auxiliary=2 gamma=0.5", "objective.gamma=0.5: expected 0 with auxiliary=2"),
         ("mlmc levels=0", "objective.levels=0: expected null or an integer of at least 1"),
         ("ustat groups=1", "objective.groups=1: expected an integer of at least 2"),
         ("ustat permutations=0", "objective.permutations=0: expected null or an integer of at least 1"),

@@ -168,7 +168,7 @@ def test_the_encoders_gaps_land_in_the_record_the_summary_and_per_image_and_chan
 
 @pytest.mark.parametrize(("overrides", "message"), [
     (["evaluation.ais.images=1"], "evaluation.ais.images=1: expected 0 or at least 2"),
-    (["evaluation.ais.chain=3"], "evaluation.ais.chain: no such key (did you mean evaluation.ais.chains?)"),
+    (["evaluation.ais.chain=3"], "evaluation.ais.chain: no such key (did you mean chains?)"),
     (["evaluation.ais.start=p"], "evaluation.ais.start=p: expected one of q, prior"),
     (["evaluation.ais.images=5", "model=sigmoid_belief", "objective=vimco"],
      "evaluation.ais.images=5: SigmoidBeliefNetwork has discrete latents"),
