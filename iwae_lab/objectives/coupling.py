@@ -51,10 +51,14 @@ def rqmc(distribution: Distribution, level: int, shape: tuple[int, int, int]) ->
     return noise.to(distribution[0].dtype)
 
 
-@torch.compiler.assume_constant_result
-@functools.cache
+@torch.compiler.assume_constant_result  # of a function; the compiler looks through one that is cached
 def _sobol(k: int, units: int, device: torch.device) -> Tensor:
     """k points [k, units] as integers below 2**BITS, with the linear scrambling of one seed."""
+    return _scrambled(k, units, device)
+
+
+@functools.cache
+def _scrambled(k: int, units: int, device: torch.device) -> Tensor:
     points = SobolEngine(units, scramble=True, seed=0).draw(k, dtype=torch.float64)
     return (points * 2**BITS).long().to(device)
 
