@@ -27,6 +27,7 @@ def check_model(model: LatentVariableModel, x: Tensor) -> None:
         if isinstance(module, (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)):
             wanted = "log w to be a function of an image and its noise"
             raise UserError(f"{name}: expected {wanted}, found {type(module).__name__} at {where}")
+    given = x.clone()
     below: Tensor = x
     kind: type[Distribution] = Bernoulli  # of the distributions of `below`
     for level, (up, down) in enumerate(zip(model.encoder, model.decoder, strict=True)):
@@ -37,6 +38,18 @@ def check_model(model: LatentVariableModel, x: Tensor) -> None:
         below, kind = z, Bernoulli if isinstance(q, Bernoulli) else Gaussian
     priors: tuple[type[Distribution], ...] = (Bernoulli,) if kind is Bernoulli else (Gaussian, StandardNormal)
     _require(f"{name}: prior()", model.prior(), priors, (below.shape[1],))
+    if not torch.equal(x, given):
+        raise UserError(f"{name}: expected encoder and decoder to leave x as it is, found other values in it")
+    _require_rows_apart(name, model, x.to(next(model.parameters()).dtype))
+
+
+def _require_rows_apart(name: str, model: LatentVariableModel, x: Tensor) -> None:
+    """Raises `UserError` unless log w of an image and its noise is the same where other images are missing."""
+    whole = model.draw(x, 2)
+    alone = model.log_weights(x[:1], 2, lambda q, level, shape: whole.noise[level][:, :1])
+    if not torch.allclose(alone, whole.log_w[:, :1], rtol=1e-3, atol=1e-3, equal_nan=True):
+        found = f"{whole.log_w[0, 0]:.6g} beside others and {alone[0, 0]:.6g} alone"
+        raise UserError(f"{name}: expected log w to be a function of an image and its noise, found {found}")
 
 
 def _require(what: str, found: Any, kinds: tuple[type[Distribution], ...], shape: tuple[int | None, ...]) -> None:

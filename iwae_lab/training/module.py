@@ -183,8 +183,9 @@ class Training(pl.LightningModule):
 
     def end_epoch(self, bound: float, loss: float, ess: float, images: int, seconds: float) -> None:
         """Append an epoch's means and other metrics to `curve`; its steps took `seconds`. Raises `Diverged`."""
-        if not np.isfinite(loss):
-            raise self.diverged(f"the mean loss of the epoch is {loss}", self.global_step)
+        for name, mean in (("loss", loss), ("bound", bound)):
+            if not np.isfinite(mean):
+                raise self.diverged(f"the mean {name} of the epoch is {mean}", self.global_step)
         if not torch.stack([parameter.isfinite().all() for parameter in self.parameters()]).all():
             raise self.diverged("a weight is not finite", self.global_step)
         self.seconds += seconds

@@ -55,8 +55,14 @@ def one(*layer: Any) -> nn.ModuleList:
     return nn.ModuleList([Layer(*layer)])
 
 
-X = torch.ones(3, PIXELS)
+X = torch.eye(3, PIXELS)
 KINDS = "expected a Gaussian or a Bernoulli, as in iwae_lab.models.distributions"
+class Applied(nn.Module):
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.forward = function
+
+
 UP, DOWN = Layer(PIXELS, 2 * UNITS, gaussian), Layer(UNITS, PIXELS, Bernoulli)
 WRONG = {
     "one width for all units": (
@@ -140,6 +146,18 @@ WRONG = {
         {"encoder": nn.ModuleList([nn.Sequential(nn.Dropout(0.5), UP)])},
         "expected log w to be a function of an image and its noise, found Dropout at encoder.0.0",
     ),
+    "rows that see each other": (
+        {"encoder": nn.ModuleList([nn.Sequential(Applied(lambda h: h - h.mean(0)), UP)])},
+        "expected log w to be a function of an image and its noise, found ",
+    ),
+    "a function with dropout": (
+        {"decoder": nn.ModuleList([nn.Sequential(Applied(nn.functional.dropout), DOWN)])},
+        "expected log w to be a function of an image and its noise, found ",
+    ),
+    "images in place": (
+        {"encoder": nn.ModuleList([nn.Sequential(Applied(lambda h: h.mul_(2)), UP)])},
+        "expected encoder and decoder to leave x as it is, found other values in it",
+    ),
 }
 
 
@@ -147,7 +165,7 @@ WRONG = {
 def test_what_does_not_go_together_is_named(wrong: str) -> None:
     parts, message = WRONG[wrong]
     with pytest.raises(UserError) as raised:
-        check_model(Mine(**parts), X)
+        check_model(Mine(**parts), X.clone())
     assert str(raised.value).startswith(f"model=Mine: {message}")
 
 
