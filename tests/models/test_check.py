@@ -57,6 +57,8 @@ def one(*layer: Any) -> nn.ModuleList:
 
 X = torch.eye(3, PIXELS)
 KINDS = "expected a Gaussian or a Bernoulli, as in iwae_lab.models.distributions"
+
+
 class Applied(nn.Module):
     def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
