@@ -11,7 +11,7 @@ evaluation.ais.images=N  also log p(x) by annealed importance sampling, of N tes
 evaluation.gaps.images=N  also the encoder's approximation and amortization gap on N test images
 
 Or measure weights that were trained elsewhere, and record them in runs_dir like a run:
-    python -m iwae_lab.evaluate --weights FILE --model one_layer --map MAP.yaml dataset=mnist [k=…] [evaluation.…=…]
+    python -m iwae_lab.evaluate --weights FILE --model one_layer --map MAP.yaml dataset=mnist k=50 [evaluation.…=…]
 
 FILE is a .pt, .safetensors or .npz of tensors; MAP.yaml, or the name of one in iwae_lab/runs/maps, says which is which
 (iwae_lab/runs/weights.py describes it); without --map they have our names. k says with how many samples they were

@@ -211,7 +211,7 @@ def not_compared(runs: list[Run]) -> list[str]:
         if record.status in ("failed", "diverged"):
             kinds[record.status].append(f"{record.run_id} ({record.error})")
         elif record.status != "finished":
-            kinds[record.status].append(record.run_id)
+            kinds["running or killed" if record.status == "running" else record.status].append(record.run_id)
         elif not run.measured:
             kinds["finished without a finite test NLL"].append(record.run_id)
     return [f"{len(which)} {kind}: {', '.join(sorted(which))}" for kind, which in sorted(kinds.items())]

@@ -42,7 +42,7 @@ def explain(error: BaseException) -> str:
     if module.startswith("yaml."):
         return _one_line(str(error))
     if found := re.search(r"tried to allocate \d+ bytes|CUDA out of memory", str(error), re.IGNORECASE):
-        return f"out of memory ({found[0]}): expected a smaller k or schedule.batch_size"
+        return f"out of memory ({found[0]}): expected a smaller k, schedule.batch_size or model"
     frames = traceback.extract_tb(error.__traceback__)
     if isinstance(error, ValueError) and frames and "/hydra/_internal/" in frames[-1].filename.replace(os.sep, "/"):
         return _one_line(str(error))  # about Hydra's own options
@@ -66,9 +66,10 @@ def _explain_configuration(error: BaseException) -> str:
         node = getattr(error.__cause__ or error, "parent_node", None)
         siblings = [k for k in node or () if k not in ("name", "_target_", "hydra")]
         known = f"; expected one of {', '.join(siblings)}" if siblings else ""
-        if not siblings and node is not None and "name" in node:
-            known = f"; {group}={node['name']} has no parameters"
         hint = _in_another_group(name, node) or did_you_mean(name, [*siblings, "name"])
+        if node is not None and "_target_" in node:
+            known = known or f"; {group}={node['name']} sets no parameters"
+            known += "" if hint else f"; +{key}=VALUE gives its class one that it leaves out"
         return f"{key}: no such key{hint}{known}"
     if missing := re.search(r"Could not find '([\w/]+)/([^']*)'\s*Available options in '[\w/]+':((?:\n\t\w+)*)", text):
         group, name, options = missing[1], missing[2], missing[3].split()

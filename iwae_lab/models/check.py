@@ -27,20 +27,27 @@ def check_model(model: LatentVariableModel, x: Tensor) -> None:
         if isinstance(module, (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)):
             wanted = "log w to be a function of an image and its noise"
             raise UserError(f"{name}: expected {wanted}, found {type(module).__name__} at {where}")
-    given = x.clone()
     below: Tensor = x
     kind: type[Distribution] = Bernoulli  # of the distributions of `below`
     for level, (up, down) in enumerate(zip(model.encoder, model.decoder, strict=True)):
-        q = up(below.to(next(model.parameters()).dtype))
+        q = _applied(f"{name}: encoder[{level}]", up, below.to(next(model.parameters()).dtype))
         _require(f"{name}: encoder[{level}]", q, (Gaussian, Bernoulli), (len(x), None))
         z = q.sample(q.noise(q[0].shape))
-        _require(f"{name}: decoder[{level}]", down(z), (kind,), tuple(below.shape))
+        p = _applied(f"{name}: decoder[{level}]", down, z)
+        _require(f"{name}: decoder[{level}]", p, (kind,), tuple(below.shape))
         below, kind = z, Bernoulli if isinstance(q, Bernoulli) else Gaussian
     priors: tuple[type[Distribution], ...] = (Bernoulli,) if kind is Bernoulli else (Gaussian, StandardNormal)
     _require(f"{name}: prior()", model.prior(), priors, (below.shape[1],))
-    if not torch.equal(x, given):
-        raise UserError(f"{name}: expected encoder and decoder to leave x as it is, found other values in it")
     _require_rows_apart(name, model, x.to(next(model.parameters()).dtype))
+
+
+def _applied(what: str, layer: nn.Module, given: Tensor) -> Any:
+    """What the layer makes of `given`. Raises `UserError` if it changes `given`."""
+    before = given.clone()
+    found = layer(given)
+    if not torch.equal(given, before):
+        raise UserError(f"{what}: expected it to leave its input as it is, found other values in it")
+    return found
 
 
 def _require_rows_apart(name: str, model: LatentVariableModel, x: Tensor) -> None:

@@ -1,5 +1,6 @@
 """The tanh networks that give distributions their parameters (Burda et al. 2016, section 5). Torch only."""
 
+from collections.abc import Sequence
 from typing import cast
 
 import torch
@@ -35,9 +36,10 @@ def pixel_logits(mean_image: Tensor) -> Tensor:
 
 
 def _check_widths(latents: list[int], hidden: list[list[int]]) -> None:
-    valid = bool(latents) and min(latents) >= 1
+    valid = isinstance(latents, Sequence) and len(latents) > 0 and min(latents) >= 1
     require("latents", latents, valid, "the units of one or more layers, each at least 1")
-    valid = len(hidden) == len(latents) and all(width >= 1 for widths in hidden for width in widths)
+    lists = isinstance(hidden, Sequence) and all(isinstance(widths, Sequence) for widths in hidden)
+    valid = lists and len(hidden) == len(latents) and all(width >= 1 for widths in hidden for width in widths)
     require("hidden", hidden, valid, f"a list of widths of at least 1 for each of latents={latents}")
 
 

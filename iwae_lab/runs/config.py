@@ -247,9 +247,11 @@ class Node(Generic[T]):
                 raise TypeError(f"this is a {type(kind).__name__}")
         except Exception as error:  # whatever importing the user's module raises
             raise UserError(f"{key}._target_={target}: expected a class to import ({error})") from None
-        if not issubclass(kind, base) or inspect.isabstract(kind):
-            name = f"{kind.__module__}.{kind.__qualname__}"
-            raise UserError(f"{key}._target_={name}: expected a concrete subclass of {base.__name__}")
+        name = f"{kind.__module__}.{kind.__qualname__}"
+        if not issubclass(kind, base):
+            raise UserError(f"{key}._target_={name}: expected a subclass of {base.__name__}")
+        missing = ", ".join(sorted(getattr(kind, "__abstractmethods__", ())))
+        require(f"{key}._target_", name, not missing, f"a class that defines {missing}")
         hints, parameters = typing.get_type_hints(kind.__init__), inspect.signature(kind).parameters
         fields = []
         for name, parameter in parameters.items():
@@ -284,7 +286,11 @@ class Node(Generic[T]):
         return cls(key, kind, typing.cast(dict[str, Any], OmegaConf.to_container(schema)))
 
     def build(self, **given: Any) -> T:
-        """Instantiate the class with the further arguments `given`."""
+        """Instantiate the class with the further arguments `given`. Raises `UserError` if it does not take those."""
+        parameters = inspect.signature(self.target).parameters
+        for name in given:
+            if name not in parameters and not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+                raise UserError(f"{self.key}._target_={self.target.__name__}: expected __init__ to take {name}")
         try:
             return self.target(**self.arguments, **given)
         except UserError as error:

@@ -36,15 +36,18 @@ def measure_external(weights: Path, model: str, map: str | None, overrides: Sequ
     """Measure the weights in a file; returns their record, and its folder under runs_dir.
 
     model: an option of the group `model`. map: see `iwae_lab.runs.weights`; None if the file uses our names. overrides:
-    "key=value" for keys of the dataset, model and evaluation, for where to compute, for trackers (none by default), and
-    for k, the number of samples used in training (the record says k = 0 if it is not given). Weights that have a record
+    "key=value" for the dataset to measure them on and the k they were trained with, and, where wanted, for keys of the
+    dataset, model and evaluation, for where to compute, and for trackers (none by default). Weights that have a record
     are measured again only with force=true, but logged to trackers that lack it. Raises `UserError` for weights that
-    don't fit, for other keys, and if the NLL is not finite.
+    don't fit, for other or missing keys, and if the NLL is not finite.
     """
     keys = [override.lstrip("+").partition("=")[0] for override in overrides]
     for key, override in zip(keys, overrides, strict=True):
         if key.partition(".")[0] not in KEYS:
             raise UserError(f"{override}: expected keys of {', '.join(KEYS)}, as nothing is trained")
+    for key, what in (("dataset", "the images to measure them on"), ("k", "the samples they were trained with")):
+        if key not in keys:
+            raise UserError(f"{key} is missing: expected {key}=VALUE, {what}")
     models = sorted(path.stem for path in (CONF / "model").glob("*.yaml"))
     require("--model", model, model in models, f"one of {', '.join(models)}{did_you_mean(model, models)}")
     untracked = [] if "logger" in keys else ["logger=none"]
@@ -57,8 +60,7 @@ def measure_external(weights: Path, model: str, map: str | None, overrides: Sequ
     loaded = load_named(loaded, tensors) if mapping is None else load_mapped(loaded, tensors, mapping)
     require_measurable(loaded, experiment.data, experiment.config)
     content = hashlib.sha256(weights.read_bytes() + json.dumps(mapping, sort_keys=True).encode()).hexdigest()[:8]
-    trained_k = experiment.config.k if "k" in keys else 0
-    record = _record(experiment, trained_k, {"name": EXTERNAL, "content": content}, weights, map)
+    record = _record(experiment, {"name": EXTERNAL, "content": content}, weights, map)
     runs_dir = Path(experiment.config.runs_dir)
     require("runs_dir", runs_dir, writable(runs_dir), "a directory that can be written")
     folder = runs_dir / record.run_id
@@ -81,17 +83,16 @@ def measure_external(weights: Path, model: str, map: str | None, overrides: Sequ
     return record, folder
 
 
-def _record(experiment: Experiment, k: int, objective: dict[str, str], weights: Path, map: str | None) -> Record:
+def _record(experiment: Experiment, objective: dict[str, str], weights: Path, map: str | None) -> Record:
     """The record before anything is measured. objective: identifies the weights."""
     identity = {key: experiment.identity[key] for key in MEASURED}
-    identity |= {"objective": objective, "k": k, "seed": 0, "init_from": None}
+    identity |= {"objective": objective, "k": experiment.config.k, "seed": 0, "init_from": None}
     config = {key: experiment.composed[key] for key in KEYS}
-    config |= {"objective": objective | {"weights": str(weights), "map": map}, "k": k, "seed": 0, "init_from": None}
+    config |= {"objective": objective | {"weights": str(weights), "map": map}, "seed": 0, "init_from": None}
     return dataclasses.replace(
         experiment.record("32"),
         run_id=run_id(identity),
         objective=EXTERNAL,
-        k=k,
         schedule=EXTERNAL,
         seed=0,
         epochs=0,

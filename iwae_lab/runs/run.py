@@ -158,9 +158,11 @@ def _tell_what_is_not_measured(experiment: Experiment, finished: Record) -> None
     asked, where = experiment.config.evaluation, shlex.quote(str(experiment.folder))
     if experiment.config.diagnostics and DIAGNOSTICS_ESS not in finished.metrics:
         log.info("not measured: python -m iwae_lab.evaluate %s diagnostics=true", where)
-    for key, images, metric in (("ais", asked.ais.images, AIS_NLL), ("gaps", asked.gaps.images, GAPS_AMORTIZATION)):
-        if images and metric not in finished.metrics:
-            log.info("not measured: python -m iwae_lab.evaluate %s evaluation.%s.images=%d", where, key, images)
+    for key, node, metric in (("ais", asked.ais, AIS_NLL), ("gaps", asked.gaps, GAPS_AMORTIZATION)):
+        if node.images and metric not in finished.metrics:
+            changed = vars(node).items() - vars(type(node)()).items()
+            overrides = " ".join(f"evaluation.{key}.{name}={value}" for name, value in sorted(changed))
+            log.info("not measured: python -m iwae_lab.evaluate %s %s", where, overrides)
 
 
 def _train(experiment: Experiment, precision: str, trackers: Sequence[RunLogger]) -> TrainingResult:

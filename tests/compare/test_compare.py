@@ -353,7 +353,7 @@ def test_what_is_in_no_table_is_counted_and_named(compare, tmp_path):
     output = compare(tmp_path).out
     assert "mnist/dynamic  (1 run)" in output
     assert f"1 failed: {failed.name} (UserError: no data)" in output
-    assert f"1 running: {running.name}" in output
+    assert f"1 running or killed: {running.name}" in output
     assert f"1 finished without a finite test NLL: {diverged.name}" in output
     assert "in two folders, counted once" in output
     assert str(broken) in output

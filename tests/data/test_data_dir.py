@@ -94,7 +94,7 @@ def test_the_command_lists_what_other_libraries_have(cli, home):
         ("dataset._target_=os.system", "dataset._target_=os.system: expected a class to import"),
         (
             "dataset._target_=iwae_lab.data.base.Dataset",
-            "dataset._target_=iwae_lab.data.base.Dataset: expected a concrete subclass of Dataset",
+            "dataset._target_=iwae_lab.data.base.Dataset: expected a class that defines parse, split",
         ),
         ("~dataset.name", "dataset.name is missing: expected dataset.name=NAME"),
         ("data_dir=/no/such/folder", "data_dir=/no/such/folder: expected an existing directory"),

@@ -158,7 +158,11 @@ WRONG = {
     ),
     "images in place": (
         {"encoder": nn.ModuleList([nn.Sequential(Applied(lambda h: h.mul_(2)), UP)])},
-        "expected encoder and decoder to leave x as it is, found other values in it",
+        "encoder[0]: expected it to leave its input as it is, found other values in it",
+    ),
+    "latents in place": (
+        {"decoder": nn.ModuleList([nn.Sequential(Applied(lambda h: h.mul_(2)), DOWN)])},
+        "decoder[0]: expected it to leave its input as it is, found other values in it",
     ),
 }
 

@@ -139,7 +139,7 @@ def refusal(command: Callable[[], Any], folder: Path, capsys: pytest.CaptureFixt
         ("force=perhaps", "force=perhaps: expected true or false"),
         ("model.latents={a: 1}", "model.latents={a: 1}: expected a list"),
         ("init_from={seed: x}", "init_from: seed=x: expected an integer"),
-        ("objective.beta=1", "objective.beta: no such key; objective=iwae has no parameters"),
+        ("objective.beta=1", "objective.beta: no such key; objective=iwae sets no parameters; +objective.beta=VALUE"),
         ("init_from={kk: 1}", "init_from: kk: no such key (did you mean k?); expected one of dataset, model"),
         ("init_from.k=1", "init_from.k: no such key; expected init_from={k: VALUE}"),
         ("~logger", "logger is missing: expected logger=VALUE"),

@@ -85,7 +85,11 @@ def test_every_shipped_yaml_composes_and_builds(group: str, option: str, compose
         ("objective._target_=no.such.thing", "objective._target_=no.such.thing: expected"),
         (
             "objective._target_=iwae_lab.training.schedules.Paper",
-            "objective._target_=.*: expected a concrete subclass of Objective",
+            "objective._target_=.*: expected a subclass of Objective",
+        ),
+        (
+            "objective._target_=iwae_lab.objectives.base.Objective",
+            "objective._target_=iwae_lab.objectives.base.Objective: expected a class that defines forward",
         ),
     ],
 )
@@ -160,6 +164,12 @@ def test_an_annotation_that_yaml_has_no_type_for_is_refused_by_name() -> None:
         UserError, match=rf"^model\._target_={target}: expected a type that YAML has for mean_image, or"
     ):
         Node.of({"_target_": target}, "model", object)
+
+
+def test_a_class_that_does_not_take_what_the_program_passes_is_told() -> None:
+    node = Node.of({"_target_": f"{__name__}.Unannotated"}, "model", object)
+    with pytest.raises(UserError, match=r"^model\._target_=Unannotated: expected __init__ to take mean_image"):
+        node.build(mean_image=torch.rand(4))
 
 
 class Uninitialised(IWAE):

@@ -24,6 +24,7 @@ from iwae_lab.models.hierarchical import HierarchicalModel
 from iwae_lab.models.sigmoid_belief import SigmoidBeliefNetwork
 from iwae_lab.runs import measure as measuring
 from iwae_lab.runs.experiment import resolve
+from iwae_lab.runs.external import measure_external
 from iwae_lab.runs.record import read_record
 from iwae_lab.runs.run import run
 from iwae_lab.runs.trained import TrainedRun
@@ -112,7 +113,7 @@ def test_ais_lands_in_the_record_the_summary_and_per_image_and_changes_no_other_
     without = {key: value for key, value in metrics.items() if not key.startswith("test/ais/")}
     (folder / "result.json").write_text(json.dumps(json.loads(kept) | {"metrics": without}))
     told = cli(*arguments, *AIS)
-    assert f"iwae_lab.evaluate {folder} evaluation.ais.images=5" in told.stderr, "the same run, finished without AIS"
+    assert f"iwae_lab.evaluate {folder} {' '.join(sorted(AIS))}" in told.stderr, "the same run, finished without AIS"
     later = cli("-m", "iwae_lab.evaluate", str(folder), *AIS)
     assert later.returncode == 0, later.stderr
     for line, value in shown.items():
@@ -223,7 +224,8 @@ def external(cli, tiny, tmp_path):
         kept = ("threads", "dataset", "evaluation", "runs_dir")
         small = [override for override in tiny if override.startswith(kept)]
         shape = [override for override in tiny if override.startswith("model.")]
-        return cli("-m", "iwae_lab.evaluate", *files, *(arguments or ("--model", "one_layer", *shape)), *small)
+        arguments = arguments or ("--model", "one_layer", *shape)
+        return cli("-m", "iwae_lab.evaluate", *files, "k=3", *arguments, *small)
 
     return evaluate
 
@@ -234,7 +236,7 @@ def test_other_peoples_weights_are_recorded_and_compared_with_a_run_of_ours(cli,
     assert done.returncode == 0, done.stderr
     (folder,) = (tmp_path / "runs").glob("npz*")
     record = read_record(folder)
-    assert (record.objective, record.status, record.k) == ("external", "finished", 0)
+    assert (record.objective, record.status, record.k) == ("external", "finished", 3)
     found = likelihood(model, resolve(composed(*tiny)).data.test, 20)
     assert record.metrics["test/nll"] == pytest.approx(found.nll, abs=1e-4)
     assert rows(done.stdout)["test NLL (L_20)"].startswith(f"{found.nll:.2f} ± ")
@@ -246,7 +248,7 @@ def test_other_peoples_weights_are_recorded_and_compared_with_a_run_of_ours(cli,
     shape = [override for override in tiny if override.startswith("model.")]
     assert external(others, mapping, "--model", "one_layer", *shape, "++k=7").returncode == 0
     ks = {read_record(folder).k for folder in (tmp_path / "runs").glob("npz*")}
-    assert ks == {0, 7}
+    assert ks == {3, 7}
     assert cli("train.py", *tiny, "schedule.epochs=1", "precision=32").returncode == 0
     compared = cli("-m", "iwae_lab.compare", str(tmp_path / "runs"), "--out", str(tmp_path / "out"))
     assert compared.returncode == 0, compared.stderr
@@ -304,6 +306,12 @@ def test_what_evaluate_can_not_use_with_other_peoples_weights_is_one_line(extern
     assert unknown.returncode == 1 and "did you mean one_layer?" in unknown.stderr
     tracker = external(tensors, mapping, "--model", "one_layer", "logger=wanb")
     assert tracker.returncode == 1 and "did you mean wandb?" in tracker.stderr
+
+
+@pytest.mark.parametrize(("given", "missing"), [("k=3", "dataset"), ("dataset=mnist", "k")])
+def test_what_other_peoples_weights_were_trained_on_and_how_is_asked_for(given, missing, tmp_path):
+    with pytest.raises(UserError, match=f"^{missing} is missing: expected {missing}=VALUE"):
+        measure_external(tmp_path / "theirs.pt", "one_layer", None, [given])
 
 
 def test_a_file_of_weights_needs_its_option(cli, tmp_path):

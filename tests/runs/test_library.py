@@ -47,6 +47,10 @@ def test_a_model_an_objective_a_step_and_a_measurement() -> None:
         iwae_lab.DReG()(model, images.round(), k=0)
     with pytest.raises(UserError, match=r"^mean_image=0 to 255: expected pixels between 0 and 1"):
         iwae_lab.HierarchicalModel([5], [[16]], mean_image=torch.tensor([0.0, 255.0]))
+    with pytest.raises(UserError, match=r"^latents=5: expected the units of one or more layers"):
+        iwae_lab.HierarchicalModel(5, [[16]], mean_image=torch.rand(4))  # type: ignore[arg-type]
+    with pytest.raises(UserError, match=r"^hidden=\[16\]: expected a list of widths"):
+        iwae_lab.HierarchicalModel([5], [16], mean_image=torch.rand(4))  # type: ignore[list-item]
 
 
 def test_a_run_and_its_records_come_back(
