@@ -223,6 +223,24 @@ def parameter_schedules(node: Any) -> dict[str, ParameterSchedule]:
     return schedules
 
 
+def _imported(target: Any, key: str, base: type[T]) -> type[T]:
+    """The class with the import path `target`. Raises `UserError` unless it is a subclass of `base` without abstract
+    methods."""
+    require(key, target, target is not None, "the import path of a class")
+    try:
+        kind = pkgutil.resolve_name(str(target))
+        if not inspect.isclass(kind):
+            raise TypeError(f"this is a {type(kind).__name__}")
+    except Exception as error:  # whatever importing the user's module raises
+        raise UserError(f"{key}={target}: expected a class to import ({error})") from None
+    name = f"{kind.__module__}.{kind.__qualname__}"
+    if not issubclass(kind, base):
+        raise UserError(f"{key}={name}: expected a subclass of {base.__name__}")
+    missing = ", ".join(sorted(getattr(kind, "__abstractmethods__", ())))
+    require(key, name, not missing, f"a class that defines {missing}")
+    return kind
+
+
 @dataclass(frozen=True)
 class Node(Generic[T]):
     """A checked option of a group: its class, and the arguments of that class, typed and with defaults filled in."""
@@ -239,19 +257,7 @@ class Node(Generic[T]):
         Raises `UserError` if the class can't be imported or is not a `base`, and for unknown, missing or mistyped keys.
         """
         require(key, node, isinstance(node, dict), "the keys of an option, _target_ among them")
-        target = node.get("_target_")
-        require(f"{key}._target_", target, target is not None, "the import path of a class")
-        try:
-            kind = pkgutil.resolve_name(str(target))
-            if not inspect.isclass(kind):
-                raise TypeError(f"this is a {type(kind).__name__}")
-        except Exception as error:  # whatever importing the user's module raises
-            raise UserError(f"{key}._target_={target}: expected a class to import ({error})") from None
-        name = f"{kind.__module__}.{kind.__qualname__}"
-        if not issubclass(kind, base):
-            raise UserError(f"{key}._target_={name}: expected a subclass of {base.__name__}")
-        missing = ", ".join(sorted(getattr(kind, "__abstractmethods__", ())))
-        require(f"{key}._target_", name, not missing, f"a class that defines {missing}")
+        kind = _imported(node.get("_target_"), f"{key}._target_", base)
         hints, parameters = typing.get_type_hints(kind.__init__), inspect.signature(kind).parameters
         fields = []
         for name, parameter in parameters.items():
@@ -273,7 +279,7 @@ class Node(Generic[T]):
             schema = OmegaConf.structured(dataclasses.make_dataclass(kind.__name__, fields))
         except OmegaConfBaseException as error:
             expected = f"a type that YAML has for {error.full_key}, or a keyword-only parameter"
-            raise UserError(f"{key}._target_={target}: expected {expected}") from None
+            raise UserError(f"{key}._target_={node['_target_']}: expected {expected}") from None
         for name, value in given.items():
             try:
                 OmegaConf.update(schema, name, value, merge=False)
