@@ -13,10 +13,10 @@ evaluation.gaps.images=N  also the encoder's approximation and amortization gap 
 Or measure weights that were trained elsewhere, and record them in runs_dir like a run:
     python -m iwae_lab.evaluate --weights FILE --model one_layer --map MAP.yaml dataset=mnist k=50 [evaluation.…=…]
 
-FILE is a .pt, .safetensors or .npz of tensors; MAP.yaml, or the name of one in iwae_lab/runs/maps, says which is which
-(iwae_lab/runs/weights.py describes it); without --map they have our names. k says with how many samples they were
-trained. Recorded weights are only measured again with force=true. logger=… logs the record to trackers, as train.py
-would; none by default.
+FILE is a .safetensors, .npz, .pt, .pth, .ckpt or .model of tensors; MAP.yaml, or the name of one in
+iwae_lab/runs/maps, says which is which (iwae_lab/runs/weights.py describes it); without --map they have our names.
+k says with how many samples they were trained. Recorded weights are only measured again with force=true. logger=… logs
+the record to trackers, as train.py would; none by default.
 """
 
 import argparse

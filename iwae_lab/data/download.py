@@ -92,8 +92,8 @@ class DataFile:
     def read(self, folder: Path) -> Content:
         """The file, from one of `places`, `folder` or its parent, or else downloaded into `folder`.
 
-        folder: the dataset's, in the data directory. Raises `UserError` if a damaged copy is in it, or if
-        there is no good one anywhere and no mirror gives one.
+        folder: the dataset's, in the data directory; where a damaged copy is in it, none is downloaded. Raises
+        `UserError` if there is no good one and no mirror gives one.
         """
         local, problems = self.search(folder)
         if local is None and self.mirrors and not (folder / self.name).exists():

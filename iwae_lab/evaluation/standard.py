@@ -101,7 +101,7 @@ def standard_results(
     """Measure `model` on binary images [images, pixels] with k samples per image (Burda et al. 2016, table 1).
 
     compile: whether to compile the log-weights, see `Compiled`.
-    precision: of the matrix products of these bounds; bf16 falls back to 32 if it moves L̂_k by more than `TOLERANCE`.
+    precision: of the matrix products of these bounds; bf16 falls back to 32 if it moves L_500 by more than `TOLERANCE`.
     kept: see `likelihood`; what is not a bound is computed again.
     """
     model = model.eval()

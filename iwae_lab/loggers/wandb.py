@@ -41,7 +41,7 @@ class WandB(RunLogger):
     process of its own: if that fails or hangs, one line says so and the run continues without it.
 
     wandb.json in the run's folder lists its W&B runs: a resumed run continues the one in the same project, and is
-    given what metrics.csv has and W&B lacks. Under W&B's sweep agent, the id is the agent's.
+    given the epochs that W&B lacks. Under W&B's sweep agent, the id is the agent's.
 
     project, entity: as in `wandb.init`; None leaves them to W&B's own environment variables. tags: added to
     $WANDB_TAGS. upload_checkpoint: keep last.ckpt as an artifact. init_timeout: seconds to wait for the server

@@ -1,4 +1,4 @@
-"""The experiment that a configuration describes: its parts, checked and built, with every "auto" resolved."""
+"""The experiment that a configuration describes: its parts, checked and built."""
 
 import copy
 import dataclasses

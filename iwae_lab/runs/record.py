@@ -42,7 +42,7 @@ class Record:
     model: str
     objective: str
     k: int
-    """k in training; 0 if unknown (weights trained elsewhere)"""
+    """k in training"""
     schedule: str
     seed: int
     epochs: int

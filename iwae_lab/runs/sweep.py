@@ -67,7 +67,7 @@ class Sweep(Callback):
 
 
 def _interrupt_jobs(number: int, frame: Any) -> NoReturn:
-    """Interrupt the jobs in other processes of this machine, wait until they have written their records, then stop.
+    """Interrupt the jobs in other processes of this machine, wait for their records (10 seconds at most), then stop.
 
     Jobs get a second before they are interrupted, since Ctrl-C in a terminal has already reached them. Without this,
     launchers kill them.

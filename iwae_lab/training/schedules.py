@@ -9,7 +9,7 @@ __all__ = ["Authors", "Constant", "LinearDecay", "Paper", "Schedule"]
 
 
 class Schedule(ABC):
-    """How long to train and at which learning rates; the learning-rate curve is rescaled to the number of epochs.
+    """How long to train and at which learning rates; but for a warmup, their curve is rescaled to the number of epochs.
 
     epochs: passes over the training data. batch_size: images per step. learning_rate: the highest rate. Constructors
     raise `UserError` for parameters out of range.

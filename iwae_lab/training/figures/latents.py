@@ -51,9 +51,11 @@ def _pairs(values: Tensor) -> Tensor:
 
 
 def traversals(model: LatentVariableModel, top: Tensor, variances: Tensor) -> Tensor:
-    """One row per unit of the top layer, largest `variances` A_u [units] first: E[x | z] as the unit moves from
-    −3 to 3 standard deviations of its prior. Other units stay at `top` [units]; each lower layer is at its mean given
-    the one above. [rows · COLUMNS, pixels]."""
+    """E[x | z] while a unit of the top layer moves from −3 to 3 prior standard deviations, [rows · COLUMNS, pixels].
+
+    One row for each of the `ROWS` units with the largest `variances` A_u [units]. Other units stay at `top` [units];
+    each lower layer is at its mean given the one above.
+    """
     noise = torch.linspace(-RANGE, RANGE, COLUMNS).to(top).unsqueeze(-1)
     within_prior = model.prior().sample(noise.expand(-1, len(top)))
     rows = []

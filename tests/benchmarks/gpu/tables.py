@@ -1,7 +1,8 @@
 """The paper's tables on one GPU, several jobs at a time: python tests/benchmarks/gpu/tables.py RUNS_DIR MINUTES
 
 Jobs start in the order of worth and are interrupted when the time is over; the same command resumes them. What
-sweeps/records holds is not run again. Under MPS of NVIDIA kernels of several processes run at once.
+sweeps/records holds is not run again, except for section 5.2, which starts from exported weights here. Under MPS of
+NVIDIA kernels of several processes run at once.
 """
 
 import os
