@@ -89,7 +89,7 @@ class Objective(nn.Module, ABC):
     def anneal(self, name: str, schedule: ParameterSchedule) -> None:
         """Let the float attribute `name` change with the epoch, as a tensor that compiled code and graphs read."""
         delattr(self, name)
-        self.register_buffer(name, torch.tensor(schedule.start), persistent=False)
+        self.register_buffer(name, torch.tensor(float(schedule.start)), persistent=False)
         self.annealed[name] = schedule
 
     def begin_epoch(self, epochs_done: int) -> None:

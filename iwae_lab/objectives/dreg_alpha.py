@@ -14,7 +14,7 @@ class DReGAlpha(ImportanceWeighted):
     """φ: (1−α) Σ_i w̃_i² D_i + α Σ_i (w̃_i − w̃_i²) D_i   (Tucker et al. 2019, arXiv 1810.04152).
 
     D is the path derivative of log w; θ as IWAE. α = 0 is DReG; α = 1 is unbiased for the wake update of
-    reweighted wake-sleep with the same k; α = ½ is half of STL. For α > 0 biased for IWAE in φ.
+    reweighted wake-sleep with the same k, and zero for k = 1; α = ½ is half of STL. For α > 0 biased for IWAE in φ.
     """
 
     compilable = True

@@ -19,10 +19,11 @@ class JVI(Objective):
     k·L̂_k − (k−1)·L̄_{k−1}. Its bias as an estimate of log p(x) is O(k^−(order+1)), where IWAE's is O(1/k).
     No lower bound, and not bounded above either: it rises with the gap between the largest and the second largest
     weight, so it grows as one unit of q widens, and training may diverge at high learning rates. (Weights more than 708
-    nats below the largest count as that.) Order 2 leaves out each of k(k−1)/2 pairs. k > order.
+    nats below the largest count as that.) Order 2 leaves out each of k(k−1)/2 pairs. k > order; with order 2, k ≤ 200.
     """
 
     compilable = True
+    MOST_K = 200
 
     def __init__(self, order: int = 1) -> None:
         super().__init__()
@@ -30,9 +31,14 @@ class JVI(Objective):
         self.order = order
 
     def forward(self, model: LatentVariableModel, x: Tensor, k: int) -> Estimate:
-        self.require_samples(k, self.order + 1)
+        self.require_countable(k)
         log_w = model.log_weights(x, k)
         return Estimate(-self.target(log_w).mean(), log_w)
+
+    def require_countable(self, k: int) -> None:
+        """Raises `UserError` for a k that leaves no sample, or too many sets of samples."""
+        self.require_samples(k, self.order + 1)
+        require("k", k, self.order == 1 or k <= self.MOST_K, f"at most {self.MOST_K} with order=2, for k(k−1)/2 sets")
 
     def coefficients(self, k: int) -> list[float]:
         """c_0, …, c_order."""

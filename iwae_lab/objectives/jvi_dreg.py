@@ -14,11 +14,11 @@ class JVIDReG(JVI):
     """φ: Σ_j c_j mean_A Σ_{i∈A} w̃_{A,i}² D_i, over the sets A of k − j samples   (Tucker et al. 2019, section 6).
 
     DReG (arXiv 1810.04152) in each term of `jvi`: w̃_{A,i} = w_i / Σ_{l∈A} w_l, D the path derivative of log w. θ as
-    `jvi`. Unbiased for the mean of the jackknife, and like `jvi` without an upper limit. k > order.
+    `jvi`. Unbiased for the mean of the jackknife, and like `jvi` without an upper limit. k as there.
     """
 
     def forward(self, model: LatentVariableModel, x: Tensor, k: int) -> Estimate:
-        self.require_samples(k, self.order + 1)
+        self.require_countable(k)
         log_w = model.draw(x, k, "path").log_w
         double = log_w.detach().double()  # coefficients of up to k² cancel
         first, second = torch.zeros_like(double), torch.zeros_like(double)

@@ -39,12 +39,12 @@ class OVIS(ImportanceWeighted):
         enough = k >= 2 or self.auxiliary > 0
         require("k", k, enough, "at least 2 for OVIS, unless auxiliary is above 0")
         draw = model.draw(x, k, "score")
-        weights = normalized_weights(draw.log_w)
-        others = log_sum_of_others(draw.log_w)
-        bound = iwae_bound(draw.log_w.detach())
+        highest = draw.log_w.detach().max(0).values  # the signal is too small a difference of logs near log p(x)
+        log_w = draw.log_w.detach() - highest
+        weights, others, bound = normalized_weights(log_w), log_sum_of_others(log_w), iwae_bound(log_w)
         if self.auxiliary:
             with torch.no_grad():
-                instead = model.log_weights(x, self.auxiliary).unsqueeze(1)
+                instead = (model.log_weights(x, self.auxiliary) - highest).unsqueeze(1)
             totals = torch.logaddexp(others, instead)  # [auxiliary, k, batch]
             control = (totals - math.log(k) - torch.exp(instead - totals)).mean(0)
         else:

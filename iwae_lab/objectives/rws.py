@@ -15,8 +15,9 @@ class RWS(ImportanceWeighted):
     """Reweighted wake-sleep   (Bornschein & Bengio 2015, arXiv 1406.2751).
 
     wake-θ: Σ_i w̃_i ∇_θ log p(x, z_i), which is IWAE's. φ follows KL(p ‖ q), by inference="wake":
-    Σ_i w̃_i ∇_φ log q(z_i | x), biased for finite k; "sleep": ∇_φ log q(z | x) at (x, z) ~ p, one for each
-    datum of the batch; "both": their mean. Samples need no derivative, so latents may be discrete.
+    Σ_i w̃_i ∇_φ log q(z_i | x), biased for finite k and zero in the mean for k = 1; "sleep": ∇_φ log q(z | x) at
+    (x, z) ~ p, one for each datum of the batch; "both": their mean. Samples need no derivative, so latents may be
+    discrete.
     """
 
     compilable = True

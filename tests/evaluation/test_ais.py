@@ -133,6 +133,11 @@ def test_settings_that_make_no_sense_are_refused(settings, named):
         Annealing(**settings)
 
 
+def test_temperatures_are_evenly_spaced_or_a_sigmoid_between_minus_and_plus_four():
+    assert Annealing(temperatures=4, schedule="linear").betas() == [0, 0.25, 0.5, 0.75, 1]
+    assert Annealing(temperatures=4).betas() == pytest.approx([0, 0.105, 0.5, 0.895, 1], abs=1e-4)
+
+
 @pytest.mark.parametrize("start", STARTS)
 def test_discrete_latents_are_refused(start):
     with pytest.raises(UserError, match="SigmoidBeliefNetwork has discrete latents"):

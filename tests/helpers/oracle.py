@@ -261,6 +261,7 @@ class Comparison(NamedTuple):
 
     @property
     def agrees(self) -> bool:
+        assert self.z.isfinite().all()
         return self.z.abs().max().item() < self.critical
 
 

@@ -84,6 +84,22 @@ def test_samples_and_reconstructions_are_probabilities(layers: int) -> None:
         assert ((made > 0) & (made < 1)).all()
 
 
+def test_reconstructions_are_of_the_image_and_samples_of_the_prior() -> None:
+    """z is the image, ±6 by unit, and the pixels' logits are z."""
+    model = HierarchicalModel([4], [[]], mean_image=torch.full((4,), 0.5))
+    mean, log_std = model.encoder[0].heads
+    (logits,) = model.decoder[0].heads
+    with torch.no_grad():
+        mean.weight.copy_(12 * torch.eye(4)), mean.bias.fill_(-6.0)
+        log_std.weight.zero_(), log_std.bias.fill_(-9.0)
+        logits.weight.copy_(torch.eye(4)), logits.bias.zero_()
+    x = images(9, 4)
+    torch.testing.assert_close(model.reconstruct(x), torch.sigmoid(12 * x - 6), atol=1e-4, rtol=0)
+    z = torch.logit(model.sample_means(20_000))
+    torch.testing.assert_close(z.mean(0), torch.zeros(4), atol=0.05, rtol=0)
+    torch.testing.assert_close(z.std(0), torch.ones(4), atol=0.05, rtol=0)
+
+
 @pytest.mark.parametrize("layers", ARCHITECTURES)
 def test_parameters_are_either_generative_or_of_the_inference_network(layers: int) -> None:
     model = make(layers)

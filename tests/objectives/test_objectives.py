@@ -1,5 +1,6 @@
 """Every objective of conf/objective, held to what it claims, on models where the truth is known."""
 
+import copy
 import itertools
 import re
 import shutil
@@ -35,9 +36,10 @@ from helpers.oracle import (
     sigmoid_belief,
 )
 
-from iwae_lab.bounds import elbo, iwae_bound
+from iwae_lab.bounds import elbo, iwae_bound, normalized_weights
 from iwae_lab.console.errors import UserError
-from iwae_lab.models.distributions import Gaussian, StandardNormal
+from iwae_lab.models.distributions import Bernoulli, Gaussian, StandardNormal
+from iwae_lab.models.sigmoid_belief import SigmoidBeliefNetwork
 from iwae_lab.objectives.iwae_resampled import resample
 from iwae_lab.objectives.parameter_schedule import ParameterSchedule
 
@@ -68,7 +70,7 @@ class TestEveryObjective:
         model, made = linear_gaussian(2), objective(spec)
         estimate = made(model, X.expand(3, -1), 4)
         estimate.backward(model)
-        assert estimate.loss.shape == ()
+        assert estimate.loss.shape == () and len(estimate.log_w) == 4
         for parameter in [*model.parameters(), *(p for p in made.parameters() if p.requires_grad)]:
             assert parameter.grad.isfinite().all()
             assert parameter.grad.abs().sum() > 0
@@ -466,10 +468,66 @@ class TestOfOneObjective:
         torch.testing.assert_close(both, (wake + sleep) / 2)
 
     def test_reinforce_subtracts_the_mean_of_earlier_minibatches(self):
-        made, model = objective("reinforce"), linear_gaussian(1)
+        made, model, x = objective("reinforce"), linear_gaussian(1), X.expand(5, -1)
         torch.manual_seed(0)
-        first, second = (iwae_bound(made(model, X.expand(5, -1), 3).log_w).mean() for _ in range(2))
-        torch.testing.assert_close(made.baseline.double(), 0.9 * first + 0.1 * second, rtol=1e-6, atol=0)
+        first = iwae_bound(made(model, x, 3).log_w).mean().item()
+        torch.manual_seed(1)
+        draw = model.draw(x, 3, "score")
+        bound, weights = iwae_bound(draw.log_w.detach()), normalized_weights(draw.log_w)
+        gain = ((bound - first) * draw.log_q + weights * draw.log_w).sum(0).mean()
+        expected = gradient_of(model, (-gain).backward)
+        torch.manual_seed(1)
+        found = gradient_of(model, lambda: made(model, x, 3).backward(model))
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(made.baseline.item(), 0.9 * first + 0.1 * bound.mean().item(), rtol=1e-6, atol=0)
+
+    @pytest.mark.parametrize("layers", [1, 2])
+    @pytest.mark.parametrize(("order", "k"), [(1, 3), (1, 5), (2, 3), (2, 4)])
+    def test_jvi_dreg_is_the_jackknife_of_dreg(self, order, k, layers, monkeypatch):
+        """Σ_j c_j of the mean of DReG over the sets without j of the samples, at one noise."""
+        kept = list(range(k))
+
+        def noise(q, shape, generator=None):
+            return torch.randn(k, *shape[1:], generator=torch.Generator().manual_seed(3)).to(q.mean)[kept]
+
+        monkeypatch.setattr(Gaussian, "noise", noise)
+        model, x = linear_gaussian(layers), torch.cat([X, -X])
+
+        def gradient(spec):
+            return torch.cat(gradient_of(model, lambda: objective(spec)(model, x, len(kept)).backward(model)))
+
+        found, expected = gradient(f"jvi_dreg order={order}"), 0
+        coefficients = {1: [k, -(k - 1)], 2: [k**2 / 2, -((k - 1) ** 2), (k - 2) ** 2 / 2]}[order]
+        for j, coefficient in enumerate(coefficients):
+            sets = list(itertools.combinations(range(k), k - j))
+            for chosen in sets:
+                kept[:] = chosen
+                expected = expected + coefficient * gradient("dreg") / len(sets)
+        torch.testing.assert_close(found, expected)
+
+    def test_vimco_replaces_each_weight_by_the_geometric_mean_of_the_others(self):
+        model, x = linear_gaussian(1), X.expand(4, -1)
+        torch.manual_seed(0)
+        draw = model.draw(x, 3, "score")
+        log_w = draw.log_w.detach()
+        gain = (normalized_weights(log_w) * draw.log_w).sum(0)
+        for i in range(3):
+            others = torch.cat([log_w[:i], log_w[i + 1 :]])
+            instead = torch.cat([others, others.mean(0, keepdim=True)])
+            gain = gain + (iwae_bound(log_w) - iwae_bound(instead)) * draw.log_q[i]
+        expected = gradient_of(model, (-gain.mean()).backward)
+        torch.manual_seed(0)
+        found = gradient_of(model, lambda: objective("vimco")(model, x, 3).backward(model))
+        torch.testing.assert_close(found, expected)
+
+    def test_parameters_begin_where_they_are_set(self):
+        assert objective("tvo").betas == pytest.approx([0, 0.03, 0.03**0.75, 0.03**0.5, 0.03**0.25])
+        log_w = torch.tensor([[-3.0], [-1.0]])
+        expected = 0.3 * elbo(log_w) + 0.7 * iwae_bound(log_w)
+        torch.testing.assert_close(objective("ciwae beta=0.3 learned=true").target(log_w), expected)
+        uha = objective("uha step_size=0.2 persistence=0.7")
+        assert uha.persistence_logit.sigmoid().item() == pytest.approx(0.7)
+        assert uha.step_logits.sigmoid().tolist() == pytest.approx([0.2] * 5)
 
 
 class TestDiscreteLatents:
@@ -508,6 +566,26 @@ class TestDiscreteLatents:
             errors.append((torch.cat(found, dim=1).mean(0) - exact).norm() / exact.norm())
         assert errors[1] < 0.02 and errors[1] < errors[0] / 4
 
+    @pytest.mark.parametrize("spec", ["vimco", *SCORE_FUNCTIONS])
+    def test_float32_holds_the_signals_of_many_samples(self, spec, monkeypatch):
+        """They are differences of logs near log p(x), and smaller the more samples there are."""
+
+        def noise(q, shape, generator=None):
+            drawn = torch.rand(shape, generator=torch.Generator().manual_seed(shape[0]), dtype=torch.float64)
+            return drawn.to(q.logits)
+
+        monkeypatch.setattr(Bernoulli, "noise", noise)
+        torch.manual_seed(0)
+        model = SigmoidBeliefNetwork([20], [[]], mean_image=torch.full((784,), 0.2))
+        x = (torch.rand(4, 784) < 0.2).float()
+
+        def gradient(dtype):
+            made = copy.deepcopy(model).to(dtype)
+            return gradient_of(made, lambda: objective(spec)(made, x.to(dtype), 500).backward(made)).inference.double()
+
+        exact = gradient(torch.float64)
+        assert (gradient(torch.float32) - exact).norm() < 0.01 * exact.norm()
+
     @pytest.mark.parametrize("layers", [1, 2])
     def test_exact_expectation_is_not_that_of_another_k(self, layers):
         """So the test above tells k = 2 from k = 3."""
@@ -527,8 +605,8 @@ class TestDiscreteLatents:
     [
         ("stl bound=vae", "objective.bound=vae: expected one of iwae, elbo"),
         ("dreg_alpha alpha=1.5", "objective.alpha=1.5: expected a number from 0 to 1"),
-        ("renyi alpha=-.inf", "objective.alpha=-inf: expected a finite number"),
-        ("renyi alpha=.nan", "objective.alpha=nan: expected a finite number"),
+        ("renyi alpha=-.inf", "objective.alpha=-inf: expected a number from -1e9 to 1e9"),
+        ("renyi alpha=.nan", "objective.alpha=nan: expected a number from -1e9 to 1e9"),
         ("miwae groups=0", "objective.groups=0: expected an integer of at least 1"),
         ("piwae groups=0", "objective.groups=0: expected an integer of at least 1"),
         ("ciwae beta=-0.1", "objective.beta=-0.1: expected a number from 0 to 1"),
@@ -567,6 +645,12 @@ def test_bad_parameters_are_refused_by_name(spec, message):
 def test_no_samples_are_refused(spec):
     with pytest.raises(UserError, match="k=0: expected"):
         objective(spec)(linear_gaussian(1), X, 0)
+
+
+@pytest.mark.parametrize("spec", ["jvi order=2", "jvi_dreg order=2"])
+def test_more_sets_than_memory_holds_are_refused(spec):
+    with pytest.raises(UserError, match="k=201: expected at most 200 with order=2"):
+        objective(spec)(linear_gaussian(1), X, 201)
 
 
 def scalar_two_layer():

@@ -36,6 +36,10 @@ def test_the_parameters_meant_to_be_annealed_are_found() -> None:
 def test_it_goes_linearly_from_one_value_to_the_other_and_stays_there() -> None:
     schedule = ParameterSchedule(1.0, 0.0, 4)
     assert [schedule.value(done) for done in range(7)] == [1.0, 0.75, 0.5, 0.25, 0.0, 0.0, 0.0]
+    annealed = objective("beta_vae")
+    annealed.anneal("beta", ParameterSchedule(0, 1, 4))
+    annealed.begin_epoch(1)
+    assert annealed.beta == 0.25
 
 
 @pytest.mark.parametrize(("name", "key"), ANNEALED)
