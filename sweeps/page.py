@@ -91,6 +91,17 @@ def objectives() -> Lines:
     return markdown(["objective", "k", "validation NLL", "active units"], rows)
 
 
+def defaults() -> Lines:
+    """The default recipe and what it was chosen from, ordered by validation NLL."""
+    records = [read_record(path.parent) for path in RECORDS.glob("default/*/result.json")]
+    rows = []
+    for record in sorted(records, key=lambda record: record.metrics["val/nll"]):
+        schedule, optimizer = record.config["schedule"], record.config["optimizer"]["name"]
+        recipe = (optimizer, schedule["learning_rate"], schedule["batch_size"], record.epochs)
+        rows.append([*map(str, recipe), f"{record.metrics['val/nll']:.2f}", f"{record.metrics['test/nll']:.2f}"])
+    return markdown(["optimizer", "rate", "batch", "epochs", "validation NLL", "test NLL"], rows)
+
+
 def figure() -> Figure:
     """Active units of one layer while it trains, and validation NLL of three recipes in 20 epochs each."""
     drawn = Figure(figsize=(9, 3), layout="constrained")
@@ -120,7 +131,7 @@ def figure() -> Figure:
 
 
 if __name__ == "__main__":
-    for table in (annealed, overfitted, binarized, objectives):
+    for table in (annealed, overfitted, binarized, objectives, defaults):
         print(f"{table.__doc__}\n", *table(), sep="\n", end="\n\n")
     if len(sys.argv) > 1:
         write_png(Path(sys.argv[1]), rendered(figure()))
