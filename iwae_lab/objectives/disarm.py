@@ -65,7 +65,7 @@ class DisARM(Objective):
         """f(b) − f(b̃) [k, batch]."""
         if self.bound == "elbo":
             return (log_w - other) / len(log_w)
-        highest = log_w.max(0).values  # the difference is too small for logs near log p(x)
+        highest = log_w.max(0).values  # float32 would lose the difference in logs near log p(x)
         log_w, other = log_w - highest, other - highest
         total, replaced = torch.logsumexp(log_w, 0), torch.logaddexp(log_sum_of_others(log_w), other)
         return total - replaced - torch.exp(log_w - total) + torch.exp(other - replaced)

@@ -39,7 +39,7 @@ class OVIS(ImportanceWeighted):
         enough = k >= 2 or self.auxiliary > 0
         require("k", k, enough, "at least 2 for OVIS, unless auxiliary is above 0")
         draw = model.draw(x, k, "score")
-        highest = draw.log_w.detach().max(0).values  # the signal is too small a difference of logs near log p(x)
+        highest = draw.log_w.detach().max(0).values  # float32 would lose the signal in logs near log p(x)
         log_w = draw.log_w.detach() - highest
         weights, others, bound = normalized_weights(log_w), log_sum_of_others(log_w), iwae_bound(log_w)
         if self.auxiliary:

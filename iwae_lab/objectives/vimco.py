@@ -25,7 +25,7 @@ class VIMCO(ImportanceWeighted):
         self.require_samples(k, 2)  # the baseline of one is the others
         draw = model.draw(x, k, "score")
         log_w = draw.log_w.detach()
-        log_w = log_w - log_w.max(0).values  # the signal is too small a difference of logs near log p(x)
+        log_w = log_w - log_w.max(0).values  # float32 would lose the signal in logs near log p(x)
         others = (log_w.sum(0) - log_w) / (k - 1)
         signal = iwae_bound(log_w) - torch.logaddexp(log_sum_of_others(log_w), others) + math.log(k)
         weights = normalized_weights(draw.log_w)

@@ -224,8 +224,10 @@ def parameter_schedules(node: Any) -> dict[str, ParameterSchedule]:
 
 
 def _imported(target: Any, key: str, base: type[T]) -> type[T]:
-    """The class with the import path `target`. Raises `UserError` unless it is a subclass of `base` without abstract
-    methods."""
+    """The class with the import path `target`.
+
+    Raises `UserError` unless it can be imported and is a subclass of `base` that defines its abstract methods.
+    """
     require(key, target, target is not None, "the import path of a class")
     try:
         kind = pkgutil.resolve_name(str(target))
