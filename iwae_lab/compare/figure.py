@@ -64,7 +64,8 @@ def draw(tables: list[Table]) -> Figure:
 
 def _height(table: Table, curves: bool) -> float:
     """Inches: room for the legend, or for the rows where they are named at the axis."""
-    lines = sum(style["label"].count("\n") + 1 for style in _styles(table)) * (len(table.columns) if curves else 1)
+    entries = [len(row.own_cells) if curves else 1 for row in table.rows]
+    lines = sum(n * (style["label"].count("\n") + 1) for n, style in zip(entries, _styles(table), strict=True))
     return 1.1 + 0.25 * lines if _lying(table) and not curves else max(3.6, 1 + 0.17 * lines)
 
 
