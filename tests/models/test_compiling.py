@@ -24,7 +24,7 @@ needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="needs a
 
 
 @needs_compiler
-@pytest.mark.parametrize("spec", by_default(EVERY, slow={*EVERY} - {"dreg"}))
+@pytest.mark.parametrize("spec", by_default(EVERY, slow={*EVERY} - {"dreg", "iwae"}))
 def test_compiled_it_gives_the_same_loss_sums_and_gradients(spec):
     if not objective(spec).compilable:
         pytest.skip("it is never compiled")
