@@ -26,14 +26,13 @@ from pathlib import Path
 
 import torch
 
-from iwae_lab.console.errors import require, require_one_of
+from iwae_lab.console.errors import require
 from iwae_lab.console.explain import one_line_errors
 from iwae_lab.console.logs import log_to_console
 from iwae_lab.console.signals import interrupt_on_signals
 from iwae_lab.console.tables import print_rows
 from iwae_lab.evaluation.diagnostics import KL_THRESHOLD, SNR_IMAGES, diagnose, gradient_snr
 from iwae_lab.evaluation.keys import TEST, TEST_NLL
-from iwae_lab.models.precision import PRECISIONS
 from iwae_lab.runs.external import measure_external
 from iwae_lab.runs.interrupted_evaluation import resumable
 from iwae_lab.runs.measure import measure
@@ -42,13 +41,13 @@ from iwae_lab.runs.summary import print_record
 from iwae_lab.runs.trained import TrainedRun
 
 
-def measured_again(run: TrainedRun, folder: Path, precision: str) -> Record:
+def measured_again(run: TrainedRun, folder: Path) -> Record:
     """The record of the run in `folder`, or in a file of weights, with metrics measured anew; it stays as it is.
 
     Without overrides they equal the recorded ones, to the last digit on the same machine if `compile` chooses the
     same again. A test NLL in bf16 belongs to no protocol.
     """
-    config = run.experiment.config
+    config, precision = run.experiment.config, run.experiment.precision
     with resumable(folder, config, precision) as kept:
         measured = measure(run.model, run.data, config, run.experiment.device, precision, kept)
     used = measured.standard.precision
@@ -71,14 +70,6 @@ def diagnosed(run: TrainedRun) -> dict[str, str]:
     snr = gradient_snr(run.experiment.objective, run.model, batch, config.k)
     name = f"gradient SNR, {run.record.objective} k={config.k}"
     return rows | {f"{name}, θ": f"{snr.generative.overall:.3g}", f"{name}, φ": f"{snr.inference.overall:.3g}"}
-
-
-def _own_arguments(arguments: list[str]) -> tuple[str, list[str]]:
-    """The P of precision=P, and the arguments that are overrides."""
-    own = [argument for argument in arguments if argument.startswith("precision=")]
-    precision = own[-1].partition("=")[2] if own else "32"
-    require_one_of("precision", precision, PRECISIONS)
-    return precision, [argument for argument in arguments if argument not in own]
 
 
 def _external() -> None:
@@ -104,12 +95,11 @@ def main() -> None:
     folder = Path(sys.argv[1])
     expected = "a run's folder or an exported .safetensors; --weights FILE measures others"
     require("RUN_DIR", folder, folder.suffix == ".safetensors" or not folder.is_file(), expected)
-    precision, overrides = _own_arguments(sys.argv[2:])
     log_to_console()
     torch.set_flush_denormal(True)  # as `prepare_cpu`, and before the mean image starts torch's threads
-    run = TrainedRun.read(folder, overrides)
+    run = TrainedRun.read(folder, sys.argv[2:])
     run.experiment.prepare_cpu()
-    recorded, again = run.record, measured_again(run, folder, precision)
+    recorded, again = run.record, measured_again(run, folder)
     print_record(again, folder)
     if again.protocol == recorded.protocol and TEST_NLL in recorded.metrics:
         ours, theirs = again.metrics[TEST_NLL], recorded.metrics[TEST_NLL]

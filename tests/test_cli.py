@@ -118,6 +118,7 @@ def test_evaluate_repeats_the_record_wherever_the_run_is(cli: Cli, folder: Path,
     [
         ("evaluation.ais.images=1", "evaluation.ais.images=1: expected 0 or at least 2\n"),
         ("k=5", "k=5: expected one of"),
+        ("precision=16", "precision=16: expected one of"),
     ],
 )
 def test_evaluate_refuses(cli: Cli, folder: Path, override: str, said: str) -> None:

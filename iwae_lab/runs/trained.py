@@ -41,6 +41,7 @@ OVERRIDABLE = (
     "accelerator",
     "threads",
     "compile",
+    "precision",
 )
 
 
@@ -68,7 +69,7 @@ class TrainedRun:
         if record.status != "finished":
             log.warning("%s: this run is %s, so its model is not trained to the end", folder, record.status)
         cfg = cast(DictConfig, OmegaConf.merge(OmegaConf.structured(Config), record.config))
-        cfg.diagnostics, cfg.init_from = False, None  # those were for training
+        cfg.diagnostics, cfg.init_from, cfg.precision = False, None, "32"  # those were for training
         allowed = (*OVERRIDABLE, *(["dataset.path"] if "path" in cfg.dataset else []))
         for override in overrides:
             key = override.partition("=")[0]

@@ -145,7 +145,7 @@ def test_the_encoders_gaps_land_in_the_record_the_summary_and_per_image_and_chan
     assert shown["amortization gap"].startswith(said[1])
 
     def again(*overrides):
-        return measured_again(TrainedRun.read(folder, overrides), folder, "32").metrics
+        return measured_again(TrainedRun.read(folder, overrides), folder).metrics
 
     by_ais, beyond_ais = (again(*AIS, f"evaluation.gaps.images={n}") for n in (3, 6))
     log_p = ais(model, x[:5], Annealing(4, 20, 2, "prior", "linear")).bound[:3]

@@ -201,13 +201,13 @@ def test_measuring_again_resumes_and_a_damaged_file_is_no_error(composed, interr
     monkeypatch.setattr(interrupted_evaluation.log, "propagate", True)  # which running a command ends
     for damaged in (False, True):
         with pytest.raises(Interrupted):
-            measured_again(trained, folder, "32")
+            measured_again(trained, folder)
         if damaged:
             (file,) = hidden(folder)
             file.write_bytes(file.read_bytes()[:200])
     interrupted(None)
     assert "the same command resumes the evaluation where it was" in caplog.text
-    assert measured_again(trained, folder, "32").metrics == trained.record.metrics
+    assert measured_again(trained, folder).metrics == trained.record.metrics
     assert "can't be read, so the evaluation starts anew" in caplog.text
     assert hidden(folder) == []
 
