@@ -163,7 +163,10 @@
       const [nll, se] = cell.lowest;
       parts.push(element("small", {}, `lowest ${signed(nll)} ± ${fixed(se)} paired`));
     }
-    if (cell.gap != null) parts.push(element("small", {}, `test−train ${signed(cell.gap)}`));
+    if (cell.gap) {
+      const [gap, se] = cell.gap;
+      parts.push(element("small", {}, `test−train ${signed(gap)} ± ${fixed(se)}`));
+    }
     if (cell.encoder) {
       const [approximation, amortization] = cell.encoder;
       parts.push(element("small", {}, `approximation ${fixed(approximation)}, amortization ${fixed(amortization)}`));

@@ -117,7 +117,7 @@ def _cell(cell: Cell) -> dict[str, Any]:
         "paper": paper and {**vars(paper), "units": format_units(list(paper.active_units))},
         "difference": cell.minus_paper,
         "lowest": cell.minus_lowest,
-        "gap": _number(cell.train_gap),
+        "gap": cell.train_gap,
         "encoder": cell.encoder_gaps,
     }
 

@@ -11,7 +11,7 @@ from rich.text import Text
 from iwae_lab.compare.tables import Cell, Row, Table
 from iwae_lab.console.atomic import write_atomically
 
-__all__ = ["format_units", "legend", "print_tables", "write_csv", "write_markdown"]
+__all__ = ["format_units", "legend", "markdown_table", "print_tables", "write_csv", "write_markdown"]
 
 _LEGEND = (
     "Test NLL in nats, lower is better; ± its standard error: over the n seeds marked ×n, or, where there is one "
@@ -29,14 +29,17 @@ _PAIRED_LEGEND = (
     "lowest: NLL minus the lowest of its model and k, ± the standard error of that difference, paired: taken over the "
     "differences of single test images (per_image.npz), as both runs were measured on the same ones."
 )
-_GAP_LEGEND = "test−train: test NLL less the NLL of as many training images, nats, mean over seeds."
+_GAP_LEGEND = (
+    "test−train: NLL of test images less that of training images, of at most 500 samples, nats, mean over seeds, ± the "
+    "standard error over the images, which is the same with more seeds."
+)
 _LAYERS_LEGEND = (
     "Active units of the first of several layers depend on its scale, and count units that merely follow the layer "
     "above: don't compare them between models."
 )
 _ENCODER_LEGEND = (
     "approximation, amortization: what the family of q and sharing one encoder cost in the ELBO (Cremer et al. 2018), "
-    "nats, mean over seeds, of the first test images; errors are in the records."
+    "nats, mean over seeds, of some test images; errors are in the records."
 )
 _BORROWED_LEGEND = "‡: the runs of VAE with k = 1; as an objective, IWAE with k = 1 is the same."
 
@@ -56,8 +59,8 @@ def _beside(cell: Cell) -> list[str]:
     lines = [f"paper {cell.paper.nll:.2f} {cell.minus_paper:+.2f}"] if cell.paper else []
     if lowest := cell.minus_lowest:
         lines.append(f"lowest {lowest.nll:+.2f} ± {lowest.se:.2f} paired")
-    if cell.train_gap is not None:
-        lines.append(f"test−train {cell.train_gap:+.2f}")
+    if gap := cell.train_gap:
+        lines.append("test−train {:+.2f} ± {:.2f}".format(*gap))
     if gaps := cell.encoder_gaps:
         lines.append("approximation {:.2f}, amortization {:.2f}".format(*gaps))
     return lines
@@ -71,7 +74,7 @@ def legend(tables: list[Table]) -> list[str]:
         _LAYERS_LEGEND: any(len(cell.active_units) > 1 for cell in cells),
         _PAPER_LEGEND: any(cell.paper for cell in cells),
         _PAIRED_LEGEND: any(cell.minus_lowest for cell in cells),
-        _GAP_LEGEND: any(cell.train_gap is not None for cell in cells),
+        _GAP_LEGEND: any(cell.train_gap for cell in cells),
         _ENCODER_LEGEND: any(cell.encoder_gaps for cell in cells),
         _BORROWED_LEGEND: any(cell.borrowed for cell in cells),
     }
@@ -117,22 +120,19 @@ def write_markdown(path: Path, tables: list[Table], notes: list[str]) -> None:
     lines = ["# Comparison", ""]
     for table in tables:
         head = ["model", "objective", *(f"{table.by}={column}" for column in table.columns)]
-        lines += [
-            f"## {table.protocol}",
-            "",
-            _markdown(head),
-            _markdown(["---", "---"] + ["---:"] * len(table.columns)),
+        rows = [
+            [row.model, row.label, *(_markdown_cell(row.cells.get(column)) for column in table.columns)]
+            for row in table.rows
         ]
-        for row in table.rows:
-            cells = [row.cells.get(column) for column in table.columns]
-            lines.append(_markdown([row.model, row.label, *(_markdown_cell(cell) for cell in cells)]))
-        lines.append("")
+        lines += [f"## {table.protocol}", "", *markdown_table(head, rows, left=2), ""]
     lines += [f"{line}\n" for line in legend(tables)] + [f"- {note}" for note in notes]
     write_atomically(path, "\n".join(lines).rstrip() + "\n")
 
 
-def _markdown(cells: list[str]) -> str:
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+def markdown_table(head: list[str], rows: list[list[str]], left: int = 1) -> list[str]:
+    """The lines of a table in Markdown, whose columns after the first `left` are aligned to the right."""
+    aligned = ["---"] * left + ["---:"] * (len(head) - left)
+    return ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in (head, aligned, *rows)]
 
 
 def _markdown_cell(cell: Cell | None) -> str:
@@ -147,7 +147,15 @@ def write_csv(path: Path, tables: list[Table]) -> None:
     head = [
         *("protocol", "model", "objective", "setting", "by", "value", "nll", "nll_se", "nll_se_over", "seeds"),
         *("active_units", "best", "paper_nll", "paper_active_units", "minus_paper"),
-        *("minus_lowest", "minus_lowest_se", "train_gap", "approximation_gap", "amortization_gap", "run_ids"),
+        *(
+            "minus_lowest",
+            "minus_lowest_se",
+            "train_gap",
+            "train_gap_se",
+            "approximation_gap",
+            "amortization_gap",
+            "run_ids",
+        ),
     ]
     file = io.StringIO()
     writer = csv.writer(file)
@@ -179,7 +187,7 @@ def _csv_line(table: Table, row: Row, column: str, cell: Cell) -> list[object]:
         format_units(list(paper.active_units)) if paper else "",
         cell.minus_paper if paper else "",
         *(cell.minus_lowest or ("", "")),
-        "" if cell.train_gap is None else cell.train_gap,
+        *(cell.train_gap or ("", "")),
         *(cell.encoder_gaps or ("", "")),
         " ".join(run.record.run_id for run in cell.runs),
     ]

@@ -21,6 +21,7 @@ from iwae_lab.evaluation.keys import (
     GAPS_AMORTIZATION,
     GAPS_APPROXIMATION,
     OVERFITTING_GAP,
+    OVERFITTING_GAP_SE,
     SNR_GENERATIVE,
     SNR_INFERENCE,
     TEST_ACTIVE_UNITS,
@@ -76,9 +77,15 @@ class Run:
         if not self.measured:
             return
         metrics = self.record.metrics
-        pairs = [self.nll_by_ais or (), self.encoder_gaps or (), *tightness_of(metrics), (self.nll, self.nll_se)]
+        pairs = [
+            self.nll_by_ais or (),
+            self.encoder_gaps or (),
+            self.train_gap or (),
+            *tightness_of(metrics),
+            (self.nll, self.nll_se),
+        ]
         variances = log10_variances(metrics)
-        numbers = [*itertools.chain(*pairs, *variances), *self.active_units, self.train_gap or 0.0]
+        numbers = [*itertools.chain(*pairs, *variances), *self.active_units]
         if variances and len(variances) != len(self.active_units):
             raise ValueError("active units of other layers than their variances")
         if not all(isinstance(number, int | float) and math.isfinite(number) for number in numbers):
@@ -106,9 +113,10 @@ class Run:
         return list(self.record.metrics[TEST_ACTIVE_UNITS])
 
     @property
-    def train_gap(self) -> float | None:
-        """Test NLL less that of as many training images, nats, where it was measured."""
-        return self.record.metrics.get(OVERFITTING_GAP)
+    def train_gap(self) -> tuple[float, float] | None:
+        """Test NLL less that of training images and its standard error over images, nats, where they were measured."""
+        metrics = self.record.metrics
+        return (metrics[OVERFITTING_GAP], metrics[OVERFITTING_GAP_SE]) if OVERFITTING_GAP_SE in metrics else None
 
     @property
     def encoder_gaps(self) -> tuple[float, float] | None:

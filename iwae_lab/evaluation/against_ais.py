@@ -19,7 +19,7 @@ __all__ = ["AgainstAIS", "against_ais"]
 
 @dataclass(frozen=True)
 class AgainstAIS:
-    """Results on the first test images and on as many drawn from the model."""
+    """Results on some test images and on as many drawn from the model."""
 
     how: Annealing
     annealed: Annealed

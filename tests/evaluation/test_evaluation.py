@@ -15,6 +15,7 @@ from iwae_lab.evaluation.active_units import WithoutUnits, active_units, authors
 from iwae_lab.evaluation.ais import ais
 from iwae_lab.evaluation.diagnostics import diagnose
 from iwae_lab.evaluation.gaps import encoder_gaps
+from iwae_lab.evaluation.images import pick
 from iwae_lab.evaluation.likelihood import SEED, likelihood
 from iwae_lab.evaluation.noise import image_noise
 from iwae_lab.evaluation.overfitting import overfitting
@@ -262,25 +263,34 @@ def test_intervals_are_those_of_images_picked_again(model: HierarchicalModel) ->
         assert interval[0] in ordered[:3] and interval[1] in ordered[-3:]
 
 
-def test_overfitting_is_the_difference_to_equally_many_training_images() -> None:
+def test_overfitting_compares_all_test_images_with_as_many_training_images() -> None:
     torch.manual_seed(0)
     model = HierarchicalModel([3], [[30]], mean_image=torch.full((20,), 0.4))
-    train, val, test = images(40), images(90)[40:60], images(90)[60:]
+    train, val, test = images(40), images(90)[40:50], images(90)[50:80]
     optimizer = torch.optim.Adam(model.parameters(), 0.01)
     for _ in range(300):
         optimizer.zero_grad()
-        (-iwae_bound(model.log_weights(train[:20].float(), 5)).mean()).backward()
+        (-iwae_bound(model.log_weights(train.float(), 5)).mean()).backward()
         optimizer.step()
     found = overfitting(model, train, val, likelihood(model, test, 100))
+    train = train[pick(30, 40)]
     for part, x in ((found.train, train), (found.val, val), (found.test, test)):
-        assert torch.equal(part, likelihood(model, x[:20], 100).bound)
-    nll = {name: likelihood(model, x[:20], 100) for name, x in (("train", train), ("test", test))}
+        assert torch.equal(part, likelihood(model, x, 100).bound)
+    nll = {name: likelihood(model, x, 100) for name, x in (("train", train), ("test", test))}
     assert found.gap == pytest.approx(nll["test"].nll - nll["train"].nll)
     assert found.gap_se == pytest.approx((nll["test"].nll_se ** 2 + nll["train"].nll_se ** 2) ** 0.5)
     assert found.gap > 5 * found.gap_se > 0
+    assert len(overfitting(model, train[:7], val, likelihood(model, test, 100)).train) == 7
     for precision in ("32", "bf16"):
-        bounds = likelihood(model, train, 700, precision=precision)
+        bounds = likelihood(model, train[pick(30, 30)], 700, precision=precision)
         assert overfitting(model, train, val, bounds, precision=precision).gap == 0
+
+
+def test_images_are_picked_from_everywhere_and_more_of_them_begin_with_the_same() -> None:
+    few, all_images = pick(100, 10_000), pick(20_000, 10_000)
+    assert sorted(all_images.tolist()) == list(range(10_000)) and torch.equal(few, all_images[:100])
+    thirds = torch.bincount(few * 3 // 10_000)
+    assert len(thirds) == 3 and thirds.min() > 20
 
 
 ARCHITECTURES = [HierarchicalModel, SigmoidBeliefNetwork]

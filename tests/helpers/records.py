@@ -80,7 +80,7 @@ def make_run(
         for name, gap in zip(("approximation", "amortization"), encoder_gaps, strict=True):
             metrics |= {f"test/gaps/{name}": gap, f"test/gaps/{name}_se": 0.05}
     if train_gap is not None:
-        metrics["test/overfitting/gap"] = train_gap
+        metrics |= {"test/overfitting/gap": train_gap, "test/overfitting/gap_se": 0.3}
     identity = {key: value for key, value in config.items() if key not in NOT_HASHED}
     if config["init_from"]:
         first = Path(config["init_from"])

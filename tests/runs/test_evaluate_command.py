@@ -19,6 +19,7 @@ from iwae_lab.evaluation.active_units import active_units, authors_counts
 from iwae_lab.evaluation.ais import Annealing, ais, bidirectional
 from iwae_lab.evaluation.diagnostics import diagnose
 from iwae_lab.evaluation.gaps import encoder_gaps
+from iwae_lab.evaluation.images import pick
 from iwae_lab.evaluation.likelihood import likelihood
 from iwae_lab.models.hierarchical import HierarchicalModel
 from iwae_lab.models.sigmoid_belief import SigmoidBeliefNetwork
@@ -49,15 +50,15 @@ def test_overfitting_and_other_counts_of_units_are_in_the_record_and_the_summary
     model, data = trained.model, trained.data
     assert set(data.train_draw().unique().tolist()) == {0, 1}
     parts = {"train": data.train_draw(), "val": data.val, "test": data.test}
-    measured = {name: likelihood(model, images[:30], 20) for name, images in parts.items()}
+    parts["train"] = parts["train"][pick(len(data.test), len(parts["train"]))]
+    measured = {name: likelihood(model, images, 20) for name, images in parts.items()}
     for name, found in measured.items():
         assert metrics[f"test/overfitting/nll_{name}"] == pytest.approx(found.nll, rel=1e-6)
     gap = measured["test"].nll - measured["train"].nll
     assert metrics["test/overfitting/gap"] == pytest.approx(gap, abs=1e-3)
     assert (metrics["test/overfitting/k"], metrics["test/overfitting/images"]) == (20, 30)
-    assert shown["test − train NLL"] == (
-        f"{metrics['test/overfitting/gap']:.2f} ± {metrics['test/overfitting/gap_se']:.2f} nats (L_20, 30 images each)"
-    )
+    gap, se = metrics["test/overfitting/gap"], metrics["test/overfitting/gap_se"]
+    assert shown["test − train NLL"] == f"{gap:.2f} ± {se:.2f} nats (L_20, 30 training images)"
     lowest, highest = zip(*active_units(model, data.test).intervals(), strict=True)
     assert (metrics["test/active_units_low"], metrics["test/active_units_high"]) == ([*lowest], [*highest])
     authors, by_kl = authors_counts(model, data.train_draw()), diagnose(model, data.test, 50).informative
@@ -72,11 +73,11 @@ def test_compare_shows_the_gap_between_training_and_test_images(cli, tmp_path):
     make_run(tmp_path / "runs", objective="vae", seed=1)  # an older record
     done = cli("-m", "iwae_lab.compare", str(tmp_path / "runs"), "--out", str(tmp_path / "out"))
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("test−train +") == 1 and "test−train +0.70" in done.stdout
-    assert "test−train +0.70" in (tmp_path / "out" / "comparison.md").read_text()
+    assert done.stdout.count("test−train +") == 1 and "test−train +0.70 ± 0.30" in done.stdout
+    assert "test−train +0.70 ± 0.30" in (tmp_path / "out" / "comparison.md").read_text()
     with (tmp_path / "out" / "comparison.csv").open(newline="") as file:
-        gaps = {line["objective"]: line["train_gap"] for line in csv.DictReader(file)}
-    assert gaps["vae"] == "" and float(gaps["iwae"]) == pytest.approx(0.7)
+        gaps = {line["objective"]: (line["train_gap"], line["train_gap_se"]) for line in csv.DictReader(file)}
+    assert gaps["vae"] == ("", "") and [*map(float, gaps["iwae"])] == pytest.approx([0.7, 0.3])
 
 
 AIS = [
@@ -94,11 +95,13 @@ def test_ais_lands_in_the_record_the_summary_and_per_image_and_changes_no_other_
     metrics, shown = read_record(folder).metrics, rows(done.stdout)
     trained = TrainedRun.read(folder)
     how = Annealing(4, 20, 2, "prior", "linear")
-    annealed, gap = ais(trained.model, trained.data.test[:5], how), bidirectional(trained.model, 5, how).gap
+    picked = pick(5, len(trained.data.test))
+    annealed, gap = ais(trained.model, trained.data.test[picked], how), bidirectional(trained.model, 5, how).gap
     with np.load(folder / "per_image.npz") as per_image:
         assert per_image["ais_bound"] == pytest.approx(annealed.bound.numpy())
         assert per_image["ais_gap"] == pytest.approx(gap.numpy())
-        gain = per_image["ais_bound"] - per_image["bound_20"][:5]
+        assert per_image["picked"].tolist() == picked.tolist()
+        gain = per_image["ais_bound"] - per_image["bound_20"][picked]
     assert metrics["test/ais/nll"] == pytest.approx(-annealed.mean)
     assert metrics["test/ais/nll"] + gain.mean() == pytest.approx(metrics["test/ais/sampling_nll"])
     assert metrics["test/ais/gain"] == pytest.approx(gain.mean())
@@ -131,9 +134,9 @@ def test_the_encoders_gaps_land_in_the_record_the_summary_and_per_image_and_chan
     shown = rows(capfd.readouterr().out)
     (folder,) = (tmp_path / "runs").glob("npz*")
     trained = TrainedRun.read(folder)
-    model, x = trained.model, trained.data.test
+    model, x, picked = trained.model, trained.data.test, pick(5, len(trained.data.test))
     with np.load(folder / "per_image.npz") as per_image:
-        found = few_steps(model, x[:5], torch.tensor(per_image["bound_20"][:5]))
+        found = few_steps(model, x[picked], torch.tensor(per_image["bound_20"][picked]))
         for name, gap in (("approximation", found.approximation), ("amortization", found.amortization)):
             assert per_image[f"{name}_gap"] == pytest.approx(gap.numpy())
             assert metrics[f"test/gaps/{name}"] == pytest.approx(gap.mean().item())
@@ -148,8 +151,8 @@ def test_the_encoders_gaps_land_in_the_record_the_summary_and_per_image_and_chan
         return measured_again(TrainedRun.read(folder, overrides), folder).metrics
 
     by_ais, beyond_ais = (again(*AIS, f"evaluation.gaps.images={n}") for n in (3, 6))
-    log_p = ais(model, x[:5], Annealing(4, 20, 2, "prior", "linear")).bound[:3]
-    best = few_steps(model, x[:3], log_p).best_elbo
+    log_p = ais(model, x[picked], Annealing(4, 20, 2, "prior", "linear")).bound[:3]
+    best = few_steps(model, x[picked[:3]], log_p).best_elbo
     assert (by_ais["test/gaps/images"], by_ais["test/gaps/k"]) == (3, 0)
     assert by_ais["test/gaps/approximation"] == pytest.approx((log_p - best).mean().item())
     assert (beyond_ais["test/gaps/images"], beyond_ais["test/gaps/k"]) == (6, 20)
