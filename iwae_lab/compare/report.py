@@ -2,6 +2,7 @@
 
 import csv
 import io
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -44,7 +45,7 @@ _ENCODER_LEGEND = (
 _BORROWED_LEGEND = "‡: the runs of VAE with k = 1; as an objective, IWAE with k = 1 is the same."
 
 
-def format_units(units: list[float]) -> str:
+def format_units(units: Sequence[float]) -> str:
     """26+7, or means over seeds as 26.5+7."""
     return "+".join(f"{round(count, 1):g}" for count in units)
 
@@ -108,11 +109,10 @@ def _styled_label(row: Row) -> Text:
 def _styled(cell: Cell | None) -> Text:
     if cell is None:
         return Text("")
-    styled = Text(_result(cell), style="bold" if cell.best else "")
-    styled = Text().append(styled).append(f"\n[{format_units(cell.active_units)}]")
-    for line in _beside(cell):
-        styled.append(f"\n{line}", style="dim")
-    return styled
+    result = (_result(cell), "bold" if cell.best else "")
+    return Text.assemble(
+        result, f"\n[{format_units(cell.active_units)}]", *((f"\n{line}", "dim") for line in _beside(cell))
+    )
 
 
 def write_markdown(path: Path, tables: list[Table], notes: list[str]) -> None:
@@ -144,50 +144,46 @@ def _markdown_cell(cell: Cell | None) -> str:
 
 def write_csv(path: Path, tables: list[Table]) -> None:
     """Write one line per cell of every table."""
-    head = [
-        *("protocol", "model", "objective", "setting", "by", "value", "nll", "nll_se", "nll_se_over", "seeds"),
-        *("active_units", "best", "paper_nll", "paper_active_units", "minus_paper"),
-        *(
-            "minus_lowest",
-            "minus_lowest_se",
-            "train_gap",
-            "train_gap_se",
-            "approximation_gap",
-            "amortization_gap",
-            "run_ids",
-        ),
+    lines = [
+        _csv_line(table, row, column, cell)
+        for table in tables
+        for row in table.rows
+        for column in table.columns
+        if (cell := row.cells.get(column))
     ]
     file = io.StringIO()
-    writer = csv.writer(file)
-    writer.writerow(head)
-    for table in tables:
-        for row in table.rows:
-            for column in table.columns:
-                if cell := row.cells.get(column):
-                    writer.writerow(_csv_line(table, row, column, cell))
+    writer = csv.DictWriter(file, lines[0] if lines else ())
+    writer.writeheader()
+    writer.writerows(lines)
     write_atomically(path, file.getvalue())
 
 
-def _csv_line(table: Table, row: Row, column: str, cell: Cell) -> list[object]:
-    paper = cell.paper
-    return [
-        table.protocol,
-        row.model,
-        row.objective,
-        " ".join(row.settings),
-        table.by,
-        column,
-        cell.nll,
-        cell.se,
-        "images" if len(cell.runs) == 1 else "seeds",
-        len(cell.runs),
-        format_units(cell.active_units),
-        cell.best,
-        paper.nll if paper else "",
-        format_units(list(paper.active_units)) if paper else "",
-        cell.minus_paper if paper else "",
-        *(cell.minus_lowest or ("", "")),
-        *(cell.train_gap or ("", "")),
-        *(cell.encoder_gaps or ("", "")),
-        " ".join(run.record.run_id for run in cell.runs),
-    ]
+def _csv_line(table: Table, row: Row, column: str, cell: Cell) -> dict[str, object]:
+    paper, nothing = cell.paper, ("", "")
+    minus_lowest, minus_lowest_se = cell.minus_lowest or nothing
+    gap, gap_se = cell.train_gap or nothing
+    approximation, amortization = cell.encoder_gaps or nothing
+    return {
+        "protocol": table.protocol,
+        "model": row.model,
+        "objective": row.objective,
+        "setting": " ".join(row.settings),
+        "by": table.by,
+        "value": column,
+        "nll": cell.nll,
+        "nll_se": cell.se,
+        "nll_se_over": "images" if len(cell.runs) == 1 else "seeds",
+        "seeds": len(cell.runs),
+        "active_units": format_units(cell.active_units),
+        "best": cell.best,
+        "paper_nll": paper.nll if paper else "",
+        "paper_active_units": format_units(paper.active_units) if paper else "",
+        "minus_paper": cell.minus_paper if paper else "",
+        "minus_lowest": minus_lowest,
+        "minus_lowest_se": minus_lowest_se,
+        "train_gap": gap,
+        "train_gap_se": gap_se,
+        "approximation_gap": approximation,
+        "amortization_gap": amortization,
+        "run_ids": " ".join(run.record.run_id for run in cell.runs),
+    }
