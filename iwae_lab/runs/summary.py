@@ -40,14 +40,14 @@ def print_next(record: Record, runs_dir: str) -> None:
     """Print the commands that a user may want after a single run in `runs_dir`."""
     print(f"compare runs:   python -m iwae_lab.compare {shlex.quote(runs_dir)}")
     if record.dataset == "mnist_5k":
-        print("the full data:  the same command with dataset=mnist experiment=fast")
+        print("the full data:  python train.py dataset=mnist experiment=fast, with your other settings")
 
 
 def _unreliable(metrics: dict[str, Any]) -> dict[str, str]:
     share = metrics.get(keys.TEST_PARETO)
     if share is None:
         return {}
-    by = "AIS, below," if keys.AIS_NLL in metrics else "evaluation.ais.images=100"
+    by = "AIS, below," if keys.AIS_NLL in metrics else "evaluation.ais.images=100 (minutes)"
     return {"Pareto k̂ above 0.7": f"{share:.1%} of images, where L_k misses something; {by} says how much"}
 
 
@@ -79,7 +79,7 @@ def _annealed(metrics: dict[str, Any]) -> dict[str, str]:
         moves += f", {metrics[keys.AIS_ACCEPTANCE]:.0%} of moves accepted"
     return {
         f"AIS NLL of {n} test images": f"{metrics[keys.AIS_NLL]:.2f} ± {metrics[keys.AIS_NLL_SE]:.2f} nats ({how})",
-        f"−L_{k} of these images": f"{metrics[keys.AIS_SAMPLING_NLL]:.2f} nats; AIS adds {gain}",
+        f"−L_{k} of these images": f"{metrics[keys.AIS_SAMPLING_NLL]:.2f} nats, by AIS {gain} too high",
         f"AIS gap on {n} simulated images": f"{gap} nats; {moves}",
     }
 
