@@ -3,6 +3,7 @@
 import os
 import sys
 from argparse import ArgumentParser
+from functools import partialmethod
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -39,6 +40,8 @@ if __name__ == "__main__":
     interrupt_on_signals()
     sys.path.append(os.getcwd())  # for objectives, models and datasets of the user's own
     ArgumentParser.parse_args = ArgumentParser.parse_intermixed_args  # so that Hydra's options may follow overrides
+    # else --experiment would be short for --experimental-rerun
+    ArgumentParser.__init__ = partialmethod(ArgumentParser.__init__, allow_abbrev=False)
     if "WANDB_SWEEP_ID" in os.environ:
         sys.argv[1:] = overrides_of(sys.argv[1:])
     with one_line_errors(), reported():

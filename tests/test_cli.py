@@ -174,6 +174,7 @@ def test_a_run_is_known_by_its_images_wherever_they_are(cli: Cli, tiny: list[str
         (["seed=null", "objective=5"], "objective=5: expected the name of one of the group's options"),
         (["-m", "--cfg", "job"], "Only one of --run, --multirun, --cfg"),
         (["--objective=iwae"], "--objective=iwae: no such option (did you mean objective=iwae?)"),
+        (["--experiment", "tiny"], "--experiment tiny: no such option"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_1(cli: Cli, arguments: list[str], named: str, tmp_path: Path) -> None:
