@@ -10,7 +10,7 @@ __all__ = ["PRECISIONS", "autocast", "fastest_precision", "products_for_training
 
 PRECISIONS = ("32", "bf16")
 
-HARMLESS_K = 5  # samples; with 50, bf16 cost 0.09 ± 0.03 nats in one comparison, and 0.01 ± 0.04 in another
+HARMLESS_K = 5  # samples; with 50, training in bf16 cost 0.09 ± 0.03 nats in one comparison, 0.01 ± 0.04 in another
 REPAYING_ROWS = 200  # of a product; with fewer, converting to bf16 on a CPU costs what it saves
 
 
