@@ -15,7 +15,7 @@ from iwae_lab.console.images import rendered, write_png
 from iwae_lab.runs.record import Record, read_metrics, read_record
 
 RECORDS = Path(__file__).parent / "records"
-ORDER = ("vae", "iwae", "dreg_resampled")
+ORDER = ("vae", "iwae")
 
 Lines = list[str]
 

@@ -144,46 +144,42 @@ def _markdown_cell(cell: Cell | None) -> str:
 
 def write_csv(path: Path, tables: list[Table]) -> None:
     """Write one line per cell of every table."""
-    lines = [
-        _csv_line(table, row, column, cell)
-        for table in tables
-        for row in table.rows
-        for column in table.columns
-        if (cell := row.cells.get(column))
+    head = [
+        *("protocol", "model", "objective", "setting", "by", "value", "nll", "nll_se", "nll_se_over", "seeds"),
+        *("active_units", "best", "paper_nll", "paper_active_units", "minus_paper", "minus_lowest", "minus_lowest_se"),
+        *("train_gap", "train_gap_se", "approximation_gap", "amortization_gap", "run_ids"),
     ]
     file = io.StringIO()
-    writer = csv.DictWriter(file, lines[0] if lines else ())
-    writer.writeheader()
-    writer.writerows(lines)
+    writer = csv.writer(file)
+    writer.writerow(head)
+    for table in tables:
+        for row in table.rows:
+            for column in table.columns:
+                if cell := row.cells.get(column):
+                    writer.writerow(_csv_line(table, row, column, cell))
     write_atomically(path, file.getvalue())
 
 
-def _csv_line(table: Table, row: Row, column: str, cell: Cell) -> dict[str, object]:
+def _csv_line(table: Table, row: Row, column: str, cell: Cell) -> list[object]:
     paper, nothing = cell.paper, ("", "")
-    minus_lowest, minus_lowest_se = cell.minus_lowest or nothing
-    gap, gap_se = cell.train_gap or nothing
-    approximation, amortization = cell.encoder_gaps or nothing
-    return {
-        "protocol": table.protocol,
-        "model": row.model,
-        "objective": row.objective,
-        "setting": " ".join(row.settings),
-        "by": table.by,
-        "value": column,
-        "nll": cell.nll,
-        "nll_se": cell.se,
-        "nll_se_over": "images" if len(cell.runs) == 1 else "seeds",
-        "seeds": len(cell.runs),
-        "active_units": format_units(cell.active_units),
-        "best": cell.best,
-        "paper_nll": paper.nll if paper else "",
-        "paper_active_units": format_units(paper.active_units) if paper else "",
-        "minus_paper": cell.minus_paper if paper else "",
-        "minus_lowest": minus_lowest,
-        "minus_lowest_se": minus_lowest_se,
-        "train_gap": gap,
-        "train_gap_se": gap_se,
-        "approximation_gap": approximation,
-        "amortization_gap": amortization,
-        "run_ids": " ".join(run.record.run_id for run in cell.runs),
-    }
+    return [
+        table.protocol,
+        row.model,
+        row.objective,
+        " ".join(row.settings),
+        table.by,
+        column,
+        cell.nll,
+        cell.se,
+        "images" if len(cell.runs) == 1 else "seeds",
+        len(cell.runs),
+        format_units(cell.active_units),
+        cell.best,
+        paper.nll if paper else "",
+        format_units(paper.active_units) if paper else "",
+        cell.minus_paper if paper else "",
+        *(cell.minus_lowest or nothing),
+        *(cell.train_gap or nothing),
+        *(cell.encoder_gaps or nothing),
+        " ".join(run.record.run_id for run in cell.runs),
+    ]

@@ -116,7 +116,7 @@ class Run:
     def train_gap(self) -> tuple[float, float] | None:
         """Test NLL less that of training images and its standard error over images, nats, where they were measured."""
         metrics = self.record.metrics
-        return (metrics[OVERFITTING_GAP], metrics[OVERFITTING_GAP_SE]) if OVERFITTING_GAP_SE in metrics else None
+        return (metrics[OVERFITTING_GAP], metrics[OVERFITTING_GAP_SE]) if OVERFITTING_GAP in metrics else None
 
     @property
     def encoder_gaps(self) -> tuple[float, float] | None:

@@ -136,13 +136,14 @@ def test_a_record_with_other_fields_is_named_and_left_out(compare, tmp_path):
         ("test/nll_50_se", None),
         ("test/ais/gain_se", None),
         ("test/gaps/approximation", "x"),
+        ("test/overfitting/gap_se", None),
         ("test/unit_variances", [[float("nan")]]),
         ("test/nll", True),
     ],
 )
 def test_a_record_whose_metrics_were_edited_hides_no_other(compare, tmp_path, key, value):
     make_run(tmp_path / "runs")
-    path = make_run(tmp_path / "runs", seed=1, ais_gain=0.3, encoder_gaps=(1.0, 2.0)) / "result.json"
+    path = make_run(tmp_path / "runs", seed=1, ais_gain=0.3, encoder_gaps=(1.0, 2.0), train_gap=0.5) / "result.json"
     content = json.loads(path.read_text())
     content["metrics"] |= {key: value}
     if value is None:
@@ -388,6 +389,13 @@ def test_a_truncated_picture_is_left_out(compare, tmp_path):
     done = compare(tmp_path / "runs", "--out", tmp_path / "out")
     assert done.code == 0, done.err
     assert (tmp_path / "out" / "comparison.html").is_file()
+
+
+def test_without_a_result_the_csv_still_names_its_columns(compare, tmp_path):
+    make_run(tmp_path / "runs", status="failed", error="out of memory")
+    compare(tmp_path / "runs", "--out", tmp_path / "out")
+    (head,) = (tmp_path / "out" / "comparison.csv").read_text().splitlines()
+    assert {"nll", "train_gap_se", "run_ids"} <= {*head.split(",")}
 
 
 def test_no_run_at_all_is_an_error(tmp_path):
